@@ -1,0 +1,62 @@
+"""The exceptions that callers may want to catch.
+
+    MedSSLError
+    └── InputError                 the user's input is at fault; the command line exits with 1
+        ├── NoImagesError          nothing that could be read as the wanted modality
+        ├── StoreError             a slice store is missing, broken, or of another schema version
+        ├── GeometryError          positions or orientations contradict one another
+        ├── NotHounsfieldError     intensities are not Hounsfield units
+        ├── LabelError             a label table does not fit its images
+        ├── CheckpointError        weights do not belong to the network they are given to
+        └── ConfigError            a configuration names something that does not exist
+
+Every message names the thing, the rule it broke, the value found, and the remedy.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "GeometryError",
+    "InputError",
+    "LabelError",
+    "MedSSLError",
+    "NoImagesError",
+    "NotHounsfieldError",
+    "StoreError",
+]
+
+
+class MedSSLError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class InputError(MedSSLError, ValueError):
+    """The input is at fault, not the program."""
+
+
+class NoImagesError(InputError):
+    """A source holds no image of the wanted kind."""
+
+
+class StoreError(InputError):
+    """A slice store is missing, incomplete, or written with another schema version."""
+
+
+class GeometryError(InputError):
+    """Image positions or orientations contradict one another."""
+
+
+class NotHounsfieldError(InputError):
+    """Intensities are not Hounsfield units where Hounsfield units are needed."""
+
+
+class LabelError(InputError):
+    """A label table does not fit the images it speaks of."""
+
+
+class CheckpointError(InputError):
+    """Weights do not belong to the network they are loaded into."""
+
+
+class ConfigError(InputError):
+    """A configuration names a key, preset or file that does not exist."""
