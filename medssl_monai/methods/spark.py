@@ -1,0 +1,153 @@
+"""SparK: masked image modelling with a convolutional encoder (Tian et al., ICLR 2023, arXiv 2301.03580).
+
+Shapes: B images, C channels (1 or 3), H × W pixels (multiples of 32), grid H/32 × W/32 cells.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medssl_monai.losses.masked_reconstruction import (
+    masked_reconstruction_loss,
+    patch_statistics,
+    patchify,
+    unpatchify,
+)
+from medssl_monai.methods.base import Method, Progress
+from medssl_monai.networks.densify import Densify
+from medssl_monai.networks.light_decoder import LightDecoder
+from medssl_monai.networks.masked import GRID_STRIDE, STAGE_STRIDES, masked_features, visible_at
+from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
+
+__all__ = ["SparK", "draw_mask", "visible_cells"]
+
+
+class SparK(Method):
+    """Encode visible patches only, predict the masked ones.
+
+    `encoder` is an encoder or its name; a name gives an encoder whose residual blocks start as the identity.
+    `mask_ratio` is the share of cells hidden by `draw_mask`; a batch's own mask is used as it is. `decoder_width` is
+    a multiple of 32. `drop_path_rate` is the last block's rate of stochastic depth. `image_channels` is the number
+    of channels of the views, which the decoder predicts.
+    """
+
+    def __init__(
+        self,
+        encoder: ResNetEncoder | str = "resnet50",
+        mask_ratio: float = 0.6,
+        decoder_width: int = 768,
+        drop_path_rate: float = 0.0,
+        image_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if not 0.0 < mask_ratio < 1.0:
+            raise ValueError(f"mask_ratio: a share between 0 and 1, found {mask_ratio}; SparK's paper takes 0.6")
+        if not 0.0 <= drop_path_rate < 1.0:
+            raise ValueError(f"drop_path_rate: a probability below 1, found {drop_path_rate}; SparK takes 0 to 0.05")
+        if image_channels not in (1, 3):
+            raise ValueError(f"image_channels: 1 or 3, found {image_channels}; give one window, or three as channels")
+        self.encoder = resnet_encoder(encoder, zero_init_residual=True) if isinstance(encoder, str) else encoder
+        self.mask_ratio = mask_ratio
+        self.drop_path_rate = drop_path_rate
+        self.image_channels = image_channels
+        # The smallest map first, as the decoder takes them; 1×1 suffices where a position is a whole cell.
+        self.densify = nn.ModuleList(
+            Densify(channels, decoder_width // 2**i, kernel_size=1 if i == 0 else 3)
+            for i, channels in enumerate(reversed(self.encoder.stage_channels))
+        )
+        self.decoder = LightDecoder(decoder_width, image_channels)
+
+    def forward(self, batch: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
+        """Loss of one batch: "views" a list whose first is (B, C, H, W), "mask" (B, 1, H/32, W/32) bool.
+
+        Raises ValueError where the two do not fit one another or this model.
+        """
+        image, mask = batch["views"][0], batch["mask"]
+        self._check(image, mask)
+        prediction = self.predict(image, mask)
+        return {"loss": masked_reconstruction_loss(prediction, image, mask)}
+
+    def predict(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Normalised patches of the whole image (B, C, H, W), from its visible cells alone."""
+        maps = masked_features(self.encoder, image, mask, self.drop_path_rate)
+        return self.decoder(self.densified(maps, mask))  # type: ignore[no-any-return]
+
+    def densified(self, maps: list[Tensor], mask: Tensor) -> list[Tensor]:
+        """The decoder's inputs, the smallest first, from the encoder's maps, the largest first."""
+        levels = zip(reversed(maps), reversed(STAGE_STRIDES), self.densify, strict=True)
+        return [densify(x, visible_at(mask, stride, x.dtype)) for x, stride, densify in levels]
+
+    @torch.no_grad()
+    def reconstruct(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Pictures of what the model sees and predicts, all (B, C, H, W) in the units of `image`.
+
+        "masked" is the image, zero at hidden cells; "prediction" the decoder's output with each patch given the
+        true patch's mean and deviation; "reconstruction" the image with its hidden cells taken from the prediction.
+        Uses the mode (train or eval) that the model is in.
+        """
+        self._check(image, mask)
+        rows, columns = mask.shape[2:]
+        mean, deviation = patch_statistics(patchify(image))
+        patches = patchify(self.predict(image, mask).to(image.dtype))
+        prediction = unpatchify(patches * deviation + mean, rows, columns)
+        visible = visible_at(mask, 1, image.dtype).mask
+        return {
+            "masked": image * visible,
+            "prediction": prediction,
+            "reconstruction": torch.where(visible.bool(), image, prediction),
+        }
+
+    def draw_mask(
+        self, batch: int, height: int, width: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Masks (batch, 1, height/32, width/32) at this model's ratio for images of height × width pixels."""
+        return draw_mask(batch, height // GRID_STRIDE, width // GRID_STRIDE, self.mask_ratio, generator)
+
+    def _check(self, image: Tensor, mask: Tensor) -> None:
+        batch, channels, height, width = image.shape
+        if height % GRID_STRIDE or width % GRID_STRIDE or not height or not width:
+            raise ValueError(
+                f"image size: SparK needs multiples of {GRID_STRIDE}, found {height} × {width}; "
+                f"set image_size to a multiple of {GRID_STRIDE}"
+            )
+        if channels != self.image_channels:
+            raise ValueError(
+                f"image: the model predicts {self.image_channels} channels, found {channels}; "
+                f"set image_channels to the number of windows of the views"
+            )
+        grid = (batch, 1, height // GRID_STRIDE, width // GRID_STRIDE)
+        if tuple(mask.shape) != grid or mask.dtype != torch.bool:
+            raise ValueError(
+                f"mask: bool of shape {grid} for this image, found {mask.dtype} of shape {tuple(mask.shape)}; "
+                f"draw one cell for each {GRID_STRIDE} × {GRID_STRIDE} pixels"
+            )
+
+
+def visible_cells(cells: int, mask_ratio: float) -> int:
+    """Number of visible cells of `cells`: round(cells · (1 − ratio)), halves to even; at least one of each kind.
+
+    Raises ValueError where all or none would be visible.
+    """
+    visible = round(cells * (1 - mask_ratio))
+    if not 0 < visible < cells:
+        raise ValueError(
+            f"mask: at least one visible and one masked cell are needed, found {visible} visible of {cells} "
+            f"at a ratio of {mask_ratio}; take larger images or another ratio"
+        )
+    return visible
+
+
+def draw_mask(
+    batch: int, rows: int, columns: int, mask_ratio: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Masks (batch, 1, rows, columns) bool, True = visible; every sample has `visible_cells` of them, uniformly drawn.
+
+    Drawn on the generator's device (the CPU without one).
+    """
+    device = generator.device if generator is not None else torch.device("cpu")
+    keep = visible_cells(rows * columns, mask_ratio)
+    chosen = torch.rand(batch, rows * columns, generator=generator, device=device).argsort(dim=1)[:, :keep]
+    mask = torch.zeros(batch, rows * columns, dtype=torch.bool, device=device).scatter_(1, chosen, True)
+    return mask.view(batch, 1, rows, columns)

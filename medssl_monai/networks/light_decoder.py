@@ -1,0 +1,68 @@
+"""SparK's light decoder: from densified maps back to pixels (arXiv 2301.03580, section 3.2).
+
+Shapes: B images, D decoder width, H × W pixels of the image.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+__all__ = ["LightDecoder"]
+
+STAGES = 5  # from stride 32 to stride 1
+
+
+class LightDecoder(nn.Module):
+    """Five upsampling stages and a 1×1 projection.
+
+    Stage i first adds its densified map (i < 4), then doubles the resolution and halves the width. Convolutions start
+    from a normal of standard deviation 0.02, transposed ones from He's normal initialisation (fan out).
+    `width` is a multiple of 32. Raises ValueError otherwise.
+    """
+
+    def __init__(self, width: int = 768, out_channels: int = 3) -> None:
+        super().__init__()
+        if width < 1 or width % 2**STAGES:
+            raise ValueError(
+                f"decoder width: it is halved five times and must be a multiple of {2**STAGES}, found {width}; "
+                f"take {max(1, round(width / 2**STAGES)) * 2**STAGES}"
+            )
+        self.width = width
+        self.stages = nn.ModuleList(UpsampleStage(width // 2**i, width // 2 ** (i + 1)) for i in range(STAGES))
+        self.projection = nn.Conv2d(width // 2**STAGES, out_channels, kernel_size=1)
+        for module in self.modules():
+            if isinstance(module, nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, (nn.ConvTranspose2d, nn.Conv2d)) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Four maps, the smallest first, (B, D / 2^i, H / 2^(5−i), W / 2^(5−i)), to an image (B, out, H, W)."""
+        x: Tensor | None = None
+        for index, stage in enumerate(self.stages):
+            if index < len(maps):
+                x = maps[index] if x is None else x + maps[index]
+            x = stage(x)
+        image: Tensor = self.projection(x)
+        return image
+
+
+class UpsampleStage(nn.Module):
+    """Transposed convolution 4/2/1, then conv 3×3, BN, ReLU6, conv 3×3, BN: (B, C, H, W) to (B, C', 2H, 2W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.upsample = nn.ConvTranspose2d(in_channels, in_channels, kernel_size=4, stride=2, padding=1)
+        self.conv1 = nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv2 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.activation = nn.ReLU6(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Double the resolution."""
+        x = self.activation(self.norm1(self.conv1(self.upsample(x))))
+        out: Tensor = self.norm2(self.conv2(x))
+        return out

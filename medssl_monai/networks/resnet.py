@@ -1,0 +1,83 @@
+"""ResNet encoders with torchvision's names and layout (He et al. 2016, arXiv 1512.03385).
+
+Shapes: B images, C channels (1 or 3), H × W pixels, F features (512 for ResNet-18/34, 2048 for ResNet-50).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from medssl_monai.errors import ConfigError
+
+__all__ = ["ARCHITECTURES", "ResNetEncoder", "expand_channels", "resnet_encoder"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Block class and blocks per stage of one ResNet."""
+
+    block: type[nn.Module]
+    layers: tuple[int, int, int, int]
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet18": Architecture(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": Architecture(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": Architecture(Bottleneck, (3, 4, 6, 3)),
+}
+
+
+def expand_channels(image: Tensor) -> Tensor:
+    """Give a one-channel image (B, 1, H, W) three equal channels without a copy; three channels pass through."""
+    channels = image.shape[1]
+    if channels == 3:
+        return image
+    if channels == 1:
+        return image.expand(-1, 3, -1, -1)
+    raise ValueError(
+        f"image: an encoder takes 1 or 3 channels, found {channels}; give one window, or three windows as channels"
+    )
+
+
+class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no type hints
+    """torchvision's ResNet without its classifier: images (B, 1|3, H, W) to features (B, F).
+
+    The features are the global average pool of the last stage. State-dict keys are torchvision's, without ``fc.*``,
+    so that the weights load into `torchvision.models.resnet50` and the like with only ``fc.*`` missing.
+    Convolutions start from He's normal initialisation (fan out); with `zero_init_residual` the last batch norm of
+    every residual block starts at zero, so that each block starts as the identity (SparK's encoder does so).
+    """
+
+    def __init__(self, arch: str = "resnet50", zero_init_residual: bool = False) -> None:
+        if arch not in ARCHITECTURES:
+            known = ", ".join(sorted(ARCHITECTURES))
+            raise ConfigError(f"arch: the encoder must be one of {known}, found {arch!r}; choose one of these")
+        design = ARCHITECTURES[arch]
+        super().__init__(design.block, list(design.layers), num_classes=1, zero_init_residual=zero_init_residual)
+        self.arch = arch
+        self.num_features = int(self.fc.in_features)
+        self.fc = nn.Identity()
+
+    @property
+    def stages(self) -> tuple[nn.Sequential, ...]:
+        """The four residual stages; their outputs have strides 4, 8, 16 and 32."""
+        return (self.layer1, self.layer2, self.layer3, self.layer4)
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of the four stages' outputs, e.g. (256, 512, 1024, 2048) for ResNet-50."""
+        return tuple(self.num_features // 2**depth for depth in (3, 2, 1, 0))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B, 1|3, H, W) to features (B, F)."""
+        features: Tensor = super().forward(expand_channels(image))
+        return features
+
+
+def resnet_encoder(arch: str = "resnet50", zero_init_residual: bool = False) -> ResNetEncoder:
+    """A freshly initialised encoder: ``resnet18``, ``resnet34`` or ``resnet50``.
+
+    Raises ConfigError for another name.
+    """
+    return ResNetEncoder(arch, zero_init_residual=zero_init_residual)
