@@ -1,14 +1,15 @@
 """The exceptions that callers may want to catch.
 
     MedSSLError
-    └── InputError                 the user's input is at fault; the command line exits with 1
-        ├── NoImagesError          nothing that could be read as the wanted modality
-        ├── StoreError             a slice store is missing, broken, or of another schema version
-        ├── GeometryError          positions or orientations contradict one another
-        ├── NotHounsfieldError     intensities are not Hounsfield units
-        ├── LabelError             a label table does not fit its images
-        ├── CheckpointError        weights do not belong to the network they are given to
-        └── ConfigError            a configuration names something that does not exist
+    ├── InputError                 the user's input is at fault; the command line exits with 1
+    │   ├── NoImagesError          nothing that could be read as the wanted modality
+    │   ├── StoreError             a slice store is missing, broken, or of another schema version
+    │   ├── GeometryError          positions or orientations contradict one another
+    │   ├── NotHounsfieldError     intensities are not Hounsfield units
+    │   ├── LabelError             a label table does not fit its images
+    │   ├── CheckpointError        weights do not belong to the network they are given to
+    │   └── ConfigError            a configuration names something that does not exist
+    └── DivergedError              a loss stopped being finite; the last good checkpoint is kept
 
 Every message names the thing, the rule it broke, the value found, and the remedy.
 """
@@ -16,6 +17,7 @@ Every message names the thing, the rule it broke, the value found, and the remed
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "DivergedError",
     "GeometryError",
     "InputError",
     "LabelError",
@@ -60,3 +62,7 @@ class CheckpointError(InputError):
 
 class ConfigError(InputError):
     """A configuration names a key, preset or file that does not exist."""
+
+
+class DivergedError(MedSSLError):
+    """A training loss is no longer finite."""

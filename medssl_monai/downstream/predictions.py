@@ -1,0 +1,108 @@
+"""Predictions by slice and by study, and the files they are written to."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medssl_monai.atomic import write_json, write_text
+from medssl_monai.downstream.figures import draw_confusion_matrix, draw_roc
+from medssl_monai.downstream.metrics import classification_metrics, per_patient
+
+__all__ = ["Predictions"]
+
+
+@dataclass
+class Predictions:
+    """One row a slice.
+
+    Attributes:
+        classes: C names.
+        probabilities: per slice a vector of C that sums to one.
+        series: series pseudonym per slice.
+        slices: number of the slice in its series, from 0 = most inferior.
+        patients: per slice.
+        labels: class index per slice, or None throughout where the truth is unknown.
+    """
+
+    classes: Sequence[str]
+    probabilities: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    series: list[str] = field(default_factory=list)
+    slices: list[int] = field(default_factory=list)
+    patients: list[str] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+
+    def add(
+        self, probability: npt.NDArray[np.float64], series: str, slice_number: int, patient: str, label: int | None
+    ) -> None:
+        """Append a slice."""
+        self.probabilities.append(probability)
+        self.series.append(series)
+        self.slices.append(slice_number)
+        self.patients.append(patient)
+        self.labels.append(label)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the truth is known for every slice (and there is one)."""
+        return bool(self.labels) and all(label is not None for label in self.labels)
+
+    def metrics(self) -> dict[str, Any]:
+        """Figures over all slices and for each patient; see `classification_metrics`."""
+        labels, probabilities = np.asarray(self.labels, dtype=np.int64), np.stack(self.probabilities)
+        return {
+            "classes": list(self.classes),
+            "all_slices": classification_metrics(labels, probabilities, self.classes),
+            "per_patient": per_patient(labels, probabilities, self.patients, self.classes),
+        }
+
+    def studies(self) -> list[dict[str, Any]]:
+        """One entry a series: the mean of its slices' probabilities (mean pooling) and the class it is largest for."""
+        table = []
+        for series in sorted(set(self.series)):
+            rows = [i for i, s in enumerate(self.series) if s == series]
+            mean = np.mean([self.probabilities[i] for i in rows], axis=0)
+            table.append(
+                {
+                    "series_id": series,
+                    "patient": self.patients[rows[0]],
+                    "slices": len(rows),
+                    "pooling": "mean",
+                    "predicted": self.classes[int(mean.argmax())],
+                    "probabilities": {c: round(float(p), 6) for c, p in zip(self.classes, mean, strict=True)},
+                }
+            )
+        return table
+
+    def write(self, folder: Path) -> None:
+        """Write ``predictions.csv`` (slices) and ``studies.json``.
+
+        Where the truth is known also ``metrics.json``, ``figures/confusion_matrix.png`` and ``figures/roc.png``.
+        """
+        write_text(folder / "predictions.csv", self._csv())
+        write_json(folder / "studies.json", self.studies())
+        if self.labelled:
+            metrics = self.metrics()
+            write_json(folder / "metrics.json", metrics)
+            labels, probabilities = np.asarray(self.labels, dtype=np.int64), np.stack(self.probabilities)
+            matrix = np.asarray(metrics["all_slices"]["confusion_matrix"])
+            draw_confusion_matrix(matrix, self.classes, folder / "figures" / "confusion_matrix.png")
+            draw_roc(labels, probabilities, self.classes, folder / "figures" / "roc.png")
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["series_id", "slice", "patient", "label", "predicted", *[f"p_{c}" for c in self.classes]])
+        order = sorted(range(len(self.series)), key=lambda i: (self.series[i], self.slices[i]))
+        for i in order:
+            label = self.labels[i]
+            name = "" if label is None else self.classes[label]
+            predicted = self.classes[int(self.probabilities[i].argmax())]
+            values = [f"{p:.6f}" for p in self.probabilities[i]]
+            writer.writerow([self.series[i], self.slices[i], self.patients[i], name, predicted, *values])
+        return text.getvalue()

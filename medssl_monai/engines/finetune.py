@@ -1,0 +1,56 @@
+"""Fine-tuning: MONAI's supervised trainer with exact resume and a schedule of freezing."""
+
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+
+from medssl_monai.engines.loader import StepLoader
+from medssl_monai.engines.resumable import ResumableTrainer
+from medssl_monai.engines.unfreezing import BackboneUnfreezing
+from medssl_monai.errors import ConfigError
+
+__all__ = ["FinetuneTrainer"]
+
+
+class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[misc]
+    """A MONAI ``SupervisedTrainer`` that freezes and thaws by epoch and resumes exactly.
+
+    Args:
+        device: where the network lies.
+        train_data_loader: gives batches with ``image`` (B, 3, H, W) and ``label`` (B,).
+        unfreezing: decides each epoch what is trained and how fast; None leaves the optimizer alone.
+        epoch_length: steps an epoch; by default one pass over the data.
+        amp: mixed precision (GPUs only).
+        kwargs: the rest as in ``SupervisedTrainer`` (``network``, ``optimizer``, ``loss_function``, ``max_epochs``, …).
+
+    Raises:
+        ConfigError: mixed precision is asked for on a CPU.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        train_data_loader: StepLoader,
+        unfreezing: BackboneUnfreezing | None = None,
+        epoch_length: int | None = None,
+        amp: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        device = torch.device(device)
+        if amp and device.type != "cuda":
+            raise ConfigError(f"amp=true needs a CUDA device, found device={device}; set amp=false")
+        self.unfreezing = unfreezing
+        super().__init__(
+            device=device,
+            train_data_loader=train_data_loader,
+            epoch_length=epoch_length or train_data_loader.steps_per_pass,
+            amp=amp,
+            **kwargs,
+        )
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+        if self.unfreezing is not None:
+            self.unfreezing.apply(self.optimizer, (self.state.iteration - 1) // self.state.epoch_length)
+        output: dict[str, Any] = super()._iteration(engine, batchdata)
+        return output

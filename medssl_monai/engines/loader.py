@@ -1,0 +1,53 @@
+"""The training data loader: endless, and the same whatever the number of workers and wherever it starts."""
+
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from medssl_monai.engines.sampler import StepBatchSampler
+
+__all__ = ["StepLoader"]
+
+
+class StepLoader(DataLoader[dict[str, Any]]):
+    """A ``DataLoader`` over `StepBatchSampler`.
+
+    Args:
+        dataset: takes `SampleKey`, gives dictionaries of tensors (`SliceDataset` with a view transform).
+        batch_size: slices an optimizer step.
+        seed: order of the slices.
+        shuffle: whether passes are permuted.
+        num_workers: loader processes; any number gives the same batches.
+    """
+
+    def __init__(
+        self, dataset: Dataset[dict[str, Any]], batch_size: int, seed: int, shuffle: bool = True, num_workers: int = 0
+    ) -> None:
+        self.step_sampler = StepBatchSampler(len(dataset), batch_size, seed, shuffle)  # type: ignore[arg-type]
+        super().__init__(
+            dataset,
+            batch_sampler=self.step_sampler,
+            num_workers=num_workers,
+            # Its own generator: an iterator would otherwise draw from the global one, and a resumed run would differ.
+            generator=torch.Generator().manual_seed(seed),
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+        )
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Steps in a pass over the data: the usual ``epoch_length``."""
+        return self.step_sampler.steps_per_pass
+
+    def start_at(self, step: int) -> None:
+        """Make the next iterator begin with the batch of ``step`` (counted from 0)."""
+        self.step_sampler.start_step = step
+
+    def __len__(self) -> int:
+        """Not defined, since the batches never end.
+
+        Raises:
+            TypeError: always; Ignite reads it as "ask for the epoch length".
+        """
+        raise TypeError("StepLoader is endless; give the engine an epoch_length")

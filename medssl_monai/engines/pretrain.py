@@ -1,0 +1,154 @@
+"""Pre-training: one optimizer step of any method, read top-down."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from monai.engines.utils import IterationEvents
+from torch import Tensor
+
+from medssl_monai.engines.loader import StepLoader
+from medssl_monai.engines.resumable import ResumableTrainer
+from medssl_monai.errors import ConfigError
+from medssl_monai.methods.base import Method, Progress
+
+__all__ = ["PretrainTrainer", "Schedule", "split_batch"]
+
+Batch = dict[str, Any]
+
+
+class Schedule(Protocol):
+    """Sets an optimizer's rates for a step, from the step alone."""
+
+    def apply(self, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Write learning rate and weight decay into the parameter groups."""
+
+
+class PretrainTrainer(ResumableTrainer):
+    """Trains a `Method` on views. One iteration is one optimizer step.
+
+    Args:
+        device: where the method lies.
+        max_epochs: epochs of ``epoch_length`` steps.
+        train_data_loader: gives batches of views (``views``, ``index`` and, for SparK, ``mask``).
+        method: what is trained; its hooks are called once an optimizer step.
+        optimizer: over the method's parameters.
+        schedules: applied before each step.
+        epoch_length: steps an epoch; by default one pass over the data.
+        accumulation_steps: micro-batches that each batch is split into, to save memory; the batch size of the loader
+            stays the batch size of the step. Batch norm then sees micro-batches.
+        clip_norm: largest global gradient norm, or None.
+        amp: bfloat16 autocast, where the device has it (GPUs; on a CPU without AMX it is many times slower).
+        channels_last: memory format of weights and views.
+        compile_method: compile the forward pass with ``torch.compile``.
+        train_handlers: MONAI/Ignite handlers, attached in this order.
+
+    Raises:
+        ConfigError: the batch cannot be split evenly, or mixed precision is asked for on a CPU.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: StepLoader,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        schedules: Sequence[Schedule] = (),
+        epoch_length: int | None = None,
+        accumulation_steps: int = 1,
+        clip_norm: float | None = None,
+        amp: bool = False,
+        channels_last: bool = True,
+        compile_method: bool = False,
+        train_handlers: Sequence[Any] = (),
+    ) -> None:
+        device = torch.device(device)
+        if amp and device.type == "cpu":
+            raise ConfigError("amp=true needs a GPU: autocast is slower than float32 on most CPUs; set amp=false")
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.method = method.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.forward: Callable[..., dict[str, Tensor]] = torch.compile(self.method) if compile_method else self.method
+        self.optimizer = optimizer
+        self.schedules = tuple(schedules)
+        self.accumulation_steps = accumulation_steps
+        self.clip_norm = clip_norm
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=epoch_length or train_data_loader.steps_per_pass,
+            # bfloat16 keeps float32's range, so no gradient scaling (and no scaler state) is needed.
+            amp=False,
+            decollate=False,
+            handlers=list(train_handlers),
+        )
+        self.autocast = amp
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands, in steps counted from 0."""
+        step, length = self.state.iteration - 1, self.state.epoch_length
+        return Progress(
+            step=step, total_steps=length * self.state.max_epochs, epoch=step // length, steps_per_epoch=length
+        )
+
+    def _iteration(self, engine: Any, batchdata: Batch) -> dict[str, Tensor]:
+        progress = self.progress
+        for schedule in self.schedules:
+            schedule.apply(self.optimizer, progress)
+        self.method.train()
+        self.method.before_step(progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        output = self._accumulate(batchdata, progress)
+        self.method.after_backward(progress)
+        self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.clip_norm)
+        self.optimizer.step()
+        self.method.after_step(progress)
+        self.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+    def _accumulate(self, batchdata: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Gradients of the mean loss over the micro-batches; returns the mean of what they report, detached."""
+        parts: list[dict[str, Tensor]] = []
+        for part in split_batch(batchdata, self.accumulation_steps):
+            with self._precision():
+                result = self.forward(self._to_device(part), progress)
+            (result["loss"] / self.accumulation_steps).backward()
+            parts.append({name: value.detach() for name, value in result.items()})
+        return {name: torch.stack([part[name].float() for part in parts]).mean(0) for name in parts[0]}
+
+    def _precision(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.state.device.type, torch.bfloat16) if self.autocast else nullcontext()
+
+    def _to_device(self, batch: Batch) -> Batch:
+        moved: Batch = {k: v.to(self.state.device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)}
+        moved["views"] = [
+            view.to(self.state.device, non_blocking=True, memory_format=self.memory_format) for view in batch["views"]
+        ]
+        return moved
+
+
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """Split a batch (dict of tensors and lists of tensors, first axis B) into equal micro-batches.
+
+    Raises:
+        ConfigError: B is not a multiple of ``parts``.
+    """
+    if parts == 1:
+        return [batch]
+    size = len(batch["index"])
+    if size % parts:
+        raise ConfigError(f"batch_size {size} cannot be split into {parts} equal parts; make it a multiple")
+
+    def piece(value: Any, i: int) -> Any:
+        if isinstance(value, Tensor):
+            return value.chunk(parts)[i]
+        if isinstance(value, list) and value and isinstance(value[0], Tensor):
+            return [v.chunk(parts)[i] for v in value]
+        return value
+
+    return [{key: piece(value, i) for key, value in batch.items()} for i in range(parts)]

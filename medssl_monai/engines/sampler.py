@@ -1,0 +1,68 @@
+"""Which slices make up which step: a closed form of (seed, step), so that a run may start at any step."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from medssl_monai.errors import ConfigError
+from medssl_monai.ingest.slice_dataset import SampleKey
+
+__all__ = ["StepBatchSampler", "filled_permutation"]
+
+
+def filled_permutation(length: int, total: int, seed: int, epoch: int) -> Tensor:
+    """A pass over the data: a permutation of ``range(length)``, filled from its own start to ``total`` entries.
+
+    The generator is seeded with ``seed + epoch``, as in SparK's sampler, so that every pass has full batches.
+    """
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(seed + epoch))
+    return order.repeat(-(-total // length))[:total]
+
+
+class StepBatchSampler(Sampler[list[SampleKey]]):
+    """Endless batches of `SampleKey`, beginning at ``start_step``.
+
+    A pass over the data is ``ceil(length / batch_size)`` steps. Keys carry the number of their pass, from which views
+    are drawn; hence neither workers nor the number of processes matter, and nothing but the step need be saved.
+
+    Args:
+        length: number of slices.
+        batch_size: slices a step.
+        seed: order of the passes.
+        shuffle: False keeps the data's own order in every pass.
+        start_step: the first step that iteration yields; a trainer sets it before it asks for an iterator.
+
+    Raises:
+        ConfigError: no slices, or a batch size below one.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, shuffle: bool = True, start_step: int = 0) -> None:
+        if length < 1 or batch_size < 1:
+            raise ConfigError(
+                f"sampling needs at least one slice and a batch size of at least 1, found {length} slices and "
+                f"batch_size={batch_size}; check the filters on the store and the batch size"
+            )
+        super().__init__()
+        self.length, self.batch_size, self.seed, self.shuffle = length, batch_size, seed, shuffle
+        self.start_step = start_step
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Steps in which every slice is seen once (some twice, to fill the last batch)."""
+        return -(-self.length // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch, batch = divmod(self.start_step, self.steps_per_pass)
+        while True:
+            order = self._order(epoch)
+            for first in range(batch * self.batch_size, len(order), self.batch_size):
+                yield [SampleKey(epoch, index) for index in order[first : first + self.batch_size]]
+            epoch, batch = epoch + 1, 0
+
+    def _order(self, epoch: int) -> list[int]:
+        total = self.steps_per_pass * self.batch_size
+        if self.shuffle:
+            return filled_permutation(self.length, total, self.seed, epoch).tolist()
+        return [i % self.length for i in range(total)]

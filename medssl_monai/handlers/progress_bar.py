@@ -1,0 +1,46 @@
+"""One progress bar for a whole run, with the loss beside it."""
+
+from typing import Any
+
+from ignite.engine import Engine, Events
+from tqdm.auto import tqdm
+
+__all__ = ["RunProgress"]
+
+
+class RunProgress:
+    """A tqdm bar over all steps of a run, starting where a resumed run stands.
+
+    Ignite's ``ProgressBar`` shows one bar an epoch, from zero after a resume.
+
+    Args:
+        description: what is shown before the bar.
+        every: steps between two readings of the loss (each waits for the GPU).
+    """
+
+    def __init__(self, description: str = "training", every: int = 10) -> None:
+        self.description, self.every = description, every
+        self.bar: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer or an evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        for event in (Events.COMPLETED, Events.TERMINATE):
+            engine.add_event_handler(event, self._close)
+
+    def _open(self, engine: Any) -> None:
+        if self.bar is None:
+            total = engine.state.max_epochs * engine.state.epoch_length
+            self.bar = tqdm(total=total, initial=engine.state.iteration, desc=self.description, unit="step")
+
+    def _advance(self, engine: Any) -> None:
+        self.bar.update()
+        output = engine.state.output
+        if isinstance(output, dict) and "loss" in output and engine.state.iteration % self.every == 0:
+            self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{float(output['loss']):.4f}")
+
+    def _close(self, engine: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

@@ -1,0 +1,190 @@
+"""Checkpoints from which a run carries on bit for bit, and a Ctrl-C that loses nothing."""
+
+import logging
+import random
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor
+
+from medssl_monai.atomic import write_atomically
+from medssl_monai.errors import CheckpointError
+
+__all__ = ["RunCheckpoint", "random_state", "restore_random_state"]
+
+logger = logging.getLogger(__name__)
+
+
+class RunCheckpoint:
+    """Writes ``CKPT_DIR/last.pt`` every so often, on Ctrl-C and at the end; reads it when a run starts again.
+
+    The file is one dictionary of tensors, numbers and strings (it opens with ``weights_only=True``): the state of every
+    object in ``save_dict``, of the gradient scaler, of all random generators, and how far the run is. MONAI's
+    ``CheckpointSaver`` writes in place (a kill leaves half a file) and knows neither scaler nor generators.
+
+    On Ctrl-C the step under way is finished, the file written, and the trainer's ``run`` raises ``KeyboardInterrupt``;
+    a second Ctrl-C stops at once.
+
+    Args:
+        ckpt_dir: folder of the checkpoint.
+        save_dict: name -> object with ``state_dict`` and ``load_state_dict``, such as method and optimizer.
+        save_interval: epochs between two checkpoints.
+        resume: True carries on from ``last.pt`` if it is there; False starts anew.
+        signature: what must be the same for the run to be the same (seed, batch size, data, …).
+    """
+
+    def __init__(
+        self,
+        ckpt_dir: str | Path,
+        save_dict: Mapping[str, Any],
+        save_interval: int = 1,
+        resume: bool = True,
+        signature: Mapping[str, int | float | str] | None = None,
+    ) -> None:
+        self.path = Path(ckpt_dir) / "last.pt"
+        self.save_dict = dict(save_dict)
+        self.save_interval = save_interval
+        self.resume = resume
+        self.signature = dict(signature or {})
+        self._previous: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a `ResumableTrainer`."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.save_interval), self.save)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_interrupted)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._stop_between_epochs)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def save(self, engine: Any) -> None:
+        """Write the whole state of the run."""
+        content: dict[str, Any] = {name: obj.state_dict() for name, obj in self.save_dict.items()}
+        content["trainer"] = {
+            "iteration": engine.state.iteration,
+            "epoch_length": engine.state.epoch_length,
+            "max_epochs": engine.state.max_epochs,
+            "best_metric": float(engine.state.best_metric),
+            "best_metric_epoch": int(engine.state.best_metric_epoch),
+        }
+        content["scaler"] = engine.scaler.state_dict() if engine.scaler is not None else {}
+        content["random"] = random_state()
+        content["signature"] = {**self.signature, "epoch_length": engine.state.epoch_length}
+        write_atomically(self.path, lambda p: torch.save(content, p))
+
+    def load(self, engine: Any) -> None:
+        """Put everything back as `save` found it.
+
+        Raises:
+            CheckpointError: the file is broken, or another run's.
+        """
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.path} is not a readable checkpoint ({type(error).__name__}); remove it to start anew"
+            ) from error
+        self._check_signature(content.get("signature", {}), engine)
+        for name, obj in self.save_dict.items():
+            obj.load_state_dict(content[name])
+        state = content["trainer"]
+        engine.load_state_dict({k: state[k] for k in ("iteration", "epoch_length")} | {"max_epochs": None})
+        engine.state.max_epochs = self._max_epochs(engine, state)
+        engine.state.best_metric, engine.state.best_metric_epoch = state["best_metric"], state["best_metric_epoch"]
+        if engine.scaler is not None and content["scaler"]:
+            engine.scaler.load_state_dict(content["scaler"])
+        restore_random_state(content["random"])
+        logger.info("carrying on after step %d from %s", state["iteration"], self.path)
+
+    def _start(self, engine: Any) -> None:
+        self._wanted_epochs = engine.state.max_epochs
+        if self.resume and self.path.is_file():
+            self.load(engine)
+        try:
+            self._previous = signal.signal(signal.SIGINT, lambda signum, frame: self._interrupt(engine, frame))
+        except ValueError:  # not the main thread, which alone may set signal handlers
+            self._previous = None
+
+    def _max_epochs(self, engine: Any, state: Mapping[str, Any]) -> int:
+        wanted, done = int(self._wanted_epochs), state["iteration"] // state["epoch_length"]
+        if wanted < done:
+            raise CheckpointError(
+                f"{self.path} stands at epoch {done}, beyond max_epochs={wanted}; raise max_epochs or set resume=false"
+            )
+        return wanted
+
+    def _check_signature(self, saved: Mapping[str, Any], engine: Any) -> None:
+        here = {**self.signature, "epoch_length": engine.state.epoch_length}
+        different = [f"{k}: {saved.get(k)} then, {v} now" for k, v in here.items() if saved.get(k) != v]
+        if different:
+            raise CheckpointError(
+                f"{self.path} belongs to a run with other settings ({'; '.join(different)}); "
+                "use the same settings, another output folder, or resume=false"
+            )
+
+    def _interrupt(self, engine: Any, frame: FrameType | None) -> None:
+        if engine.state.interrupted:
+            raise KeyboardInterrupt
+        logger.warning("stopping after this step; press Ctrl-C again to stop at once")
+        engine.state.interrupted = True
+
+    def _stop_if_interrupted(self, engine: Any) -> None:
+        # After an epoch's last step its own handlers (validation, pictures) must still run: a resume would skip them.
+        if engine.state.interrupted and engine.state.iteration % engine.state.epoch_length:
+            self._halt(engine)
+
+    def _stop_between_epochs(self, engine: Any) -> None:
+        if engine.state.interrupted:
+            self._halt(engine)
+
+    def _halt(self, engine: Any) -> None:
+        self.save(engine)
+        self._release()
+        engine.terminate(skip_completed=True)
+
+    def _complete(self, engine: Any) -> None:
+        self.save(engine)
+        self._release()
+
+    def _fail(self, engine: Any, error: BaseException) -> None:
+        self._release()
+        raise error
+
+    def _release(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+
+def random_state() -> dict[str, Tensor]:
+    """States of the torch (CPU and CUDA), NumPy and Python generators, as tensors."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    _, internal, gauss_next = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy_keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
+        "python": torch.tensor(internal, dtype=torch.int64),
+        "python_gauss": torch.tensor([] if gauss_next is None else [gauss_next], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: Mapping[str, Tensor]) -> None:
+    """The inverse of `random_state`."""
+    torch.set_rng_state(state["torch"])
+    position, has_gauss, gauss = state["numpy_rest"].tolist()
+    keys = state["numpy_keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))  # noqa: NPY002
+    gauss_next = state["python_gauss"].tolist()
+    random.setstate((3, tuple(state["python"].tolist()), gauss_next[0] if gauss_next else None))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,51 @@
+"""Where the bundles and the configurations lie, in a checkout and in an installed wheel alike."""
+
+from pathlib import Path
+from typing import Literal
+
+from medssl_monai.errors import ConfigError
+
+__all__ = ["bundle_dir", "config_file", "resource_dir"]
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def resource_dir(kind: Literal["bundles", "configs"]) -> Path:
+    """Folder of the shipped bundles or configurations.
+
+    A wheel carries them inside the package (setup.cfg, ``package_dir``); in a checkout they lie beside it.
+    """
+    inside = _PACKAGE / kind
+    return inside if inside.is_dir() else _PACKAGE.parent / kind
+
+
+def bundle_dir(name: str) -> Path:
+    """Folder of one shipped bundle, such as ``ct_ssl_spark``.
+
+    Raises:
+        ConfigError: no such bundle.
+    """
+    root = resource_dir("bundles")
+    known = sorted(p.name for p in root.iterdir() if (p / "configs" / "metadata.json").is_file())
+    if name not in known:
+        raise ConfigError(f"bundle {name!r} does not exist; choose one of {', '.join(known)}")
+    return root / name
+
+
+def config_file(name_or_path: str) -> Path:
+    """An overlay: a path to a YAML or JSON file, or the name of one in ``configs/`` (``demo``: ``configs/demo.yaml``).
+
+    Raises:
+        ConfigError: neither a file nor a shipped overlay.
+    """
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml", ".json"}:
+        if path.is_file():
+            return path
+        raise ConfigError(f"configuration file {name_or_path!r} does not exist; check the path")
+    root = resource_dir("configs")
+    shipped = root / f"{name_or_path}.yaml"
+    if not shipped.is_file():
+        known = ", ".join(sorted(p.stem for p in root.glob("*.yaml")))
+        raise ConfigError(f"configuration {name_or_path!r} is neither a YAML file nor one of {known}")
+    return shipped

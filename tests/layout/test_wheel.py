@@ -1,0 +1,43 @@
+"""What a user gets from an index: the wheel and the sdist carry transforms, bundles and configurations."""
+
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def contents(root: Path) -> set[str]:
+    """Files that must be carried, as paths inside the installed package."""
+    wanted = {f"transforms/{p.name}" for p in (root / "transforms").glob("*.py")}
+    wanted |= {f"configs/{p.relative_to(root / 'configs')}" for p in (root / "configs").rglob("*.yaml")}
+    for path in (root / "bundles").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            wanted.add(f"bundles/{path.relative_to(root / 'bundles')}")
+    return wanted
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_carry_everything(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    wheel = next(tmp_path.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {n.removeprefix("medssl_monai/") for n in archive.namelist() if n.startswith("medssl_monai/")}
+    assert contents(ROOT) <= inside
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        members = {"/".join(n.split("/")[1:]) for n in archive.getnames()}
+    assert contents(ROOT) <= members
+    # The installed wheel finds its bundles without the checkout.
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, cwd=tmp_path)
+    program = "from medssl_monai.resources import bundle_dir, config_file; print(bundle_dir('ct_ssl_spark'))"
+    run = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert str(environment) in run.stdout
