@@ -23,7 +23,7 @@ STAGE_STRIDES = (4, 8, 16, 32)
 
 @dataclass(frozen=True)
 class Visible:
-    """Visible positions at one stride: `mask` (B, 1, H, W) of 0 and 1 in the features' type, `count` their number ()."""
+    """Visible positions at one stride: `mask` (B, 1, H, W) of 0 and 1, and their number `count` ()."""
 
     mask: Tensor
     count: Tensor

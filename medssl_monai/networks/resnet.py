@@ -17,7 +17,7 @@ __all__ = ["ARCHITECTURES", "ResNetEncoder", "expand_channels", "resnet_encoder"
 class Architecture:
     """Block class and blocks per stage of one ResNet."""
 
-    block: type[nn.Module]
+    block: type[BasicBlock] | type[Bottleneck]
     layers: tuple[int, int, int, int]
 
 
@@ -56,8 +56,8 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
         design = ARCHITECTURES[arch]
         super().__init__(design.block, list(design.layers), num_classes=1, zero_init_residual=zero_init_residual)
         self.arch = arch
-        self.num_features = int(self.fc.in_features)
-        self.fc = nn.Identity()
+        self.num_features = 512 * design.block.expansion
+        self.fc: nn.Module = nn.Identity()
 
     @property
     def stages(self) -> tuple[nn.Sequential, ...]:

@@ -1,0 +1,23 @@
+"""Golden numbers: computed once with public reference code, checked here against an independent implementation.
+
+Weights and inputs are not stored: `fill` makes them from their names. Every file's "meta" tells its settings.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.golden import fill
+
+FOLDER = Path(__file__).parent
+
+
+def load(name: str) -> tuple[dict[str, Any], dict[str, fill.Array]]:
+    """Meta and arrays of ``<name>.npz``."""
+    return fill.load(FOLDER / f"{name}.npz")
+
+
+def load_json(name: str) -> dict[str, Any]:
+    """Content of ``<name>.json``."""
+    content: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return content
