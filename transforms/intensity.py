@@ -1,0 +1,92 @@
+"""Intensities of one view: windows in HU, jitter of the windows, normalisation.
+
+Shapes: view in HU (h, w); result (channels, h, w) float32, one channel a window; a single window is repeated where mean
+and std speak of three channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medssl_monai.transforms.draws import log_uniform, uniform
+
+__all__ = ["Normalisation", "WindowJitter", "draw_window_jitter", "jitter_strength", "windowed"]
+
+Limits = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class WindowJitter:
+    """Change of a window before clipping, so that it keeps its meaning in HU."""
+
+    level_shift: float = 0.0  # in widths of the window
+    width_factor: float = 1.0
+
+
+def draw_window_jitter(rng: np.random.Generator, strength: tuple[float, float] | None) -> WindowJitter:
+    """Level moved uniformly by up to ``strength[0]`` widths; width times a log-uniform factor of up to 1 + strength[1].
+
+    Nothing is drawn for None.
+    """
+    if strength is None:
+        return WindowJitter()
+    level, width = strength
+    return WindowJitter(uniform(rng, -level, level), log_uniform(rng, 1 / (1 + width), 1 + width))
+
+
+def jitter_strength(window_jitter: Sequence[float]) -> tuple[float, float]:
+    """Checked (level, width) strengths of a window jitter.
+
+    Raises:
+        ValueError: not two shares.
+    """
+    level, width = window_jitter
+    if not (0 <= level <= 1 and 0 <= width <= 1):
+        raise ValueError(f"window_jitter {tuple(window_jitter)} must be two shares of the window's width, each 0 .. 1")
+    return float(level), float(width)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(x - mean) / std per channel, for x in [0, 1].
+
+    Raises:
+        ValueError: lengths that do not fit the channels, or std not above 0.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, mean: float | Sequence[float], std: float | Sequence[float], windows: int, channels: int | None = None
+    ) -> "Normalisation":
+        """For a number of windows; ``channels`` defaults to one a window, or to the length of mean and std."""
+        given = [tuple(x) if isinstance(x, Sequence) else (x,) for x in (mean, std)]
+        count = channels or max(windows, *map(len, given))
+        if windows not in (1, count) or any(len(x) not in (1, count) for x in given):
+            raise ValueError(
+                f"mean {mean}, std {std} and {windows} window(s) do not fit {count} channels: "
+                "give one value or one a channel, and one window or one a channel"
+            )
+        means, stds = (tuple(float(v) for v in (x * count if len(x) == 1 else x)) for x in given)
+        if min(stds) <= 0:
+            raise ValueError(f"std {std} must be above 0: it is the standard deviation of intensities in [0, 1]")
+        return cls(means, stds)
+
+
+def windowed(
+    view: npt.NDArray[np.float32], limits: Limits, jitter: WindowJitter, norm: Normalisation
+) -> npt.NDArray[np.float32]:
+    """View (h, w) in HU -> (channels, h, w): window, clip to [0, 1], (x - mean) / std."""
+    out = np.empty((len(norm.mean), *view.shape), np.float32)
+    for channel, (mean, std) in enumerate(zip(norm.mean, norm.std, strict=True)):
+        if channel < len(limits):
+            low, high = limits[channel]
+            width = (high - low) * jitter.width_factor
+            low = (low + high) / 2 + jitter.level_shift * (high - low) - width / 2
+            unit = np.clip((view - np.float32(low)) / np.float32(width), 0, 1)
+        np.divide(unit - np.float32(mean), np.float32(std), out=out[channel])
+    return out

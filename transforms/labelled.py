@@ -1,0 +1,218 @@
+"""Views for classification: the whole slice in a square, augmented lightly for training, fixed for evaluation.
+
+Shapes: slice (1, H, W) in HU; view (3, S, S) float32, normalised.
+
+Evaluation is MONAI's own chain: ``Resize`` of the longest side with its Gaussian against aliasing, centred padding with
+air, window, (x - mean) / std, so that an inference configuration can say the same with MONAI's transforms alone.
+MONAI's Gaussian reads zeros beyond the border; HU are shifted by 1024 meanwhile, so that zero is air.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.croppad.array import ResizeWithPadOrCrop
+from monai.transforms.spatial.array import Resize
+from monai.transforms.traits import RandomizableTrait
+from monai.transforms.transform import MapTransform
+
+from medssl_monai.transforms.draws import chance, log_uniform, uniform
+from medssl_monai.transforms.intensity import Normalisation, WindowJitter, draw_window_jitter, jitter_strength, windowed
+from medssl_monai.transforms.samples import item_generator, single_key, slice_array, view_size
+from medssl_monai.transforms.spatial import AIR_HU, resample_affine
+from medssl_monai.transforms.windows import (
+    HUWindow,
+    WindowSpec,
+    parse_windows,
+    require_hounsfield,
+    resolve_window,
+    window_limits,
+)
+
+__all__ = ["LabelledParameters", "LabelledView", "LabelledViewd"]
+
+
+@dataclass(frozen=True)
+class LabelledParameters:
+    """Everything random about one training view; shifts are in sides of the view, down and to the right."""
+
+    scale: float = 1.0
+    rotation_degrees: float = 0.0
+    shift_rows: float = 0.0
+    shift_columns: float = 0.0
+    flip_horizontal: bool = False
+    jitter: WindowJitter = field(default_factory=WindowJitter)
+
+
+class LabelledView:
+    """The whole slice, its longest side fitted to a square, air around it.
+
+    Args:
+        image_size: side S of the view in pixels.
+        window: preset, [low, high] in HU, or a list of three of those: a channel each; a single one is repeated.
+        mean, std: of intensities in [0, 1]; one value or three.
+        scale: factors between which the slice is enlarged.
+        rotation_degrees: largest turn, either way.
+        shift: largest shift, in sides of the view, either way.
+        flip: probability of a left-right flip; 0 by default, for the side of a finding may be its label.
+        window_jitter: (level, width) strengths, see ``draw_window_jitter``; None draws none.
+        window_fallback: a fixed window for ``tags`` where the image's tags give none.
+
+    Raises:
+        ValueError: an argument out of range, two windows or more than three.
+        ConfigError: unknown window.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        *,
+        window: WindowSpec = "wide",
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        scale: Sequence[float] = (0.9, 1.1),
+        rotation_degrees: float = 10.0,
+        shift: float = 0.05,
+        flip: float = 0.0,
+        window_jitter: Sequence[float] | None = (0.05, 0.1),
+        window_fallback: str | Sequence[float] | None = None,
+    ) -> None:
+        self.side = view_size(image_size)[0]
+        self.windows = parse_windows(window)
+        self.norm = Normalisation.of(mean, std, len(self.windows), channels=3)
+        self.scale = (float(scale[0]), float(scale[1]))
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale {tuple(scale)} must be two numbers, 0 < low <= high")
+        if not (0 <= flip <= 1 and rotation_degrees >= 0 and shift >= 0):
+            raise ValueError(
+                f"flip {flip} must be a probability, rotation_degrees {rotation_degrees} and shift {shift} at least 0"
+            )
+        self.rotation_degrees, self.shift, self.flip = rotation_degrees, shift, flip
+        self.window_jitter = None if window_jitter is None else jitter_strength(window_jitter)
+        self.fallback = None if window_fallback is None else HUWindow(*resolve_window(window_fallback))
+        self._resize = Resize(self.side, size_mode="longest", mode="bilinear", anti_aliasing=True)
+        self._pad = ResizeWithPadOrCrop((self.side, self.side), value=0)
+
+    def draw(self, rng: np.random.Generator) -> LabelledParameters:
+        """Draw the parameters of one training view."""
+        return LabelledParameters(
+            scale=log_uniform(rng, *self.scale),
+            rotation_degrees=uniform(rng, -self.rotation_degrees, self.rotation_degrees),
+            shift_rows=uniform(rng, -self.shift, self.shift),
+            shift_columns=uniform(rng, -self.shift, self.shift),
+            flip_horizontal=chance(rng, self.flip),
+            jitter=draw_window_jitter(rng, self.window_jitter),
+        )
+
+    def apply(
+        self,
+        image: NdarrayOrTensor,
+        parameters: LabelledParameters | None = None,
+        level: float | None = None,
+        width: float | None = None,
+    ) -> torch.Tensor:
+        """View (3, S, S) float32 of a slice (1, H, W) in HU; without parameters the evaluation view.
+
+        Args:
+            image: slice in HU (any unit for the windows ``tags`` and ``minmax``).
+            parameters: from :meth:`draw`.
+            level: the image's own window level, for ``tags``.
+            width: the image's own window width, for ``tags``.
+        """
+        pixels = slice_array(image)
+        if parameters is None:
+            view, jitter = self._fit(pixels), WindowJitter()
+        else:
+            matrix = self._matrix(pixels.shape, parameters)
+            view = resample_affine(pixels, matrix, (self.side, self.side), prefilter="gaussian")
+            jitter = parameters.jitter
+        limits = window_limits(self.windows, pixels, level, width, self.fallback)
+        return torch.from_numpy(windowed(view, limits, jitter, self.norm))
+
+    def _fit(self, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        """Slice (H, W) -> (S, S) by MONAI's own transforms."""
+        above_air = torch.from_numpy(pixels.astype(np.float32) - AIR_HU)[None]
+        view = self._pad(self._resize(above_air))[0]
+        view = view.as_tensor() if isinstance(view, MetaTensor) else view
+        return np.asarray(view.numpy() + np.float32(AIR_HU), np.float32)
+
+    def _matrix(self, shape: tuple[int, ...], parameters: LabelledParameters) -> npt.NDArray[np.float64]:
+        """(3, 3) from view (x, y, 1) to slice (x, y, 1), continuous pixels; with no parameters the same as ``_fit``."""
+        side, (height, width) = self.side, shape
+        fitted = [round(length * side / max(shape)) for length in (height, width)]
+        top, left = (side - fitted[0]) // 2, (side - fitted[1]) // 2
+        across, down = width / fitted[1], height / fitted[0]
+        to_slice = np.array([[across, 0, -left * across], [0, down, -top * down], [0, 0, 1]])
+        angle = math.radians(parameters.rotation_degrees)
+        cos, sin = math.cos(angle) / parameters.scale, math.sin(angle) / parameters.scale
+        half = side / 2
+        turn = np.array([[cos, -sin, half], [sin, cos, half], [0, 0, 1]])
+        moved = half + np.array([parameters.shift_columns, parameters.shift_rows]) * side
+        to_centre = np.array([[1, 0, -moved[0]], [0, 1, -moved[1]], [0, 0, 1]])
+        mirror = np.diag([-1.0 if parameters.flip_horizontal else 1.0, 1, 1])
+        mirror[0, 2] = side if parameters.flip_horizontal else 0
+        return np.asarray(to_slice @ turn @ to_centre @ mirror)
+
+
+class LabelledViewd(MapTransform, RandomizableTrait):
+    """Dictionary form of :class:`LabelledView`: replaces the image and keeps every other entry, ``label`` among them.
+
+    Args:
+        keys: the image's key.
+        image_size, window, mean, std, scale, rotation_degrees, shift, flip, window_jitter, window_fallback:
+            see :class:`LabelledView`.
+        seed: of the run; the draws depend on (seed, epoch, index) alone.
+        augment: training views; False gives the evaluation view, which needs no ``index``.
+
+    Raises:
+        ValueError: at call, for an item without ``index`` when augmenting, or an image that is not (1, H, W).
+        NotHounsfieldError: at call, for a window in HU on an item whose ``modality`` is not CT.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        *,
+        image_size: int = 224,
+        window: WindowSpec = "wide",
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        seed: int = 0,
+        augment: bool = True,
+        scale: Sequence[float] = (0.9, 1.1),
+        rotation_degrees: float = 10.0,
+        shift: float = 0.05,
+        flip: float = 0.0,
+        window_jitter: Sequence[float] | None = (0.05, 0.1),
+        window_fallback: str | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.key, self.seed, self.augment = single_key(self.keys), seed, augment
+        self.transform = LabelledView(
+            image_size,
+            window=window,
+            mean=mean,
+            std=std,
+            scale=scale,
+            rotation_degrees=rotation_degrees,
+            shift=shift,
+            flip=flip,
+            window_jitter=window_jitter,
+            window_fallback=window_fallback,
+        )
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Item with ``image`` (1, H, W) in HU -> the same item with ``image`` (3, S, S) float32."""
+        require_hounsfield(data, self.transform.windows, self.transform.fallback)
+        item = dict(data)
+        parameters = self.transform.draw(item_generator(data, self.seed)) if self.augment else None
+        item[self.key] = self.transform.apply(
+            item[self.key], parameters, data.get("window_level"), data.get("window_width")
+        )
+        return item

@@ -1,0 +1,60 @@
+"""What every view transform reads from an item and refuses in its arguments."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.config.type_definitions import NdarrayOrTensor
+
+from medssl_monai.transforms.draws import sample_generator
+
+__all__ = ["item_generator", "single_key", "slice_array", "view_size"]
+
+
+def slice_array(image: NdarrayOrTensor) -> npt.NDArray[np.generic]:
+    """The pixels (H, W) of a slice (1, H, W), without a copy where the memory allows.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if image.ndim != 3 or image.shape[0] != 1 or 0 in image.shape:
+        raise ValueError(f"image of shape {tuple(image.shape)}: a slice (1, H, W) is needed")
+    pixels = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image
+    return np.asarray(pixels[0])
+
+
+def item_generator(data: Mapping[Hashable, Any], seed: int) -> np.random.Generator:
+    """The generator of an item, by its ``index`` and ``epoch`` (0 where it has none).
+
+    Raises:
+        ValueError: no ``index``.
+    """
+    if "index" not in data:
+        raise ValueError("item without 'index': draws depend on (seed, epoch, index); SliceDataset gives both")
+    return sample_generator(seed, int(data.get("epoch", 0)), int(data["index"]))
+
+
+def view_size(image_size: int | Sequence[int], multiple: int = 1) -> tuple[int, int]:
+    """(h, w) from one number or two.
+
+    Raises:
+        ValueError: not positive, or not a multiple.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or any(side < 1 or side % multiple for side in size):
+        nearest = [max(multiple, round(side / multiple) * multiple) for side in size]
+        raise ValueError(f"image_size {image_size} must be one or two positive multiples of {multiple}; try {nearest}")
+    return int(size[0]), int(size[1])
+
+
+def single_key(keys: Sequence[Hashable]) -> Hashable:
+    """The one key of a transform that turns one image into views.
+
+    Raises:
+        ValueError: several keys.
+    """
+    if len(keys) != 1:
+        raise ValueError(f"keys {tuple(keys)}: views are made of one image, give one key")
+    return keys[0]
