@@ -1,7 +1,7 @@
 """Seeded synthetic CT: crude patients from pelvis to vertex, with body regions and lesions labelled.
 
-For tests, demonstrations and work without real data. Nothing in it comes from a person. The anatomy is in
-`phantom_anatomy` and `phantom_organs`, the DICOM encoding in `phantom_dicom`; this module is the scanner and the study tree.
+For tests, demonstrations and work without real data. Nothing in it comes from a person. `phantom_anatomy` and
+`phantom_organs` draw the patient, `phantom_dicom` encodes; this module is the scanner and the study tree.
 """
 
 import csv
