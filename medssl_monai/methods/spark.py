@@ -99,9 +99,7 @@ class SparK(Method):
             "reconstruction": torch.where(visible.bool(), image, prediction),
         }
 
-    def draw_mask(
-        self, batch: int, height: int, width: int, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def draw_mask(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
         """Masks (batch, 1, height/32, width/32) at this model's ratio for images of height × width pixels."""
         return draw_mask(batch, height // GRID_STRIDE, width // GRID_STRIDE, self.mask_ratio, generator)
 

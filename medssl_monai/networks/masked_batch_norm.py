@@ -29,7 +29,7 @@ def masked_batch_norm(x: Tensor, mask: Tensor, count: Tensor, norm: nn.BatchNorm
     if not norm.training:
         return F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps) * mask
     exact = torch.promote_types(x.dtype, torch.float32)
-    out, batch_mean, batch_variance = _MaskedBatchNorm.apply(  # type: ignore[no-untyped-call]
+    out, batch_mean, batch_variance = _MaskedBatchNorm.apply(
         x.to(exact), mask.to(exact), count.to(exact), norm.weight, norm.bias, norm.eps
     )
     if mean is not None and variance is not None and norm.num_batches_tracked is not None:
@@ -40,7 +40,8 @@ def masked_batch_norm(x: Tensor, mask: Tensor, count: Tensor, norm: nn.BatchNorm
             unbiased = batch_variance * (count / (count - 1).clamp(min=1))
             mean.lerp_(batch_mean.to(mean.dtype), share)
             variance.lerp_(unbiased.to(variance.dtype), share)
-    return out.to(x.dtype)
+    normalised: Tensor = out.to(x.dtype)
+    return normalised
 
 
 class _MaskedBatchNorm(torch.autograd.Function):

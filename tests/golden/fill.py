@@ -53,10 +53,10 @@ def fill(name: str, shape: Sequence[int], seed: int, kind: str | None = None) ->
     if kind == "count":
         return np.zeros(tuple(shape), np.int64)
     z = raw(name, shape, seed)
-    if kind == "mean" or kind == "bias":
+    if kind in ("mean", "bias"):
         return z * f(0.1)
     if kind == "var":
-        return np.abs(f(1.0) + z * f(0.1))
+        return np.asarray(np.abs(f(1.0) + z * f(0.1)))
     if kind == "norm_weight":
         return f(1.0) + z * f(0.1)
     if kind == "token":
@@ -93,12 +93,14 @@ def fill_module_(module: Any, seed: int, prefix: str = "") -> Any:
 def unit_columns(a: Any) -> Array:
     """Columns to unit L2 norm, computed in float64, stored float32 (MoCo queues, shape (dim, K))."""
     a = np.asarray(a, np.float64)
-    return (a / np.linalg.norm(a, axis=0, keepdims=True)).astype(np.float32)
+    unit: Array = (a / np.linalg.norm(a, axis=0, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def unit_rows(a: Any) -> Array:
     a = np.asarray(a, np.float64)
-    return (a / np.linalg.norm(a, axis=1, keepdims=True)).astype(np.float32)
+    unit: Array = (a / np.linalg.norm(a, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Array]]:
