@@ -8,7 +8,7 @@ MONAI's Gaussian reads zeros beyond the border; HU are shifted by 1024 meanwhile
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,7 +207,7 @@ class LabelledViewd(MapTransform, RandomizableTrait):
             window_fallback=window_fallback,
         )
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Item with ``image`` (1, H, W) in HU -> the same item with ``image`` (3, S, S) float32."""
         require_hounsfield(data, self.transform.windows, self.transform.fallback)
         item = dict(data)

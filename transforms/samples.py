@@ -25,7 +25,7 @@ def slice_array(image: NdarrayOrTensor) -> npt.NDArray[np.generic]:
     return np.asarray(pixels[0])
 
 
-def item_generator(data: Mapping[Hashable, Any], seed: int) -> np.random.Generator:
+def item_generator(data: Mapping[Any, Any], seed: int) -> np.random.Generator:
     """The generator of an item, by its ``index`` and ``epoch`` (0 where it has none).
 
     Raises:

@@ -4,7 +4,7 @@ A method's views are a frozen class of parameters, ``draw``, which fills it, and
 Shapes: slice (1, H, W) in HU; view (channels, h, w) float32, normalised; mask (1, h/32, w/32) bool, True = visible.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,7 +169,7 @@ class SparKViewsd(MapTransform, RandomizableTrait):
             patch_size=patch_size,
         )
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Item with ``image`` (1, H, W) in HU, ``index``, ``epoch`` -> item with ``views`` and ``mask``."""
         require_hounsfield(data, self.transform.windows, self.transform.fallback)
         item = dict(data)

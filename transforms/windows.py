@@ -7,7 +7,7 @@ Shapes: image (1, H, W) or (1, H, W, D); windowed (n_windows, ...).
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -175,7 +175,7 @@ def window_limits(
 
 
 def require_hounsfield(
-    data: Mapping[Hashable, Any], windows: Sequence[HUWindow | AdaptiveWindow], fallback: HUWindow | None = None
+    data: Mapping[Any, Any], windows: Sequence[HUWindow | AdaptiveWindow], fallback: HUWindow | None = None
 ) -> None:
     """Refuse windows in HU for an item whose ``modality`` says that it is not CT; an item without one passes.
 
@@ -278,7 +278,7 @@ class CTWindowd(MapTransform, InvertibleTransform):
         super().__init__(keys, allow_missing_keys)
         self.transform = CTWindow(window, clip=clip, window_fallback=window_fallback)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Item with HU images (1, H, W[, D]) -> the same item with float32 (n_windows, H, W[, D])."""
         require_hounsfield(data, self.transform.windows, self.transform.fallback)
         item = dict(data)
@@ -286,7 +286,7 @@ class CTWindowd(MapTransform, InvertibleTransform):
             item[key] = self.transform(item[key], data.get("window_level"), data.get("window_width"))
         return item
 
-    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def inverse(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Back to clipped HU, see :meth:`CTWindow.inverse`."""
         item = dict(data)
         for key in self.key_iterator(item):
