@@ -1,0 +1,65 @@
+"""Write an encoder for use elsewhere."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from medssl_monai.atomic import write_atomically, write_json
+from medssl_monai.checkpoints.fingerprint import fingerprint
+from medssl_monai.checkpoints.manifests import BACKBONE, architecture_of, backbone_shapes
+from medssl_monai.errors import CheckpointError
+
+__all__ = ["encoder_state", "export_encoder"]
+
+
+def encoder_state(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of an encoder, of a method's ``encoder`` or of a classifier without its ``fc``: torchvision's names.
+
+    On the CPU, contiguous, sharing no memory with the module. Raises CheckpointError where they are not exactly a
+    torchvision ResNet's.
+    """
+    encoder = getattr(module, "encoder", module)
+    state = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in encoder.state_dict().items()
+        if name.split(".")[0] in BACKBONE
+    }
+    arch = architecture_of(state)
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if arch is None or found != backbone_shapes(arch):
+        raise CheckpointError(
+            f"{type(encoder).__name__}: only torchvision's ResNet-18, 34 and 50 are exported, found {len(state)} "
+            f"tensors of another layout; give the encoder or the method itself"
+        )
+    return state
+
+
+def export_encoder(module: nn.Module, path: str | Path, *, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Write ``NAME.safetensors`` and ``NAME.report.json`` beside it, both atomically; returns the report.
+
+    The tensors have torchvision's names without ``fc``. `metadata` goes into the file's header as strings (method,
+    recipe, window, mean, std, channels …; no patient's identifier), with ``arch`` and ``fingerprint`` added.
+    Raises CheckpointError where `module` holds no torchvision ResNet, ValueError for another suffix or type.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path: an exported encoder is a .safetensors file, found {path.name!r}; change the suffix")
+    wrong = [name for name, value in metadata.items() if not isinstance(value, str)]
+    if wrong:
+        raise ValueError(f"metadata: safetensors holds strings only, found other types in {wrong}; use str(value)")
+    state = encoder_state(module)
+    digest = fingerprint(state)
+    header = {**metadata, "arch": architecture_of(state) or "", "fingerprint": digest}
+    write_atomically(path, lambda temporary: save_file(state, str(temporary), metadata=header))
+    report: dict[str, Any] = {
+        "file": path.name,
+        "count": len(state),
+        "parameters": sum(value.numel() for name, value in state.items() if name.endswith(("weight", "bias"))),
+        "fingerprint": digest,
+        "metadata": header,
+    }
+    write_json(path.with_suffix(".report.json"), report)
+    return report

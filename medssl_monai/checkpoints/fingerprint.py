@@ -1,0 +1,19 @@
+"""One number that tells whether two sets of weights are the same."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+__all__ = ["fingerprint"]
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names in sorted order, types, shapes and values; device and memory format do not matter."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

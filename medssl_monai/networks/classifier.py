@@ -1,0 +1,34 @@
+"""A torchvision ResNet with a new classification layer on a pre-trained encoder."""
+
+import logging
+from pathlib import Path
+
+from torchvision.models.resnet import ResNet
+
+from medssl_monai.checkpoints.load import load_into_resnet
+from medssl_monai.errors import ConfigError
+from medssl_monai.networks.resnet import ARCHITECTURES
+
+__all__ = ["classifier"]
+
+logger = logging.getLogger(__name__)
+
+
+def classifier(arch: str = "resnet50", num_classes: int = 2, encoder_weights: str | Path | None = None) -> ResNet:
+    """Images (B, 3, H, W) to logits (B, num_classes), as `torchvision.models` builds it, so that it loads anywhere.
+
+    `encoder_weights` is whatever `load_encoder` takes; they must cover the whole encoder, and the load report is
+    logged. None (or an empty string) leaves torchvision's random initialisation. One-channel images are repeated
+    before. Raises ConfigError for an unknown `arch`, CheckpointError where the weights do not fit.
+    """
+    if arch not in ARCHITECTURES:
+        raise ConfigError(
+            f"arch: the network must be one of {', '.join(sorted(ARCHITECTURES))}, found {arch!r}; choose one of these"
+        )
+    if num_classes < 1:
+        raise ValueError(f"num_classes: at least 1, found {num_classes}; count the classes of the label table")
+    design = ARCHITECTURES[arch]
+    network = ResNet(design.block, list(design.layers), num_classes=num_classes)
+    if encoder_weights:
+        logger.info("%s", load_into_resnet(network, encoder_weights))
+    return network
