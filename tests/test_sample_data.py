@@ -215,7 +215,7 @@ def _release(folder: Path, marker: Path) -> Package:
             "medssl_probe-1.0/setup.py": f"open({str(marker)!r}, 'w')".encode(),
         },
     )
-    return Package("medssl-probe", "1.0", "medssl_probe-1.0.tar.gz", "", "", "")
+    return Package("medssl-probe", "1.0", "medssl_probe-1.0.tar.gz", 1, "", "", "")
 
 
 def test_pip_downloads_a_source_archive_without_running_it(tmp_path: Path) -> None:
