@@ -45,7 +45,7 @@ def config_file(name_or_path: str) -> Path:
         raise ConfigError(f"configuration file {name_or_path!r} does not exist; check the path")
     root = resource_dir("configs")
     shipped = root / f"{name_or_path}.yaml"
-    if not shipped.is_file():
-        known = ", ".join(sorted(p.stem for p in root.glob("*.yaml")))
+    if not shipped.is_file() or shipped.stem == "windows":  # a table of presets, not an overlay
+        known = ", ".join(sorted(p.stem for p in root.glob("*.yaml") if p.stem != "windows"))
         raise ConfigError(f"configuration {name_or_path!r} is neither a YAML file nor one of {known}")
     return shipped

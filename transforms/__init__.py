@@ -4,7 +4,7 @@ from medssl_monai.transforms.draws import sample_generator
 from medssl_monai.transforms.labelled import LabelledParameters, LabelledView, LabelledViewd
 from medssl_monai.transforms.spatial import Crop, resample
 from medssl_monai.transforms.views import SparKParameters, SparKViews, SparKViewsd
-from medssl_monai.transforms.windows import CTWindow, CTWindowd, resolve_window, window_names
+from medssl_monai.transforms.windows import CTWindow, CTWindowd, fixed_limits, resolve_window, window_names
 
 __all__ = [
     "CTWindow",
@@ -16,6 +16,7 @@ __all__ = [
     "SparKParameters",
     "SparKViews",
     "SparKViewsd",
+    "fixed_limits",
     "resample",
     "resolve_window",
     "sample_generator",

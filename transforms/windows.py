@@ -31,6 +31,7 @@ __all__ = [
     "CTWindowd",
     "HUWindow",
     "WindowSpec",
+    "fixed_limits",
     "parse_windows",
     "require_hounsfield",
     "resolve_window",
@@ -134,6 +135,22 @@ def resolve_window(window: str | Sequence[float]) -> tuple[float, float]:
     if not isinstance(parsed, HUWindow):
         raise ConfigError(f"window {window!r} depends on the image and has no fixed limits; choose a preset in HU")
     return parsed.low, parsed.high
+
+
+def fixed_limits(window: WindowSpec) -> list[list[float]] | None:
+    """Limits [[low, high], ...] in HU of one window or several, as plain numbers for a configuration file.
+
+    None where one of them depends on the image (``tags``, ``minmax``).
+
+    Raises:
+        ConfigError: unknown name or wrong form.
+    """
+    parsed = parse_windows(window)
+    return [[w.low, w.high] for w in parsed if isinstance(w, HUWindow)] if _all_fixed(parsed) else None
+
+
+def _all_fixed(windows: Sequence[object]) -> bool:
+    return all(isinstance(w, HUWindow) for w in windows)
 
 
 def tags_window(level: float | None, width: float | None, fallback: HUWindow | None = None) -> HUWindow:

@@ -41,7 +41,10 @@ def draw_confusion_matrix(matrix: npt.NDArray[np.integer[Any]], classes: Sequenc
 
 
 def draw_roc(
-    labels: npt.NDArray[np.integer[Any]], probabilities: npt.NDArray[np.floating[Any]], classes: Sequence[str], path: Path
+    labels: npt.NDArray[np.integer[Any]],
+    probabilities: npt.NDArray[np.floating[Any]],
+    classes: Sequence[str],
+    path: Path,
 ) -> None:
     """Draw one-vs-rest ROC curves of the classes that occur beside another.
 

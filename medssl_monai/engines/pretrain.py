@@ -125,7 +125,9 @@ class PretrainTrainer(ResumableTrainer):
         return torch.autocast(self.state.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
     def _to_device(self, batch: Batch) -> Batch:
-        moved: Batch = {k: v.to(self.state.device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)}
+        moved: Batch = {
+            k: v.to(self.state.device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)
+        }
         moved["views"] = [
             view.to(self.state.device, non_blocking=True, memory_format=self.memory_format) for view in batch["views"]
         ]

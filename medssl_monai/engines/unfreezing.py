@@ -68,9 +68,7 @@ class BackboneUnfreezing:
 
 def _sort_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """Parameters of the head (``fc``), of batch norms, and the rest, each once."""
-    norms = {
-        id(p) for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for p in m.parameters()
-    }
+    norms = {id(p) for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for p in m.parameters()}
     head, batch_norm, rest = [], [], []
     for name, parameter in network.named_parameters():
         if name.startswith("fc."):

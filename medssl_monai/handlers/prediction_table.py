@@ -15,6 +15,7 @@ __all__ = ["PredictionTable"]
 class PredictionTable:
     """Writes predictions by slice and by study when an evaluator has finished (see `Predictions.write`).
 
+    Where the truth is known, ``balanced_accuracy`` and ``accuracy`` over all slices join the evaluator's metrics.
     Expects a MONAI evaluator over `SliceDataset` whose postprocessing turns ``pred`` into probabilities.
 
     Args:
@@ -31,6 +32,7 @@ class PredictionTable:
         """Register with an evaluator."""
         engine.add_event_handler(Events.STARTED, self._clear)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._measure)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _clear(self, engine: Any) -> None:
@@ -46,6 +48,12 @@ class PredictionTable:
                 str(item["patient"]),
                 None if label is None else int(label),
             )
+
+    def _measure(self, engine: Any) -> None:
+        if self.predictions.labelled:
+            figures = self.predictions.metrics()["all_slices"]
+            for name in ("balanced_accuracy", "accuracy"):
+                engine.state.metrics[name] = figures[name]
 
     def _write(self, engine: Any) -> None:
         if self.output_dir is not None:

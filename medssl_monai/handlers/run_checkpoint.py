@@ -164,7 +164,7 @@ class RunCheckpoint:
 
 def random_state() -> dict[str, Tensor]:
     """States of the torch (CPU and CUDA), NumPy and Python generators, as tensors."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    _name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     _, internal, gauss_next = random.getstate()
     state = {
         "torch": torch.get_rng_state(),

@@ -15,7 +15,7 @@ from monai.transforms.compose import Compose
 
 from medssl_monai.errors import ConfigError, NotHounsfieldError
 from medssl_monai.resources import resource_dir
-from medssl_monai.transforms import CTWindow, CTWindowd, resolve_window, window_names
+from medssl_monai.transforms import CTWindow, CTWindowd, fixed_limits, resolve_window, window_names
 from medssl_monai.transforms import windows as module
 from medssl_monai.transforms.windows import window_limits
 
@@ -164,3 +164,9 @@ def test_adaptive_windows_have_no_fixed_limits() -> None:
 
 def test_examples_in_the_docstrings() -> None:
     assert doctest.testmod(module, extraglobs={"np": np}).failed == 0
+
+
+def test_fixed_limits_are_plain_numbers() -> None:
+    assert fixed_limits("wide") == [[-1000.0, 1000.0]]
+    assert fixed_limits(["lung", [0, 80]]) == [[-1350.0, 150.0], [0.0, 80.0]]
+    assert fixed_limits(["lung", "tags"]) is None

@@ -1,0 +1,30 @@
+"""``medssl evaluate``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl_monai.cli.options import Json, RunDir, print_json
+
+
+def run(
+    run_dir: RunDir,
+    data: Annotated[Path, typer.Option("--data", help="Label table (CSV or JSON).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for figures and tables.")],
+    store: Annotated[Path | None, typer.Option("--store", help="Store that holds the table's sources.")] = None,
+    split: Annotated[str, typer.Option("--split", help="Rows of the table that are used.")] = "test",
+    json: Json = False,
+) -> None:
+    """Judge a run's classifier on labelled slices, by patient."""
+    from medssl_monai.downstream.classify import evaluate_run
+    from medssl_monai.downstream.report import metrics_table
+
+    metrics = evaluate_run(run_dir, data, out, store=store, split=split)
+    if json:
+        print_json(metrics)
+    else:
+        from rich.console import Console
+
+        Console().print(metrics_table(metrics))
+        typer.echo(f"{out}: metrics.json, predictions.csv, studies.json, figures/")

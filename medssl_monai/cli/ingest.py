@@ -1,0 +1,35 @@
+"""``medssl ingest``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl_monai.cli.options import Json, Key, print_json
+
+
+def run(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders or files of DICOM, NIfTI, …")],
+    out: Annotated[Path, typer.Option("--out", help="Store to make or to add to.")],
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    modality: Annotated[str | None, typer.Option("--modality", help="Only this modality, such as CT.")] = None,
+    key: Key = None,
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet to draw (PNG).")] = None,
+    json: Json = False,
+) -> None:
+    """Read clinical images into a store of Hounsfield-unit slices, with a verdict for every series."""
+    from medssl_monai.ingest import SliceStore, ingest, load_key
+    from medssl_monai.ingest.verdict_table import verdict_counts, verdict_table
+
+    summary = ingest(sources, out, key=load_key(key), modality=modality, workers=workers)
+    if sheet is not None:
+        from medssl_monai.ingest.contact_sheet import contact_sheet
+
+        contact_sheet(SliceStore(out), sheet)
+    if json:
+        print_json(verdict_counts(summary.verdicts))
+    else:
+        from rich.console import Console
+
+        Console().print(verdict_table(summary.verdicts))
+        typer.echo(f"{out}: {len(SliceStore(out))} slices; verdicts in {out / 'verdicts.jsonl'}")

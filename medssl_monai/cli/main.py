@@ -1,0 +1,65 @@
+"""The ``medssl`` command: verbs, error messages, exit codes.
+
+Exit codes: 0 done, 1 a problem with the input (one sentence on stderr), 2 wrong usage, 130 interrupted.
+Nothing heavy is imported here, nor by the verbs' modules, so that ``--help`` answers at once.
+"""
+
+import os
+import sys
+import warnings
+
+import typer
+
+from medssl_monai.cli import demo, evaluate, export, finetune, ingest, phantom, predict, pretrain, sample_data
+from medssl_monai.errors import MedSSLError
+from medssl_monai.version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="medssl",
+    help="Turn an archive of CT into a good classifier: ingest, pre-train without labels, fine-tune on few.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (sample_data, phantom, ingest, pretrain, export, finetune, evaluate, predict, demo):
+    name = verb.__name__.rsplit(".", 1)[-1].replace("_", "-")
+    app.command(name)(verb.run)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    """Turn an archive of CT into a good classifier: ingest, pre-train without labels, fine-tune on few."""
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    _quieten()
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt as error:
+        typer.echo(str(error) or "interrupted", err=True)
+        sys.exit(130)
+    except MedSSLError as error:
+        typer.echo(f"medssl: {error}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+            raise
+        error.show()  # wrong usage, in typer's own words
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _quieten() -> None:
+    """Keep libraries' chatter, which no user can act on, from the terminal; PYTHONWARNINGS brings it back."""
+    if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"  # for loader workers

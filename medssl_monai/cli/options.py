@@ -1,0 +1,61 @@
+"""Options that several verbs share, and what their texts mean."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["Config", "Json", "Key", "Overrides", "RunDir", "parse_overrides", "print_json"]
+
+Config = Annotated[
+    list[str] | None,
+    typer.Option("--config", help="Overlay: a YAML file, or a name in configs/ such as demo. May be repeated."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Top-level keys of the bundle, as YAML values.")
+]
+Key = Annotated[
+    Path | None, typer.Option("--key", help="File with the pseudonym key; by default MEDSSL_KEY or your own key.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
+    """``["a=1", "b=[x, y]"]`` to ``{"a": 1, "b": ["x", "y"]}``; values are YAML, and ``1e-4`` is a number.
+
+    Raises:
+        ConfigError: an item without ``=``, or a value that is not YAML.
+    """
+    import yaml
+
+    from medssl_monai.errors import ConfigError
+
+    result: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"{pair!r} is not KEY=VALUE; write for instance max_epochs=10")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value in {pair!r} is not YAML ({type(error).__name__}); quote it") from error
+        result[key] = _number(value)
+    return result
+
+
+def _number(value: Any) -> Any:
+    """YAML reads ``1e-4`` as text."""
+    if isinstance(value, str):
+        try:
+            return float(value) if any(c.isdigit() for c in value) else value
+        except ValueError:
+            return value
+    return value
+
+
+def print_json(content: Any) -> None:
+    """To stdout, for a program to read."""
+    import json
+
+    typer.echo(json.dumps(content, indent=2))

@@ -1,0 +1,20 @@
+"""``medssl phantom``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    out: Annotated[Path, typer.Option("--out", help="Folder to fill.")],
+    patients: Annotated[int, typer.Option("--patients", min=2, help="Number of patients.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same files.")] = 0,
+    size: Annotated[int, typer.Option("--size", min=32, help="Pixels a side.")] = 128,
+    slices: Annotated[int, typer.Option("--slices", min=3, help="Slices a patient.")] = 32,
+) -> None:
+    """Make a synthetic CT study tree (DICOM) with labels."""
+    from medssl_monai.phantom import write_phantom
+
+    write_phantom(out, patients=patients, seed=seed, size=size, slices=slices)
+    typer.echo(f"{out}: {patients} patients, labels in {out / 'labels.csv'}")

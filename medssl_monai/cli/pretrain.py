@@ -1,0 +1,32 @@
+"""``medssl pretrain``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl_monai.cli.options import Config, Overrides, parse_overrides
+
+
+def run(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="spark.")],
+    overrides: Overrides = None,
+    data: Annotated[Path, typer.Option("--data", help="Slice store, or folder of DICOM or NIfTI.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = ...,  # type: ignore[assignment]
+    config: Config = None,
+) -> None:
+    """Pre-train an encoder without labels. Stopped runs carry on when the same command is given again."""
+    from medssl_monai.engines.bundle_run import run_bundle
+    from medssl_monai.resources import bundle_dir, config_file
+
+    overlays = [config_file(name) for name in config or []]
+    run_bundle(
+        [bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml", *overlays],
+        {
+            "dataset_dir": str(data),
+            "output_dir": str(out),
+            "overlays": [str(p) for p in overlays],
+            **parse_overrides(overrides),
+        },
+    )
+    typer.echo(f"{out}: encoder in {out / 'models' / 'encoder.safetensors'}, pictures in {out / 'figures'}")

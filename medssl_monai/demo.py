@@ -1,0 +1,201 @@
+"""The whole job in minutes on two cores: what ``make demo`` shows, told by the same calls that a user makes.
+
+Ingest, pre-train SparK, remap, fine-tune, predict a series that nothing has read before, evaluate by patient, compare.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from medssl_monai.atomic import write_json
+from medssl_monai.checkpoints import export_run
+from medssl_monai.downstream.baselines import Floats, encoder_features, linear_probe, pixel_forest
+from medssl_monai.downstream.classify import evaluate_run, predict_run, run_settings
+from medssl_monai.downstream.labelled_data import LabelledData
+from medssl_monai.downstream.metrics import per_patient
+from medssl_monai.downstream.report import comparison_table, metrics_table, studies_table
+from medssl_monai.engines.bundle_run import run_bundle
+from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest.contact_sheet import contact_sheet
+from medssl_monai.ingest.labels import read_labels
+from medssl_monai.ingest.slice_dataset import SliceDataset
+from medssl_monai.ingest.verdict_table import verdict_table
+from medssl_monai.networks.resnet import resnet_encoder
+from medssl_monai.phantom import write_phantom
+from medssl_monai.resources import bundle_dir, config_file
+from medssl_monai.sample_data import fetch
+from medssl_monai.transforms import LabelledViewd
+
+__all__ = ["run_demo"]
+
+console = Console()
+
+
+@dataclass
+class DemoData:
+    """Where the images lie: what is learned from, what is judged on, and a series kept from everything before."""
+
+    labels: Path
+    train: list[Path]
+    test: list[Path]
+    unseen: Path
+
+
+def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Run the whole job and print its closing table.
+
+    Args:
+        out: folder to fill; what an earlier, stopped demo left there is carried on.
+        offline: work on the phantom; otherwise on the sample CTs, which are downloaded once.
+        seed: of all runs.
+
+    Returns:
+        Method -> test patient -> balanced accuracy; also written to ``OUT/results.json``.
+    """
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    with _step("1. Images"):
+        data = _phantom(out / "phantom") if offline else _samples(out / "samples")
+    with _step("2. Ingest the training patients"):
+        store = out / "stores" / "train"
+        console.print(verdict_table(ingest(data.train, store, modality="CT", workers=2).verdicts))
+        contact_sheet(SliceStore(store), out / "figures" / "store.png")
+    with _step("3. Pre-train SparK on them, without labels"):
+        _pretrain(store, out / "pretrain", seed)
+    with _step("4. Remap the encoder to torchvision's names"):
+        report = export_run(out / "pretrain", out / "encoder.safetensors")
+        console.print(f"{report.matched} tensors, fingerprint {report.fingerprint[:16]}")
+    with _step("5. Fine-tune on their labels: from SparK's encoder, and from scratch"):
+        _finetune(data.labels, store, out / "finetune", seed, out / "encoder.safetensors")
+        _finetune(data.labels, store, out / "scratch", seed, None)
+    with _step("6. Predict a series that nothing has read so far"):
+        cache = out / "stores"
+        console.print(
+            studies_table(predict_run(out / "finetune", [data.unseen], out / "prediction", cache_dir=str(cache)))
+        )
+    with _step("7. Evaluate on the test patients"):
+        test_store = out / "stores" / "test"
+        ingest([*data.test, data.unseen], test_store, modality="CT")
+        runs = {"SparK, fine-tuned": out / "finetune", "from scratch": out / "scratch"}
+        metrics = {
+            name: evaluate_run(run, data.labels, out / "evaluation" / run.name, store=test_store)
+            for name, run in runs.items()
+        }
+        console.print(metrics_table(metrics["SparK, fine-tuned"]))
+    with _step("8. Compare with what needs no training of a network"):
+        rows = {name: _by_patient(m["per_patient"]) for name, m in metrics.items()}
+        rows |= _baselines(data.labels, store, test_store, out / "finetune", seed)
+    _close(out, rows, offline, time.monotonic() - started)
+    return rows
+
+
+def _samples(folder: Path) -> DemoData:
+    sample = fetch(folder)
+    return DemoData(sample.labels, [sample.train], [sample.test], sample.unseen)
+
+
+def _phantom(folder: Path) -> DemoData:
+    labels = write_phantom(folder, patients=10, seed=0, size=128, slices=32) / "labels.csv"
+    rows = read_labels(labels).rows
+    train, test = (list(dict.fromkeys(Path(r.source) for r in rows if r.split == s)) for s in ("train", "test"))
+    return DemoData(labels, train, test[:-1], test[-1])
+
+
+def _pretrain(store: Path, run: Path, seed: int) -> None:
+    overlay = config_file("demo")
+    settings = {"dataset_dir": str(store), "output_dir": str(run), "seed": seed, "overlays": [str(overlay)]}
+    run_bundle([bundle_dir("ct_ssl_spark") / "configs" / "train.yaml", overlay], settings)
+
+
+def _finetune(labels: Path, store: Path, run: Path, seed: int, encoder: Path | None) -> None:
+    overlay = config_file("demo_finetune")
+    settings = {
+        "dataset_dir": str(labels),
+        "store_dir": str(store),
+        "output_dir": str(run),
+        "encoder_weights": None if encoder is None else str(encoder),
+        "seed": seed,
+        "overlays": [str(overlay)],
+    }
+    run_bundle([bundle_dir("ct_classification") / "configs" / "train.yaml", overlay], settings)
+
+
+def _baselines(labels: Path, train: Path, test: Path, run: Path, seed: int) -> dict[str, dict[str, float]]:
+    """A linear probe on a frozen random encoder, and a random forest on 32 × 32 pixels, on the same slices."""
+    settings = run_settings(run)
+    learn = LabelledData(labels, train, settings["classes"])
+    judge = LabelledData(labels, test, settings["classes"])
+    learn_rows, judge_rows = learn.labelled("train"), judge.labelled("test")
+    truth = [row["label"] for row in learn_rows]
+    view = LabelledViewd(
+        "image",
+        image_size=settings["image_size"],
+        window=settings["window"],
+        mean=settings["mean"],
+        std=settings["std"],
+        augment=False,
+    )
+    torch.manual_seed(seed)
+    encoder = resnet_encoder(settings["arch"])
+    features = [
+        encoder_features(encoder, SliceDataset(data.store, rows=rows, transform=view))
+        for data, rows in ((learn, learn_rows), (judge, judge_rows))
+    ]
+    classes = settings["classes"]
+    probe = linear_probe(features[0], truth, features[1], len(classes), seed=seed)
+    forest = pixel_forest((learn.store, learn_rows), (judge.store, judge_rows), len(classes), seed=seed)
+    return {
+        "frozen random encoder, linear": _judge(judge_rows, probe, classes),
+        "random forest on 32² pixels": _judge(judge_rows, forest, classes),
+    }
+
+
+def _judge(rows: Sequence[dict[str, Any]], probabilities: Floats, classes: Sequence[str]) -> dict[str, float]:
+    truth = np.array([row["label"] for row in rows])
+    return _by_patient(per_patient(truth, probabilities, [row["patient"] for row in rows], classes))
+
+
+def _by_patient(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
+    return {patient: values["balanced_accuracy"] for patient, values in figures.items()}
+
+
+def _close(out: Path, rows: dict[str, dict[str, float]], offline: bool, seconds: float) -> None:
+    """The closing table, the pictures in one place, and where they are."""
+    patients = sorted(next(iter(rows.values())))
+    images = "the phantom" if offline else "real sample CTs"
+    console.print(comparison_table(f"Balanced accuracy by test patient, on {images}", patients, rows))
+    pictures = {
+        "pretrain/figures/reconstruction.png": "spark_reconstruction.png",
+        "pretrain/figures/loss.png": "spark_loss.png",
+        "finetune/figures/loss.png": "finetune_loss.png",
+        "evaluation/finetune/figures/confusion_matrix.png": "confusion_matrix.png",
+        "evaluation/finetune/figures/roc.png": "roc.png",
+    }
+    for source, target in pictures.items():
+        shutil.copyfile(out / source, out / "figures" / target)
+    write_json(out / "results.json", {"images": images, "seconds": round(seconds), "balanced_accuracy": rows})
+    beaten = _mean(rows["SparK, fine-tuned"]) > _mean(rows["random forest on 32² pixels"])
+    console.print(
+        "The fine-tuned network " + ("beats" if beaten else "does not beat") + " the forest on these patients."
+    )
+    console.print(f"Done in {seconds / 60:.1f} minutes. Table: {out / 'results.json'}; pictures: {out / 'figures'}")
+
+
+def _mean(values: dict[str, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    console.rule(f"[bold]{title}", align="left")
+    started = time.monotonic()
+    yield
+    console.print(f"[dim]{time.monotonic() - started:.0f} s[/dim]")

@@ -1,0 +1,89 @@
+"""Use a fine-tuned run: judge it on labelled slices, or let it classify clinical files."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medssl_monai.engines.bundle_run import run_bundle
+from medssl_monai.errors import CheckpointError
+
+__all__ = ["evaluate_run", "predict_run", "run_settings"]
+
+
+def run_settings(run: Path) -> dict[str, Any]:
+    """Settings of a fine-tuning run, from its ``configs/train.yaml``.
+
+    Raises:
+        CheckpointError: the folder is no finished fine-tuning run.
+    """
+    config, model = run / "configs" / "train.yaml", run / "models" / "model.pt"
+    if not config.is_file() or not model.is_file():
+        missing = config if not config.is_file() else model
+        raise CheckpointError(
+            f"{run} is no finished fine-tuning run: {missing.relative_to(run)} is missing; give the --out folder of a "
+            "completed `medssl finetune`"
+        )
+    settings: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    return settings
+
+
+def evaluate_run(
+    run: Path, labels: Path, out: Path, *, store: Path | None = None, split: str = "test", **overrides: Any
+) -> dict[str, Any]:
+    """Evaluate a run's classifier by its bundle's ``evaluate.yaml``.
+
+    Args:
+        run: folder of a fine-tuning run.
+        labels: label table.
+        out: folder for ``metrics.json``, ``predictions.csv``, ``studies.json`` and figures.
+        store: holds the table's sources; None ingests those that are paths.
+        split: rows of the table that are used.
+        overrides: top-level keys of the bundle.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    run_settings(run)
+    run_bundle(
+        [run / "configs" / "train.yaml", run / "configs" / "evaluate.yaml"],
+        {
+            "bundle_root": str(run),
+            "dataset_dir": str(labels),
+            "store_dir": None if store is None else str(store),
+            "output_dir": str(out),
+            "split": split,
+            **overrides,
+        },
+    )
+    metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def predict_run(run: Path, sources: Sequence[Path], out: Path, **overrides: Any) -> list[dict[str, Any]]:
+    """Classify clinical files by the bundle's ``inference.yaml`` and ``predict.yaml``.
+
+    Args:
+        run: folder of a fine-tuning run.
+        sources: one store, or files and folders of DICOM, NIfTI and the like, which go through ingestion first.
+        out: folder for ``predictions.csv`` and ``studies.json``.
+        overrides: top-level keys of the bundle.
+
+    Returns:
+        The content of ``studies.json``: one entry a series.
+    """
+    run_settings(run)
+    run_bundle(
+        [run / "configs" / "inference.yaml", run / "configs" / "predict.yaml"],
+        {
+            "bundle_root": str(run),
+            "dataset_dir": [str(s) for s in sources] if len(sources) > 1 else str(sources[0]),
+            "output_dir": str(out),
+            **overrides,
+        },
+        workflow_type="infer",
+    )
+    studies: list[dict[str, Any]] = json.loads((out / "studies.json").read_text(encoding="utf-8"))
+    return studies

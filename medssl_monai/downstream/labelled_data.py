@@ -1,0 +1,89 @@
+"""Labels and the slices they speak of, ready for a dataset."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.errors import LabelError
+from medssl_monai.ingest.cached import open_store
+from medssl_monai.ingest.labels import read_labels, resolve
+from medssl_monai.ingest.pseudonyms import load_key
+from medssl_monai.ingest.store import SliceStore
+
+__all__ = ["LabelledData"]
+
+logger = logging.getLogger(__name__)
+
+
+class LabelledData:
+    """A label table joined with the slices of a store.
+
+    Args:
+        labels: CSV or JSON table ``source,slice,label,patient,split``.
+        store_dir: store that holds the sources; None ingests those that are paths, once, into a cache.
+        classes: class names in the order of the network's outputs; None takes the table's own, sorted.
+        cache_dir: where such stores are kept.
+        key: file of the pseudonym key; by default the user's own.
+
+    Raises:
+        LabelError: the table does not fit: see `read_labels` and `resolve`; or it has a class the network lacks.
+    """
+
+    def __init__(
+        self,
+        labels: str | Path,
+        store_dir: str | Path | None = None,
+        classes: Sequence[str] | None = None,
+        cache_dir: str | Path | None = None,
+        key: str | Path | None = None,
+    ) -> None:
+        self.table = read_labels(Path(labels))
+        self._key = load_key(None if key is None else Path(key))
+        self.classes = list(classes) if classes else list(self.table.classes)
+        unknown = sorted(set(self.table.classes) - set(self.classes))
+        if unknown:
+            raise LabelError(
+                f"{labels}: the label {unknown[0]!r} is not a class of this network, which knows "
+                f"{', '.join(self.classes)}; correct the table or fine-tune a network for it"
+            )
+        self.store = self._open(store_dir, cache_dir)
+
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        """The labelled slices of one split, for `SliceDataset`.
+
+        A table without a ``split`` column serves whole for training and for testing, and has no validation part.
+        """
+        if not self.table.has_split:
+            return [] if split == "validation" else self._resolve(None)
+        return self._resolve(split)
+
+    def labelled(self, split: str) -> list[dict[str, Any]]:
+        """As `rows`, but never empty.
+
+        Raises:
+            LabelError: the split has no rows.
+        """
+        rows = self.rows(split)
+        if not rows:
+            raise LabelError(f"{self.table.path}: no row of the split {split!r}; fill the column 'split' with it")
+        return rows
+
+    def _resolve(self, split: str | None) -> list[dict[str, Any]]:
+        rows = resolve(self.table, self.store, self._key, split=split)
+        names = list(self.table.classes)
+        for row in rows:
+            row["label"] = self.classes.index(names[row["label"]])
+        return rows
+
+    def _open(self, store_dir: str | Path | None, cache_dir: str | Path | None) -> SliceStore:
+        if store_dir is not None:
+            return SliceStore(store_dir)
+        paths = sorted({Path(row.source) for row in self.table.rows})
+        missing = [p for p in paths if not p.exists()]
+        if missing:
+            raise LabelError(
+                f"{self.table.path}: the source {missing[0].name!r} is not a file or folder; correct the path, or give "
+                "the store that holds the series with store_dir=STORE"
+            )
+        return open_store(paths, cache_dir=cache_dir, key=self._key)

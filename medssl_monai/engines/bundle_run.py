@@ -1,0 +1,63 @@
+"""Run a bundle's configuration in this process: what the command line does instead of starting another Python."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from medssl_monai.errors import ConfigError, MedSSLError
+
+__all__ = ["run_bundle"]
+
+
+def run_bundle(
+    config_files: Sequence[Path], overrides: Mapping[str, Any], *, workflow_type: str = "train"
+) -> ConfigWorkflow:
+    """Initialise, run and finalise a MONAI bundle, as ``python -m monai.bundle run`` would.
+
+    Args:
+        config_files: the bundle's file first, then overlays; later files win.
+        overrides: top-level keys.
+        workflow_type: ``train`` or ``infer``, which decides the properties that MONAI looks for.
+
+    Returns:
+        The finished workflow, whose parser gives access to everything that was built.
+
+    Raises:
+        ConfigError: an override names a key that the files do not have.
+        MedSSLError: what a component raised on purpose, freed from the wrapping of MONAI's configuration parser.
+    """
+    content = ConfigParser.load_config_files([str(p) for p in config_files])
+    for key in overrides:
+        if key not in content:
+            known = ", ".join(k for k, v in content.items() if not isinstance(v, dict) and not k.startswith("_"))
+            raise ConfigError(f"{key!r} is not a key of {config_files[0].name}; the keys are {known}")
+    try:
+        workflow = ConfigWorkflow(
+            config_file=[str(p) for p in config_files],
+            workflow_type=workflow_type,
+            meta_file=str(config_files[0].parent / "metadata.json"),
+            logging_file=False,
+            **overrides,
+        )
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        raise _cause(error) from error
+    return workflow
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first error of ours in a chain, which MONAI wraps in RuntimeErrors that name ids; else the error itself."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, (MedSSLError, KeyboardInterrupt)):
+            return link
+        link = link.__cause__ or link.__context__
+    return error
+
+
+logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)

@@ -1,0 +1,54 @@
+"""The trained network as others take it: a flat state dict, the best by validation or the last."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from medssl_monai.atomic import write_atomically
+
+__all__ = ["ModelFile"]
+
+
+class ModelFile:
+    """Writes ``OUTPUT_DIR/models/model.pt``.
+
+    With a validator it is the network of the epoch with the best metric (attach after MONAI's ``ValidationHandler``);
+    without one, that of the last epoch. The best so far lives in the trainer's state, which `RunCheckpoint` saves.
+
+    Args:
+        network: what is written: its state dict, on the CPU.
+        output_dir: the run's folder.
+        validator: the evaluator whose metric decides, or None.
+        metric: a key of the validator's metrics; larger is better.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        output_dir: str | Path,
+        validator: Engine | None = None,
+        metric: str = "balanced_accuracy",
+    ) -> None:
+        self.network, self.validator, self.metric = network, validator, metric
+        self.path = Path(output_dir) / "models" / "model.pt"
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        if self.validator is not None:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._keep_best)
+        else:
+            engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _keep_best(self, engine: Any) -> None:
+        assert self.validator is not None
+        value = float(self.validator.state.metrics[self.metric])
+        if engine.state.best_metric_epoch == -1 or value > engine.state.best_metric:
+            engine.state.best_metric, engine.state.best_metric_epoch = value, engine.state.epoch
+            self._write(engine)
+
+    def _write(self, engine: Any) -> None:
+        state = {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
+        write_atomically(self.path, lambda p: torch.save(state, p))

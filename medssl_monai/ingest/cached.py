@@ -1,0 +1,55 @@
+"""Data given as a store or as clinical files: the latter are ingested once, into a cache."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from medssl_monai.errors import InputError
+from medssl_monai.ingest.pipeline import ingest
+from medssl_monai.ingest.store import SliceStore
+
+__all__ = ["cache_root", "open_store"]
+
+
+def cache_root() -> Path:
+    """``$XDG_CACHE_HOME/medssl-monai/stores`` or ``~/.cache/medssl-monai/stores``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "medssl-monai" / "stores"
+
+
+def open_store(
+    data: str | Path | Sequence[Path],
+    *,
+    modality: str | None = "CT",
+    cache_dir: str | Path | None = None,
+    key: bytes | None = None,
+    workers: int = 1,
+) -> SliceStore:
+    """The store at ``data``, or one made from the files there.
+
+    A folder (or list of files and folders) of DICOM, NIfTI and the like is ingested into ``cache_dir``. Ingestion adds
+    nothing the second time, so that later calls only look for new files. The cache holds pixels under pseudonyms.
+
+    Args:
+        data: a store, or what `ingest` takes.
+        modality: what is ingested.
+        cache_dir: folder of such stores; by default `cache_root`.
+        key: of the pseudonyms; by default the user's own.
+        workers: processes that ingest.
+
+    Raises:
+        InputError: there is nothing at ``data``.
+        NoImagesError: nothing there is of the modality.
+    """
+    sources = [Path(data)] if isinstance(data, (str, Path)) else [Path(p) for p in data]
+    for source in sources:
+        if not source.exists():
+            raise InputError(f"{source} does not exist; give a slice store, or a folder of DICOM or NIfTI files")
+    if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
+        return SliceStore(sources[0])
+    names = "\n".join(sorted(str(s.resolve()) for s in sources)) + f"\n{modality}"
+    folder = Path(cache_dir) if cache_dir is not None else cache_root()
+    out = folder / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    ingest(sources, out, key=key, modality=modality, workers=workers)
+    return SliceStore(out)

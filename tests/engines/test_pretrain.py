@@ -1,0 +1,227 @@
+"""The pre-training engine: hooks, accumulation, and runs that are stopped and carry on."""
+
+import copy
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from medssl_monai.engines.loader import StepLoader
+from medssl_monai.engines.pretrain import PretrainTrainer, split_batch
+from medssl_monai.errors import CheckpointError, ConfigError, DivergedError
+from medssl_monai.handlers.history import History
+from medssl_monai.handlers.run_checkpoint import RunCheckpoint, random_state, restore_random_state
+from medssl_monai.ingest.slice_dataset import SampleKey
+from medssl_monai.methods.base import Method, Progress
+from medssl_monai.methods.spark import SparK
+from medssl_monai.optimizers.lamb import spark_lamb
+from medssl_monai.optimizers.schedules import WarmupCosine
+from medssl_monai.transforms import SparKViewsd
+
+
+class Slices(Dataset[dict[str, Any]]):
+    """Random slices in HU, seen as `SliceDataset` gives them."""
+
+    def __init__(self, count: int = 10, size: int = 64) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.images = torch.randint(-1024, 1500, (count, 1, size, size), generator=generator, dtype=torch.int16)
+        self.transform = SparKViewsd("image", image_size=64, seed=5, mean=0.25, std=0.25)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        item = {"image": self.images[key.index], "index": key.index, "epoch": key.epoch, "modality": "CT"}
+        return self.transform(item)  # type: ignore[return-value]
+
+
+def make_trainer(folder: Path, epochs: int = 3, workers: int = 0, **kwargs: Any) -> PretrainTrainer:
+    torch.manual_seed(0)
+    method = SparK("resnet18", decoder_width=32, drop_path_rate=0.2, image_channels=1)
+    loader = StepLoader(Slices(), batch_size=4, seed=1, num_workers=workers)
+    optimizer = spark_lamb(method, lr=2e-3)
+    schedule = WarmupCosine(2e-3, warmup_epochs=1, weight_decay=0.04, final_weight_decay=0.2)
+    handlers = [
+        History(folder, optimizer),
+        RunCheckpoint(folder / "checkpoints", {"method": method, "optimizer": optimizer}, signature={"seed": 1}),
+    ]
+    return PretrainTrainer("cpu", epochs, loader, method, optimizer, [schedule], train_handlers=handlers, **kwargs)
+
+
+def final_state(trainer: PretrainTrainer) -> dict[str, Tensor]:
+    return copy.deepcopy(trainer.method.state_dict())
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], list[str]]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    trainer = make_trainer(folder)
+    trainer.run()
+    assert (folder / "figures" / "loss.png").is_file()
+    return final_state(trainer), (folder / "logs" / "history.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_stopped_by_ctrl_c_it_carries_on_bit_for_bit(
+    step: int, tmp_path: Path, uninterrupted: tuple[dict[str, Tensor], list[str]]
+) -> None:
+    first = make_trainer(tmp_path)
+    first.add_event_handler(Events.ITERATION_STARTED(once=step), lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match=f"step {step}"):
+        first.run()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    second = make_trainer(tmp_path, workers=1 if step == 5 else 0)
+    second.run()
+    state, history = uninterrupted
+    assert same(final_state(second), state)
+    assert (tmp_path / "logs" / "history.jsonl").read_text().splitlines() == history
+
+
+def test_killed_between_checkpoints_it_carries_on_from_the_last(
+    tmp_path: Path, uninterrupted: tuple[dict[str, Tensor], list[str]]
+) -> None:
+    first = make_trainer(tmp_path)
+
+    def die() -> None:
+        raise RuntimeError("killed")
+
+    first.add_event_handler(Events.ITERATION_STARTED(once=5), die)
+    with pytest.raises(RuntimeError, match="killed"):
+        first.run()
+    assert torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["trainer"]["iteration"] == 3
+    second = make_trainer(tmp_path)
+    second.run()
+    assert same(final_state(second), uninterrupted[0])
+    assert (tmp_path / "logs" / "history.jsonl").read_text().splitlines() == uninterrupted[1]
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    make_trainer(tmp_path, epochs=1).run()
+    again = make_trainer(tmp_path, epochs=1)
+    again.add_event_handler(Events.ITERATION_STARTED, lambda: pytest.fail("a step was run"))
+    again.run()
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
+    make_trainer(tmp_path, epochs=1).run()
+    other = make_trainer(tmp_path, epochs=1, epoch_length=7)
+    with pytest.raises(CheckpointError, match="epoch_length: 3 then, 7 now"):
+        other.run()
+    (tmp_path / "checkpoints" / "last.pt").write_bytes(b"half a file")
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        make_trainer(tmp_path, epochs=1).run()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+
+    def poison() -> None:
+        with torch.no_grad():
+            trainer.method.encoder.conv1.weight.fill_(torch.nan)
+
+    trainer.add_event_handler(Events.ITERATION_STARTED(once=5), poison)
+    with pytest.raises(DivergedError, match="step 5"):
+        trainer.run()
+    saved = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
+    assert all(v.isfinite().all() for v in saved["method"].values())
+
+
+class Recorder(Method):
+    """A linear method that notes which hooks are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 1, bias=False)
+        self.calls: list[tuple[str, int]] = []
+
+    def before_step(self, progress: Progress) -> None:
+        self.calls.append(("before", progress.step))
+
+    def forward(self, batch: Any, progress: Progress) -> dict[str, Tensor]:
+        self.calls.append(("forward", progress.step))
+        loss = self.linear(batch["views"][0].flatten(1)).square().mean()
+        return {"loss": loss, "twice": 2 * loss}
+
+    def after_backward(self, progress: Progress) -> None:
+        self.calls.append(("backward", progress.step))
+
+    def after_step(self, progress: Progress) -> None:
+        self.calls.append(("after", progress.step))
+
+
+class Points(Dataset[dict[str, Any]]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        value = torch.full((1, 2, 2), float(key.index))
+        return {"views": [value], "index": key.index}
+
+
+def recorded(accumulation: int, clip: float | None = None) -> tuple[Recorder, PretrainTrainer]:
+    torch.manual_seed(0)
+    method = Recorder()
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.01)
+    trainer = PretrainTrainer(
+        "cpu", 2, StepLoader(Points(), 4, 0), method, optimizer, accumulation_steps=accumulation, clip_norm=clip
+    )
+    trainer.run()
+    return method, trainer
+
+
+def test_hooks_are_called_once_a_step_under_accumulation() -> None:
+    method, trainer = recorded(accumulation=2)
+    assert method.calls[:5] == [("before", 0), ("forward", 0), ("forward", 0), ("backward", 0), ("after", 0)]
+    assert [step for name, step in method.calls if name == "after"] == [0, 1, 2, 3]
+    assert trainer.progress == Progress(step=3, total_steps=4, epoch=1, steps_per_epoch=2)
+    assert torch.allclose(trainer.state.output["twice"], 2 * trainer.state.output["loss"])
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
+    whole, _ = recorded(accumulation=1)
+    parts, _ = recorded(accumulation=4)
+    assert torch.allclose(whole.linear.weight, parts.linear.weight, atol=1e-6)
+
+
+def test_clipping_bounds_the_step() -> None:
+    torch.manual_seed(0)
+    start = nn.Linear(4, 1, bias=False).weight
+    method, _ = recorded(accumulation=1, clip=1e-3)
+    assert torch.linalg.vector_norm(method.linear.weight - start) <= 4 * 1e-3 * 0.01 * 1.001
+
+
+def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:
+    with pytest.raises(ConfigError, match="3 equal parts"):
+        split_batch({"index": torch.arange(4), "views": [torch.zeros(4, 1)]}, 3)
+
+
+def test_mixed_precision_on_a_cpu_is_refused() -> None:
+    method = Recorder()
+    with pytest.raises(ConfigError, match="amp"):
+        PretrainTrainer("cpu", 1, StepLoader(Points(), 4, 0), method, torch.optim.SGD(method.parameters()), amp=True)
+
+
+def test_random_state_round_trip() -> None:
+    import random
+
+    import numpy as np
+
+    np.random.standard_normal()  # noqa: NPY002  leaves a cached second value behind
+    random.gauss(0, 1)
+    state = random_state()
+    json.dumps({k: v.tolist() for k, v in state.items()})
+    draws = [(torch.rand(1).item(), np.random.standard_normal(), random.gauss(0, 1)) for _ in range(2)]  # noqa: NPY002
+    restore_random_state(state)
+    again = [(torch.rand(1).item(), np.random.standard_normal(), random.gauss(0, 1)) for _ in range(2)]  # noqa: NPY002
+    assert draws == again
