@@ -1,0 +1,197 @@
+"""Reads the headers of DICOM files: the allow-listed tags and nothing else.
+
+Patient identifiers (PatientID, UIDs) stay in memory, as input to keyed hashes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.uid import UID
+
+from medssl_monai.errors import GeometryError
+from medssl_monai.ingest.dicom_tags import integer, number, numbers, reading, text, texts
+from medssl_monai.ingest.geometry import canonical_orientation
+from medssl_monai.ingest.verdicts import Reason, RejectedError
+
+__all__ = ["DISCRIMINATORS", "IMAGE_CLASSES", "Instance", "read_instance", "sniff_dicom"]
+
+IMAGE_CLASSES: dict[str, str] = {
+    "1.2.840.10008.5.1.4.1.1.1": "CR",
+    "1.2.840.10008.5.1.4.1.1.1.1": "DX",
+    "1.2.840.10008.5.1.4.1.1.1.1.1": "DX",
+    "1.2.840.10008.5.1.4.1.1.1.2": "MG",
+    "1.2.840.10008.5.1.4.1.1.1.2.1": "MG",
+    "1.2.840.10008.5.1.4.1.1.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
+    "1.2.840.10008.5.1.4.1.1.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+    "1.2.840.10008.5.1.4.1.1.12.1": "XA",
+    "1.2.840.10008.5.1.4.1.1.12.2": "RF",
+    "1.2.840.10008.5.1.4.1.1.128": "PT",
+}
+"""SOP classes that are pictures of a patient, and their modality (PS3.4 B.5). All else is skipped by class."""
+
+LOSSY_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"})
+
+DISCRIMINATORS = (
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "EchoNumbers",
+    "DiffusionBValue",
+    "TriggerTime",
+    "ConvolutionKernel",
+    "ImageType",
+    "KVP",
+    "AcquisitionTime",
+)
+"""Tags that may tell apart images of one series at one position, in the order in which they are tried."""
+
+HEADER_TAGS = (
+    *DISCRIMINATORS,
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "Modality"),
+    *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "BurnedInAnnotation"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing"),
+    *("SliceThickness", "SpacingBetweenSlices", "InstanceNumber", "BodyPartExamined"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
+    *("WindowCenter", "WindowWidth", "LossyImageCompression"),
+)
+"""The allow-list: nothing else is read from a header."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One DICOM image: what grouping, sorting and the index need of its header.
+
+    Attributes:
+        position: ImagePositionPatient, LPS mm.
+        orientation: ImageOrientationPatient, six cosines of two axes at right angles.
+        spacing_mm: (row, column).
+        imager_spacing: whether the spacing is ImagerPixelSpacing.
+        slope, intercept: of the Modality LUT module; None where the tag is missing or empty.
+        window: first WindowCenter and WindowWidth, where the width is positive.
+        discriminators: values of `DISCRIMINATORS`, as text.
+    """
+
+    path: Path
+    series_uid: str
+    sop_uid: str
+    sop_class: str
+    frame_of_reference: str
+    patient_id: str
+    modality: str
+    shape: tuple[int, int]
+    frames: int
+    samples: int
+    photometric: str
+    image_type: tuple[str, ...]
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing_mm: tuple[float, float] | None
+    imager_spacing: bool
+    thickness_mm: float | None
+    number: int | None
+    slope: float | None
+    intercept: float | None
+    has_lut: bool
+    rescale_type: str
+    body_part: str
+    kernel: str
+    window: tuple[float, float] | None
+    lossy: bool
+    burned_in: bool
+    discriminators: tuple[str, ...]
+
+
+def sniff_dicom(head: bytes) -> bool:
+    """Whether a file's first 132 bytes look like DICOM: with the preamble, or starting with a group 0002 or 0008."""
+    return head[128:132] == b"DICM" or head[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
+
+
+def read_instance(path: Path) -> Instance:
+    """The allow-listed header of one file.
+
+    Raises:
+        RejectedError: it is not readable as DICOM, or not an image.
+    """
+    with reading():
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(HEADER_TAGS))
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    stored_class = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    sop_class = text(dataset, "SOPClassUID") or stored_class
+    if sop_class == "1.2.840.10008.1.3.10":
+        raise RejectedError(Reason.DICOMDIR, "a DICOMDIR is a table of contents; the files themselves were scanned")
+    if not sop_class:
+        raise RejectedError(Reason.UNREADABLE, "has no SOPClassUID; not a whole DICOM object")
+    if sop_class not in IMAGE_CLASSES:
+        # Only names of the standard's own dictionary may leave: an unknown UID could carry anything.
+        name = UID(sop_class).name
+        shown = name if name != sop_class else "an unknown SOP class"
+        raise RejectedError(Reason.NOT_AN_IMAGE, f"{shown} is not an image of a patient")
+    rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
+    if not rows or not columns:
+        raise RejectedError(Reason.UNREADABLE, "has no Rows and Columns; the object is incomplete")
+    spacing, imager = numbers(dataset, "PixelSpacing", 2), False
+    if spacing is None:
+        spacing = numbers(dataset, "ImagerPixelSpacing", 2)
+        imager = spacing is not None
+    if spacing is not None and min(spacing) <= 0:
+        spacing, imager = None, False
+    return Instance(
+        path=path,
+        series_uid=text(dataset, "SeriesInstanceUID"),
+        sop_uid=text(dataset, "SOPInstanceUID"),
+        sop_class=sop_class,
+        frame_of_reference=text(dataset, "FrameOfReferenceUID"),
+        patient_id=text(dataset, "PatientID"),
+        modality=IMAGE_CLASSES[sop_class],
+        shape=(rows, columns),
+        frames=integer(dataset, "NumberOfFrames") or 1,
+        samples=integer(dataset, "SamplesPerPixel") or 1,
+        photometric=text(dataset, "PhotometricInterpretation"),
+        image_type=tuple(word.strip().upper() for word in texts(dataset, "ImageType")),
+        position=numbers(dataset, "ImagePositionPatient", 3),
+        orientation=_orientation(dataset),
+        spacing_mm=None if spacing is None else (spacing[0], spacing[1]),
+        imager_spacing=imager,
+        thickness_mm=number(dataset, "SliceThickness") or number(dataset, "SpacingBetweenSlices"),
+        number=integer(dataset, "InstanceNumber"),
+        slope=number(dataset, "RescaleSlope"),
+        intercept=number(dataset, "RescaleIntercept"),
+        has_lut="ModalityLUTSequence" in dataset,
+        rescale_type=text(dataset, "RescaleType").upper(),
+        body_part=_code(text(dataset, "BodyPartExamined").upper()),
+        kernel=_code(" ".join(texts(dataset, "ConvolutionKernel"))),
+        window=_window(dataset),
+        lossy=text(dataset, "LossyImageCompression") == "01" or syntax in LOSSY_SYNTAXES,
+        burned_in=text(dataset, "BurnedInAnnotation").upper() == "YES",
+        discriminators=tuple("\\".join(texts(dataset, keyword)) for keyword in DISCRIMINATORS),
+    )
+
+
+def _orientation(dataset: Any) -> tuple[float, ...] | None:
+    """ImageOrientationPatient; None also where its vectors are no axes, such as the six zeros that some writers put."""
+    cosines = numbers(dataset, "ImageOrientationPatient", 6)
+    if cosines is None:
+        return None
+    try:
+        canonical_orientation(cosines[:3], cosines[3:])
+    except GeometryError:
+        return None
+    return cosines
+
+
+def _window(dataset: Any) -> tuple[float, float] | None:
+    """First WindowCenter and WindowWidth (PS3.3 C.11.2.1.2); there may be several, and widths must be at least 1."""
+    level, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
+    return None if level is None or width is None or width < 1 else (level, width)
+
+
+def _code(content: str) -> str:
+    """A short code as it is, anything else as nothing: free text can carry a name."""
+    return content if re.fullmatch(r"[A-Za-z0-9 _.+/\-]{1,16}", content) else ""

@@ -1,0 +1,138 @@
+"""The pixels of a DICOM image: decoded, freed of junk, and in Hounsfield units where it is CT."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.uid import UID
+
+from medssl_monai.ingest.dicom import Instance
+from medssl_monai.ingest.dicom_tags import integer, reading
+from medssl_monai.ingest.hounsfield import HounsfieldSlice, clip_to_int16, padding_mask, rescale, to_slice
+from medssl_monai.ingest.verdicts import Reason, RejectedError
+
+__all__ = ["pixel_digest", "read_pixels"]
+
+PLUGINS: dict[str, str] = {
+    "1.2.840.10008.1.2.4.50": "python-gdcm",
+    "1.2.840.10008.1.2.4.51": "pylibjpeg with pylibjpeg-libjpeg",
+    "1.2.840.10008.1.2.4.57": "python-gdcm",
+    "1.2.840.10008.1.2.4.70": "python-gdcm",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
+}
+"""Transfer syntax to the Python package that decodes it."""
+
+
+def read_pixels(instance: Instance) -> HounsfieldSlice:
+    """The image of an instance: HU for CT, the stored values for other modalities; orientation as stored.
+
+    Raises:
+        RejectedError: the pixels cannot be decoded.
+    """
+    with reading():
+        dataset = pydicom.dcmread(instance.path, force=True)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        dataset.file_meta.TransferSyntaxUID = _implied_syntax(dataset)
+    try:
+        with reading():
+            raw = dataset.pixel_array
+    except RejectedError as rejection:
+        raise RejectedError(Reason.UNDECODABLE, _decoding_remedy(dataset.file_meta.TransferSyntaxUID)) from rejection
+    if raw.shape != instance.shape:
+        raise RejectedError(Reason.UNDECODABLE, "the decoded image has another shape than its Rows and Columns say")
+    stored = _significant_bits(raw, dataset)
+    if instance.modality != "CT":
+        pixels, clipped = clip_to_int16(stored)
+        return HounsfieldSlice(pixels, frozenset({"clipped"} if clipped else ()))
+    slope = 1.0 if instance.slope is None else instance.slope
+    intercept = 0.0 if instance.intercept is None else instance.intercept
+    padding = padding_mask(stored, slope, intercept, _declared_padding(dataset))
+    if instance.has_lut:
+        with reading():
+            return to_slice(_modality_lut(dataset, stored), padding, lossy=instance.lossy)
+    return to_slice(rescale(stored, slope, intercept), padding, lossy=instance.lossy)
+
+
+def pixel_digest(instance: Instance) -> str:
+    """SHA-256 (hex) of what `read_pixels` gives, so that the same image in two encodings is the same.
+
+    Raises:
+        RejectedError: the pixels cannot be decoded.
+    """
+    return hashlib.sha256(np.ascontiguousarray(read_pixels(instance).pixels).tobytes()).hexdigest()
+
+
+def _implied_syntax(dataset: Any) -> UID:
+    """The uncompressed transfer syntax in which pydicom found the elements (PS3.5 10.1)."""
+    implicit, little = getattr(dataset, "original_encoding", (None, None))
+    if implicit is None:
+        implicit, little = dataset.is_implicit_VR, dataset.is_little_endian
+    if implicit:
+        return pydicom.uid.ImplicitVRLittleEndian
+    return pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
+
+
+def _decoding_remedy(syntax: str) -> str:
+    name = UID(syntax).name
+    shown = name if name != syntax else "an unknown transfer syntax"
+    plugin = PLUGINS.get(syntax)
+    if plugin is None:
+        return f"its pixels ({shown}) cannot be decoded: truncated or damaged"
+    return f"its pixels ({shown}) cannot be decoded: damaged, or the decoder is missing (pip install {plugin})"
+
+
+def _significant_bits(raw: NDArray[Any], dataset: Any) -> NDArray[np.int64]:
+    """Values without what overlays or junk left above BitsStored, sign extended (PS3.5 8.1.1)."""
+    stored = raw.astype(np.int64)
+    bits = integer(dataset, "BitsStored") or 16
+    high = integer(dataset, "HighBit")
+    if bits >= (integer(dataset, "BitsAllocated") or 16) or (high is not None and high != bits - 1):
+        return stored
+    if integer(dataset, "PixelRepresentation") == 1:
+        half = np.int64(1) << (bits - 1)
+        return ((stored + half) & ((np.int64(1) << bits) - 1)) - half
+    return stored & ((np.int64(1) << bits) - 1)
+
+
+def _declared_padding(dataset: Any) -> tuple[int, int] | None:
+    """Lowest and highest stored value of padding; a value written with the wrong sign is understood."""
+    first = integer(dataset, "PixelPaddingValue")
+    if first is None:
+        return None
+    second = integer(dataset, "PixelPaddingRangeLimit")
+    limits = [_signed(value, dataset) for value in (first, first if second is None else second)]
+    return min(limits), max(limits)
+
+
+def _signed(value: int, dataset: Any) -> int:
+    if integer(dataset, "PixelRepresentation") == 1 and value > 0x7FFF:
+        return value - 0x10000
+    if integer(dataset, "PixelRepresentation") == 0 and value < 0:
+        return value + 0x10000
+    return value
+
+
+def _modality_lut(dataset: Any, stored: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Stored values through the Modality LUT sequence (PS3.3 C.11.1.1.1): clamped to the table's ends."""
+    item = dataset.ModalityLUTSequence[0]
+    count, first, bits = (int(value) for value in item.LUTDescriptor)
+    count = count or 0x10000
+    if integer(dataset, "PixelRepresentation") == 1 and first > 0x7FFF:
+        first -= 0x10000
+    data = item.LUTData
+    if isinstance(data, bytes):
+        little = dataset.file_meta.TransferSyntaxUID != pydicom.uid.ExplicitVRBigEndian
+        bytewise = bits <= 8 and len(data) <= count + 1
+        data = np.frombuffer(data, np.dtype("u1" if bytewise else "<u2" if little else ">u2"))
+    table = np.asarray(data, np.int64)[:count]
+    return np.asarray(table[np.clip(stored - first, 0, len(table) - 1)])

@@ -1,0 +1,294 @@
+"""From DICOM images to series that can be stacked: grouped by UID and geometry, freed of copies, sorted by position.
+
+Neither file names nor InstanceNumber order anything where positions are known. Images at one position are copies
+(dropped and counted), or belong to several acquisitions (split by the tags that tell them apart), or the series is
+rejected: slices of different acquisitions are never interleaved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from medssl_monai.ingest.dicom import DISCRIMINATORS, Instance
+from medssl_monai.ingest.dicom_pixels import pixel_digest
+from medssl_monai.ingest.geometry import Orientation, canonical_orientation, classify_spacing, shear_degrees
+from medssl_monai.ingest.pseudonyms import pseudonym, source_id
+from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
+
+__all__ = ["DicomPlan", "common_folder", "plan_series", "series_uid"]
+
+SAME_POSITION_MM = 0.01
+SAME_COSINE = 0.005
+SAME_SPACING = 0.001
+TILT_DEGREES = 1.0
+
+
+@dataclass(frozen=True)
+class DicomPlan:
+    """A series as it will be written.
+
+    Attributes:
+        instances: in the order of the store.
+        instance_ids: pseudonyms of the images, sorted.
+        orientation: None where the tags give none.
+        depths_mm: position of each instance along the slice direction; empty where there is no orientation.
+        files: how many files it accounts for, dropped copies included.
+        flags, repairs: see `Verdict`.
+    """
+
+    series_id: str
+    patient: str
+    source_id: str
+    instances: tuple[Instance, ...]
+    instance_ids: tuple[str, ...]
+    orientation: Orientation | None
+    depths_mm: tuple[float, ...]
+    files: int
+    flags: frozenset[str]
+    repairs: tuple[str, ...]
+
+    def without(self, broken: set[int]) -> DicomPlan:
+        """The plan without the instances of these positions, which have verdicts of their own."""
+        kept = [i for i in range(len(self.instances)) if i not in broken]
+        instances = tuple(self.instances[i] for i in kept)
+        depths = tuple(self.depths_mm[i] for i in kept) if self.depths_mm else ()
+        flags = (self.flags - {"gap", "variable_spacing"}) | _spacing_flags(instances, depths)
+        left_out = f"left out {len(broken)} image{'s' * (len(broken) > 1)} that cannot be decoded"
+        return replace(
+            self,
+            instances=instances,
+            depths_mm=depths,
+            files=self.files - len(broken),
+            flags=flags,
+            repairs=(*self.repairs, left_out),
+        )
+
+
+def series_uid(instance: Instance) -> str:
+    """SeriesInstanceUID; an object without one belongs with those in its folder."""
+    return instance.series_uid or f"folder {instance.path.parent.resolve()}"
+
+
+def common_folder(paths: Iterable[Path]) -> Path:
+    """The deepest folder that holds all the files."""
+    return Path(os.path.commonpath({path.parent.resolve() for path in paths}))
+
+
+def plan_series(instances: Sequence[Instance], key: bytes) -> tuple[list[DicomPlan], list[Verdict]]:
+    """All series among the images that were taken, and verdicts on those whose slices cannot be told apart."""
+    by_uid: dict[str, list[Instance]] = defaultdict(list)
+    for instance in instances:
+        by_uid[series_uid(instance)].append(instance)
+    plans: list[DicomPlan] = []
+    verdicts: list[Verdict] = []
+    for uid, members in sorted(by_uid.items()):
+        series_plans, series_verdicts = _plan_one_uid(uid, members, key)
+        plans += series_plans
+        verdicts += series_verdicts
+    return plans, verdicts
+
+
+@dataclass
+class _Copies:
+    """What was found while looking for copies: how many each image had, and which images could not be compared."""
+
+    count: Counter[Instance] = field(default_factory=Counter)
+    broken: dict[Instance, RejectedError] = field(default_factory=dict)
+
+
+def _plan_one_uid(uid: str, members: list[Instance], key: bytes) -> tuple[list[DicomPlan], list[Verdict]]:
+    base = pseudonym(key, "series", uid)
+    source = source_id(key, common_folder(member.path for member in members))
+    # Content decides the order of everything from here on, so that renamed files give the same store.
+    members = sorted(members, key=lambda m: (m.sop_uid, m.position or (), str(m.path)))
+    copies = _Copies()
+    stacks: list[list[Instance]] = []
+    tangled: list[list[Instance]] = []
+    for group in _by_geometry(_drop_copies(members, copies)):
+        parts = _untangle(group, copies)
+        stacks += parts
+        if not parts and (rest := [member for member in group if member not in copies.broken]):
+            tangled.append(rest)
+    detail = "several images share a position and no tag tells them apart; split the series before ingestion"
+    verdicts = [
+        Verdict(
+            Outcome.REJECTED,
+            "series",
+            source,
+            base,
+            files=sum(1 + copies.count[member] for member in group),
+            modality=group[0].modality,
+            reason=Reason.AMBIGUOUS_POSITIONS,
+            detail=detail,
+        )
+        for group in tangled
+    ]
+    verdicts += [
+        Verdict(
+            Outcome.REJECTED,
+            "file",
+            source_id(key, member.path),
+            modality=member.modality,
+            reason=rejection.reason,
+            detail=rejection.detail,
+        )
+        for member, rejection in copies.broken.items()
+    ]
+    several = len(stacks) + len(tangled) > 1
+    return [_plan(base, source, stack, copies.count, several, key) for stack in stacks], verdicts
+
+
+def _plan(
+    base: str, source: str, stack: list[Instance], copies: Counter[Instance], several: bool, key: bytes
+) -> DicomPlan:
+    """Sorts a stack and says what holds for it."""
+    first = stack[0]
+    orientation = None
+    depths: tuple[float, ...] = ()
+    if first.orientation is not None and first.position is not None:
+        orientation = canonical_orientation(first.orientation[:3], first.orientation[3:])
+        stack = sorted(stack, key=lambda member: _depth(member, orientation))
+        depths = tuple(_depth(member, orientation) for member in stack)
+    else:
+        stack = sorted(stack, key=lambda member: (member.number is None, member.number or 0, member.sop_uid))
+    dropped = sum(copies[member] for member in stack)
+    flags = {name for name in ("lossy", "burned_in") if any(getattr(member, name) for member in stack)}
+    flags |= _spacing_flags(stack, depths)
+    repairs = []
+    if dropped:
+        repairs.append(f"dropped {dropped} cop{'ies' if dropped > 1 else 'y'} of images")
+    if several:
+        flags.add("split")
+        repairs.append("split from others of the same SeriesInstanceUID by geometry or acquisition")
+    if orientation is None:
+        flags.add("no_geometry")
+    elif len(stack) > 1 and shear_degrees(orientation, _position(stack[0]), _position(stack[-1])) > TILT_DEGREES:
+        flags.add("gantry_tilt")
+    if any(member.imager_spacing for member in stack):
+        flags.add("spacing_from_imager")
+    if first.modality == "CT" and any(m.slope is None or m.intercept is None for m in stack if not m.has_lut):
+        repairs.append("took stored values as HU where rescale tags are missing, as the caller declared")
+    if not first.patient_id:
+        flags.add("patient_unknown")
+    identities = sorted({pseudonym(key, "instance", member.sop_uid or str(member.path.resolve())) for member in stack})
+    return DicomPlan(
+        series_id=f"{base}-{identities[0][1:7]}" if several else base,
+        # Without a PatientID the series stands for the patient: two of them are then never taken for one.
+        patient=pseudonym(key, "patient", first.patient_id or f"series {series_uid(first)}"),
+        source_id=source,
+        instances=tuple(stack),
+        instance_ids=tuple(identities),
+        orientation=orientation,
+        depths_mm=depths,
+        files=len(stack) + dropped,
+        flags=frozenset(flags),
+        repairs=tuple(repairs),
+    )
+
+
+def _drop_copies(members: list[Instance], copies: _Copies) -> list[Instance]:
+    """One of each SOPInstanceUID with the same content."""
+    by_uid: dict[str, list[Instance]] = defaultdict(list)
+    for member in members:
+        by_uid[member.sop_uid or str(member.path)].append(member)
+    return [kept for same in by_uid.values() for kept in _distinct(same, copies)]
+
+
+def _distinct(members: list[Instance], copies: _Copies) -> list[Instance]:
+    """Those that differ in pixels or position; images that cannot be decoded are left out beside others."""
+    if len(members) == 1:
+        return members
+    kept: dict[object, Instance] = {}
+    for member in members:
+        try:
+            content = (pixel_digest(member), member.position, member.orientation)
+        except RejectedError as rejection:
+            copies.broken[member] = rejection
+            continue
+        if content in kept:
+            copies.count[kept[content]] += 1
+        else:
+            kept[content] = member
+    return list(kept.values())
+
+
+def _by_geometry(members: list[Instance]) -> list[list[Instance]]:
+    """Groups that share shape, patient, frame of reference, orientation and spacing, the latter two up to rounding."""
+    groups: list[list[Instance]] = []
+    for member in members:
+        home = next((group for group in groups if _stackable(group[0], member)), None)
+        if home is None:
+            groups.append([member])
+        else:
+            home.append(member)
+    return groups
+
+
+def _stackable(first: Instance, second: Instance) -> bool:
+    def exact(member: Instance) -> object:
+        located = member.position is not None and member.orientation is not None
+        return member.shape, member.patient_id, member.frame_of_reference, member.modality, located
+
+    return (
+        exact(first) == exact(second)
+        and _close(first.orientation, second.orientation, 0, SAME_COSINE)
+        and _close(first.spacing_mm, second.spacing_mm, SAME_SPACING, 0)
+    )
+
+
+def _close(first: tuple[float, ...] | None, second: tuple[float, ...] | None, relative: float, absolute: float) -> bool:
+    if first is None or second is None:
+        return first is second
+    return all(abs(a - b) <= absolute + relative * abs(b) for a, b in zip(first, second, strict=True))
+
+
+def _untangle(group: list[Instance], copies: _Copies) -> list[list[Instance]]:
+    """Stacks with one image a position, freed of re-sent copies; none where that cannot be had."""
+    if group[0].orientation is None or group[0].position is None:
+        return [group]
+    orientation = canonical_orientation(group[0].orientation[:3], group[0].orientation[3:])
+    unique = [member for place in _places(group, orientation) for member in _distinct(place, copies)]
+    places = _places(unique, orientation)
+    if len(places) == len(unique):
+        return [unique] if unique else []
+    for position in range(len(DISCRIMINATORS)):
+        parts: dict[str, list[Instance]] = defaultdict(list)
+        for member in unique:
+            parts[member.discriminators[position]].append(member)
+        whole = all(len(_places(part, orientation)) == len(part) for part in parts.values())
+        # A tag that differs from slice to slice (a time, say) tells nothing apart.
+        if whole and (2 * len(parts) <= len(unique) or len(places) == 1):
+            return [part for _, part in sorted(parts.items())]
+    return []
+
+
+def _places(group: list[Instance], orientation: Orientation) -> list[list[Instance]]:
+    """Images by position along the normal, lowest first."""
+    places: list[list[Instance]] = []
+    for member in sorted(group, key=lambda member: _depth(member, orientation)):
+        if places and _depth(member, orientation) - _depth(places[-1][-1], orientation) < SAME_POSITION_MM:
+            places[-1].append(member)
+        else:
+            places.append([member])
+    return places
+
+
+def _position(member: Instance) -> tuple[float, ...]:
+    assert member.position is not None
+    return member.position
+
+
+def _depth(member: Instance, orientation: Orientation) -> float:
+    return float(np.dot(_position(member), orientation.slice_direction))
+
+
+def _spacing_flags(stack: Sequence[Instance], depths: Sequence[float]) -> set[str]:
+    if not depths:
+        return set()
+    return classify_spacing(depths, [member.number for member in stack], [member.thickness_mm for member in stack])

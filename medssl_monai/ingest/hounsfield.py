@@ -1,0 +1,130 @@
+"""From stored values to Hounsfield units in int16, without wrapping; and whether values can be Hounsfield units at all.
+
+HU = slope * stored + intercept (PS3.3 C.11.1.1.2). Padding is found before rescaling and becomes -1024 HU.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PADDING_HU", "HounsfieldSlice", "clip_to_int16", "not_hounsfield", "padding_mask", "rescale", "to_slice"]
+
+PADDING_HU = -1024
+"""What stands outside the field of view."""
+
+UNDECLARED_PADDING_HU = -1500
+"""No tissue, air or noise lies at or below this: paddings of -2000, -2048 and -3024 HU often stand undeclared."""
+
+_INT16 = np.iinfo(np.int16)
+
+
+class HounsfieldSlice(NamedTuple):
+    """A slice as it goes to the store.
+
+    Attributes:
+        pixels: (H, W) int16 HU (as stored for other modalities than CT).
+        flags: words of `verdicts.FLAGS` that hold for this slice.
+    """
+
+    pixels: NDArray[np.int16]
+    flags: frozenset[str]
+
+
+def rescale(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
+    """slope * stored + intercept: exact in int64 where all three are integers, otherwise float64."""
+    whole = stored.dtype.kind in "iub" and float(slope).is_integer() and float(intercept).is_integer()
+    if whole and abs(slope) < 2**20 and abs(intercept) < 2**40:
+        return stored.astype(np.int64) * int(slope) + int(intercept)
+    return stored.astype(np.float64) * slope + intercept
+
+
+def clip_to_int16(values: NDArray[Any]) -> tuple[NDArray[np.int16], bool]:
+    """Rounded to the nearest integer (ties to even) and clipped to int16; and whether anything was clipped."""
+    rounded = np.rint(values) if values.dtype.kind == "f" else values
+    clipped = bool(rounded.size) and bool(rounded.min() < _INT16.min or rounded.max() > _INT16.max)
+    return np.clip(rounded, _INT16.min, _INT16.max).astype(np.int16), clipped
+
+
+def padding_mask(
+    stored: NDArray[Any], slope: float, intercept: float, declared: tuple[int, int] | None
+) -> NDArray[np.bool_]:
+    """Where stored values are the padding that the tags declare (PS3.3 C.7.5.1.1.2).
+
+    A declared range inside the tissue scale is believed only if a corner of the image has it: some writers declare 0
+    where 0 HU is water.
+
+    Args:
+        stored: (H, W) integers.
+        slope: HU a stored unit.
+        intercept: HU of stored 0.
+        declared: lowest and highest stored value of padding, from PixelPaddingValue and PixelPaddingRangeLimit.
+    """
+    if declared is None:
+        return np.zeros(stored.shape, bool)
+    inside: NDArray[np.bool_] = (stored >= declared[0]) & (stored <= declared[1])
+    declared_hu = [slope * value + intercept for value in declared]
+    air_or_beyond = max(declared_hu) <= -900 or min(declared_hu) > 3071
+    corner = bool(inside[[0, 0, -1, -1], [0, -1, 0, -1]].any())
+    return inside if air_or_beyond or corner else np.zeros(stored.shape, bool)
+
+
+def to_slice(hu: NDArray[Any], padding: NDArray[np.bool_] | None = None, *, lossy: bool = False) -> HounsfieldSlice:
+    """HU, not yet rounded, as a slice of the store.
+
+    Everything at or below -1500 HU is padding whether declared or not. Lossy compression smears the edge of padding
+    into values in between, so that below -1024 nothing is believed there.
+
+    Args:
+        hu: (H, W) HU, integer or float; NaN and infinity become padding and are flagged.
+        padding: (H, W), True where padding was found in the stored values.
+        lossy: whether the image was compressed with loss.
+    """
+    flags = set()
+    if hu.dtype.kind == "f":
+        broken = ~np.isfinite(hu)
+        if broken.any():
+            flags.add("non_finite")
+            hu = np.where(broken, PADDING_HU, hu)
+    low: NDArray[np.bool_] = hu < PADDING_HU if lossy else hu <= UNDECLARED_PADDING_HU
+    if (low if padding is None else low & ~padding).any():
+        flags.add("undeclared_padding")
+    outside = low if padding is None else low | padding
+    if outside.any():
+        flags.add("padded")
+        hu = np.where(outside, PADDING_HU, hu)
+    pixels, clipped = clip_to_int16(hu)
+    if clipped:
+        flags.add("clipped")
+    return HounsfieldSlice(pixels, frozenset(flags))
+
+
+def not_hounsfield(values: NDArray[Any]) -> str:
+    """Why values cannot be Hounsfield units of a patient in air; empty where they can.
+
+    HU of a body in its surroundings reach down to air (-1000), are rarely below it, and rarely above bone (3071).
+    Windowed 8-bit pictures, label maps, normalised volumes and magnetic resonance images miss the first, phase images
+    the second.
+
+    Args:
+        values: any shape; a sample of a volume, rescaled.
+    """
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.reshape(-1)
+    if not finite.size:
+        return "no voxel has a finite value"
+    lowest, highest = float(finite.min()), float(finite.max())
+    if lowest > -500:
+        return f"no voxel is as low as air (found {lowest:g} to {highest:g}, air is -1000 HU)"
+    if highest < -900:
+        return f"no voxel is above air (found {lowest:g} to {highest:g})"
+    not_padding = finite[finite > UNDECLARED_PADDING_HU]
+    below = finite[finite <= UNDECLARED_PADDING_HU]
+    padding_values = np.unique(below[:: max(1, below.size // 4096)]).size
+    if padding_values > 64 and below.size > 0.05 * finite.size:
+        return f"{below.size / finite.size:.0%} of the voxels lie spread below air (lowest {lowest:g})"
+    too_high = float((not_padding > 3071).mean()) if not_padding.size else 0.0
+    if too_high > 0.05:
+        return f"{too_high:.0%} of the voxels lie above the scale of bone (highest {highest:g})"
+    return ""

@@ -1,0 +1,60 @@
+"""What the index says of a slice's content: how much of it is body, and what it looks like."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BODY_HU", "body_fraction", "hamming_distance", "perceptual_hash"]
+
+BODY_HU = -300
+"""Above lung and air, below fat."""
+
+_HASH_SIDE, _COARSE_SIDE = 8, 32
+
+
+def body_fraction(pixels: NDArray[np.int16], modality: str) -> float:
+    """The share of pixels that show the body, in [0, 1].
+
+    CT: above -300 HU. Other modalities have no scale: above a tenth of the way from the lowest value to the 99th
+    percentile.
+    """
+    if modality == "CT":
+        return float(np.mean(pixels > BODY_HU))
+    lowest = float(pixels.min())
+    return float(np.mean(pixels > lowest + 0.1 * (float(np.percentile(pixels, 99)) - lowest)))
+
+
+def perceptual_hash(pixels: NDArray[np.int16]) -> str:
+    """64 bits, 16 hex digits, that change little when the picture changes little.
+
+    The image, clipped to -1024..3071, is averaged over areas to 32 x 32 and transformed by the two-dimensional
+    DCT-II (Ahmed, Natarajan, Rao 1974). A bit says whether one of the 8 x 8 lowest frequencies exceeds their median,
+    row by row, most significant first. So the hash ignores brightness, contrast, and how finely the image is sampled.
+    """
+    height, width = pixels.shape
+    image = np.clip(pixels, -1024, 3071).astype(np.float64)
+    # Rounded, so that flat images and other processors' last bits do not decide anything.
+    spectrum = np.round(_low_frequencies(height) @ image @ _low_frequencies(width).T, 3)
+    spectrum[0, 0] = 0  # the mean says nothing of the content
+    bits = (spectrum > np.median(spectrum)).reshape(-1)
+    return np.packbits(bits).tobytes().hex()
+
+
+def hamming_distance(first: str, second: str) -> int:
+    """In how many of the 64 bits two hashes differ; copies differ in none, near-duplicates in a few."""
+    return (int(first, 16) ^ int(second, 16)).bit_count()
+
+
+@lru_cache(maxsize=32)
+def _low_frequencies(size: int) -> NDArray[np.float64]:
+    """(8, size): averages over areas to 32 samples, then the first 8 rows of the DCT-II."""
+    edges = np.linspace(0, size, _COARSE_SIDE + 1)
+    samples = np.arange(size)
+    overlap = np.minimum(edges[1:, None], samples + 1) - np.maximum(edges[:-1, None], samples)
+    area = np.clip(overlap, 0, None) * (_COARSE_SIDE / size)
+    frequencies, positions = np.arange(_HASH_SIDE)[:, None], np.arange(_COARSE_SIDE)[None, :]
+    cosines = np.cos(np.pi * frequencies * (2 * positions + 1) / (2 * _COARSE_SIDE))
+    return np.asarray(cosines @ area)

@@ -1,0 +1,200 @@
+"""One series from its files to the store: decoded, turned, described, written. This is what a worker does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medssl_monai.errors import GeometryError
+from medssl_monai.ingest.dicom import Instance
+from medssl_monai.ingest.dicom_pixels import read_pixels
+from medssl_monai.ingest.geometry import local_spacing, stack_affine
+from medssl_monai.ingest.grouping import DicomPlan
+from medssl_monai.ingest.nifti import read_volume
+from medssl_monai.ingest.notes import SeriesNote
+from medssl_monai.ingest.pseudonyms import source_id
+from medssl_monai.ingest.verdicts import FLAGS, REPAIRING_FLAGS, Outcome, Reason, RejectedError, Verdict
+from medssl_monai.ingest.volumes import check_values, cut
+from medssl_monai.ingest.writer import SeriesHeader, SliceRecord, StoreWriter
+
+__all__ = ["Plan", "VolumePlan", "process"]
+
+
+@dataclass(frozen=True)
+class VolumePlan:
+    """A volume file as it will be written; the names are those of `DicomPlan`."""
+
+    series_id: str
+    patient: str
+    source_id: str
+    path: Path
+    modality: str
+    assume_hu: bool
+    instance_ids: tuple[str, ...]
+    files: int = 1
+
+
+Plan = DicomPlan | VolumePlan
+
+
+def process(plan: Plan, writer: StoreWriter, key: bytes, replaces: bool = False) -> tuple[Verdict, ...]:
+    """Writes one series; gives its verdict, and those on its files that could not be decoded.
+
+    Broken input ends in a verdict. What the disk refuses is raised.
+    """
+    if isinstance(plan, VolumePlan):
+        return _process_volume(plan, writer, replaces)
+    return _process_dicom(plan, writer, key, replaces)
+
+
+class _BrokenImageError(Exception):
+    """Decoding an image of a series failed, while the series is being written."""
+
+
+def _process_dicom(plan: DicomPlan, writer: StoreWriter, key: bytes, replaces: bool) -> tuple[Verdict, ...]:
+    try:
+        return _write_dicom(plan, writer, (), replaces)
+    except _BrokenImageError:
+        pass
+    # Rare, so that it may cost a second decoding: find all that are broken, and write the series without them.
+    broken: dict[int, Verdict] = {}
+    for i, instance in enumerate(plan.instances):
+        try:
+            read_pixels(instance)
+        except RejectedError as rejection:
+            broken[i] = Verdict(
+                Outcome.REJECTED,
+                "file",
+                source_id(key, instance.path),
+                modality=instance.modality,
+                reason=rejection.reason,
+                detail=rejection.detail,
+            )
+    verdicts = tuple(broken.values())
+    if len(broken) < len(plan.instances):
+        return _write_dicom(plan.without(set(broken)), writer, verdicts, replaces)
+    spare = plan.files - len(broken)  # copies of images that turned out broken
+    first = replace(verdicts[0], files=1 + spare)
+    return (first, *verdicts[1:])
+
+
+def _write_dicom(
+    plan: DicomPlan, writer: StoreWriter, left_out: tuple[Verdict, ...], replaces: bool
+) -> tuple[Verdict, ...]:
+    first = plan.instances[0]
+    spacing_mm, affine = _dicom_geometry(plan)
+    height, width = first.shape
+    turned = plan.orientation is not None and plan.orientation.transpose
+    header = SeriesHeader(
+        series_id=plan.series_id,
+        patient=plan.patient,
+        source_id=plan.source_id,
+        modality=first.modality,
+        plane=plan.orientation.plane if plan.orientation else "unknown",
+        shape=(len(plan.instances), *((width, height) if turned else (height, width))),
+        body_part=first.body_part,
+        kernel=first.kernel,
+        flags=plan.flags,
+        affine=affine,
+    )
+
+    def note(slice_flags: frozenset[str]) -> SeriesNote:
+        verdict = _taken(header, plan.files, plan.repairs, slice_flags)
+        return SeriesNote(plan.instance_ids, (verdict, *left_out), writer.key_check)
+
+    return writer.write(header, _dicom_slices(plan, spacing_mm), note, replace=replaces).verdicts
+
+
+def _taken(header: SeriesHeader, files: int, repairs: tuple[str, ...], slice_flags: frozenset[str]) -> Verdict:
+    """The verdict on a series that was written."""
+    repairs = (*repairs, *(FLAGS[flag] for flag in sorted(slice_flags & REPAIRING_FLAGS)))
+    return Verdict(
+        outcome=Outcome.REPAIRED if repairs else Outcome.ACCEPTED,
+        kind="series",
+        source_id=header.source_id,
+        series_id=header.series_id,
+        files=files,
+        slices=header.shape[0],
+        modality=header.modality,
+        repairs=repairs,
+        flags=tuple(sorted(header.flags | slice_flags)),
+    )
+
+
+def _dicom_slices(plan: DicomPlan, spacing_mm: tuple[float, float] | None) -> Iterator[SliceRecord]:
+    """Decoded and turned, in order."""
+    steps = local_spacing(plan.depths_mm)
+    for number, instance in enumerate(plan.instances):
+        try:
+            pixels, flags = read_pixels(instance)
+        except RejectedError as rejection:
+            raise _BrokenImageError from rejection
+        if plan.orientation is not None:
+            pixels = plan.orientation.apply(pixels)
+        level, width = instance.window or (None, None)
+        yield SliceRecord(
+            pixels,
+            z_mm=_centre_z(instance),
+            spacing_mm=spacing_mm,
+            slice_spacing_mm=steps[number] if steps else instance.thickness_mm,
+            window_level=level,
+            window_width=width,
+            flags=flags,
+        )
+
+
+def _centre_z(instance: Instance) -> float | None:
+    """z of the middle of an image, mm (PS3.3 equation C.7.6.2.1-1)."""
+    if instance.position is None or instance.orientation is None or instance.spacing_mm is None:
+        return None if instance.position is None else instance.position[2]
+    along_columns = instance.orientation[2] * instance.spacing_mm[1] * (instance.shape[1] - 1) / 2
+    along_rows = instance.orientation[5] * instance.spacing_mm[0] * (instance.shape[0] - 1) / 2
+    return instance.position[2] + along_columns + along_rows
+
+
+def _dicom_geometry(plan: DicomPlan) -> tuple[tuple[float, float] | None, tuple[float, ...] | None]:
+    """Canonical (row, column) spacing and the affine; None for what the tags do not tell."""
+    first, last = plan.instances[0], plan.instances[-1]
+    if plan.orientation is None or first.spacing_mm is None or first.position is None or last.position is None:
+        return first.spacing_mm, None
+    spacing_mm = plan.orientation.spacing(first.spacing_mm)
+    shape = (first.shape[1], first.shape[0]) if plan.orientation.transpose else first.shape
+    corners = [plan.orientation.origin(position, shape, spacing_mm) for position in (first.position, last.position)]
+    step = first.thickness_mm or 1.0
+    affine = stack_affine(plan.orientation, corners[0], corners[1], len(plan.instances), spacing_mm, step)
+    return spacing_mm, tuple(float(value) for value in affine.reshape(-1))
+
+
+def _process_volume(plan: VolumePlan, writer: StoreWriter, replaces: bool) -> tuple[Verdict, ...]:
+    try:
+        volume = read_volume(plan.path)
+        check_values(volume, plan.modality, plan.assume_hu)
+        slices = cut(volume)
+    except RejectedError as rejection:
+        return (_refused(plan, rejection.reason, rejection.detail),)
+    except GeometryError as error:
+        return (_refused(plan, Reason.UNREADABLE, str(error)),)
+    count, height, width = slices.stored.shape
+    header = SeriesHeader(
+        series_id=plan.series_id,
+        patient=plan.patient,
+        source_id=plan.source_id,
+        modality=plan.modality,
+        plane=slices.orientation.plane,
+        shape=(count, height, width),
+        flags=slices.flags | {"patient_unknown"},
+        affine=tuple(float(value) for value in slices.affine.reshape(-1)),
+    )
+    repairs = ("took values as HU unseen, as the caller declared",) if plan.assume_hu else ()
+
+    def note(slice_flags: frozenset[str]) -> SeriesNote:
+        return SeriesNote(plan.instance_ids, (_taken(header, plan.files, repairs, slice_flags),), writer.key_check)
+
+    return writer.write(header, slices.slices(plan.modality), note, replace=replaces).verdicts
+
+
+def _refused(plan: VolumePlan, reason: Reason, detail: str) -> Verdict:
+    return Verdict(
+        Outcome.REJECTED, "file", plan.source_id, files=plan.files, modality=plan.modality, reason=reason, detail=detail
+    )

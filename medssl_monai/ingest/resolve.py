@@ -1,0 +1,82 @@
+"""Finds the series of a store that a name stands for: a series id, a SeriesInstanceUID, or a path."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medssl_monai.errors import LabelError, StoreError
+from medssl_monai.ingest.dicom import read_instance, sniff_dicom
+from medssl_monai.ingest.digests import file_digest
+from medssl_monai.ingest.grouping import series_uid
+from medssl_monai.ingest.nifti import is_volume_file
+from medssl_monai.ingest.pseudonyms import key_check, load_key, pseudonym, source_id
+from medssl_monai.ingest.scan import find_files, volume_series_id
+from medssl_monai.ingest.verdicts import RejectedError
+
+if TYPE_CHECKING:
+    from medssl_monai.ingest.store import SliceStore
+
+__all__ = ["resolve"]
+
+
+def resolve(store: SliceStore, source: str | Path, key: bytes | None = None) -> str:
+    """The series id that `source` stands for; see `SliceStore.resolve`."""
+    known = set(store.series_ids)
+    if str(source) in known:
+        return str(source)
+    key = load_key() if key is None else key
+    if key_check(key) != store.description["key_check"]:
+        raise StoreError(
+            f"store {store.path}: {source!s} cannot be looked up, because its pseudonyms were made with another key; "
+            "give that key (`--key FILE` or MEDSSL_KEY), or name a series id"
+        )
+    path = Path(source)
+    if path.exists():
+        candidates = _by_path(store, path, key, known)
+    elif re.fullmatch(r"[0-9.]+", str(source)):
+        candidates = _by_uid(str(source), key, known)
+    else:
+        raise LabelError(
+            f"source {source}: is neither a path that exists, nor a SeriesInstanceUID, nor a series of store "
+            f"{store.path}; correct the name (a relative path starts at the current folder)"
+        )
+    if len(candidates) == 1:
+        return candidates.pop()
+    if not candidates:
+        raise LabelError(f"source {source}: is not in store {store.path}; ingest it, or correct the name")
+    raise LabelError(
+        f"source {source}: stands for {len(candidates)} series of store {store.path} "
+        f"({', '.join(sorted(candidates)[:5])}); name one of these ids, a SeriesInstanceUID or a single file"
+    )
+
+
+def _by_uid(uid: str, key: bytes, known: set[str]) -> set[str]:
+    base = pseudonym(key, "series", uid)
+    return {series_id for series_id in known if series_id.partition("-")[0] == base}
+
+
+def _by_path(store: SliceStore, path: Path, key: bytes, known: set[str]) -> set[str]:
+    """By the path as ingested; else, for what was moved or lies deeper, by content."""
+    source = source_id(key, path)
+    ids, sources = store.index.column("series_id").to_pylist(), store.index.column("source_id").to_pylist()
+    candidates = {series_id for series_id, one in zip(ids, sources, strict=True) if one == source}
+    return candidates or {found for file in find_files([path]) for found in _by_file(store, file, key, known)}
+
+
+def _by_file(store: SliceStore, file: Path, key: bytes, known: set[str]) -> set[str]:
+    if is_volume_file(file):
+        return {volume_series_id(key, file_digest(file))} & known
+    with file.open("rb") as opened:
+        if not sniff_dicom(opened.read(132)):
+            return set()
+    try:
+        instance = read_instance(file)
+    except RejectedError:
+        return set()
+    candidates = _by_uid(series_uid(instance), key, known)
+    if len(candidates) < 2:
+        return candidates
+    image = pseudonym(key, "instance", instance.sop_uid or str(file.resolve()))
+    return {series_id for series_id in candidates if image in store.note(series_id).instances}

@@ -1,0 +1,135 @@
+"""Finds files, looks at each once, and plans the series among them."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medssl_monai.ingest.admission import Rules, refusal
+from medssl_monai.ingest.dicom import Instance, read_instance, sniff_dicom
+from medssl_monai.ingest.digests import file_digest
+from medssl_monai.ingest.grouping import common_folder, plan_series, series_uid
+from medssl_monai.ingest.nifti import VOLUME_SUFFIXES, is_volume_file
+from medssl_monai.ingest.processing import Plan, VolumePlan
+from medssl_monai.ingest.pseudonyms import pseudonym, source_id
+from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
+
+__all__ = ["Found", "find_files", "look_at", "plan_all", "volume_series_id"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one file is: an image of DICOM, a volume file (its digest), or neither, with a reason and a sentence."""
+
+    path: Path
+    instance: Instance | None = None
+    digest: str = ""
+    refused: tuple[Reason, str] | None = None
+
+
+def find_files(sources: Iterable[Path], store: Path | None = None) -> list[Path]:
+    """All files, sorted by path, each once however many links lead to it; not those of the store itself."""
+    found: dict[Path, Path] = {}
+    own = store.resolve() if store is not None else None
+    for source in sources:
+        for path in _walk(source, own) if source.is_dir() else [source]:
+            found.setdefault(path.resolve(), path)
+    return [found[path] for path in sorted(found)]
+
+
+def look_at(path: Path, rules: Rules) -> Found:
+    """Says what a file is; never raises for what is in it."""
+    try:
+        if is_volume_file(path):
+            return Found(path, digest=file_digest(path))
+        with path.open("rb") as file:
+            head = file.read(132)
+        if not sniff_dicom(head):
+            known = ", ".join(VOLUME_SUFFIXES)
+            what = "is empty" if not head else f"is neither DICOM nor a volume file ({known})"
+            return Found(path, refused=(Reason.NOT_AN_IMAGE_FILE, what))
+        instance = read_instance(path)
+    except RejectedError as rejection:
+        return Found(path, refused=(rejection.reason, rejection.detail))
+    except OSError as error:
+        return Found(path, refused=(Reason.UNREADABLE, f"cannot be opened ({type(error).__name__})"))
+    return Found(path, instance, refused=refusal(instance, rules))
+
+
+def plan_all(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list[Plan], list[Verdict]]:
+    """The series to be stored, and a verdict for every file that is in none of them."""
+    verdicts = [
+        Verdict(Outcome.REJECTED, "file", source_id(key, one.path), reason=one.refused[0], detail=one.refused[1])
+        for one in found
+        if one.instance is None and one.refused is not None
+    ]
+    verdicts += _refused_series(found, key)
+    taken = [one.instance for one in found if one.instance is not None and one.refused is None]
+    dicom_plans, ambiguous = plan_series(taken, key)
+    volume_plans, copies = _plan_volumes([one for one in found if one.digest], key, rules)
+    return [*dicom_plans, *volume_plans], [*verdicts, *ambiguous, *copies]
+
+
+def volume_series_id(key: bytes, digest: str) -> str:
+    """The series id of a volume file: of its bytes, so that a moved or renamed file stays the same series."""
+    return pseudonym(key, "series", f"file {digest}")
+
+
+def _walk(folder: Path, own: Path | None) -> Iterable[Path]:
+    """Files below a folder; links are followed, loops are not."""
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = Path(root).resolve()
+        if real in seen or real == own:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (path for path in (Path(root) / name for name in sorted(names)) if path.is_file())
+
+
+def _refused_series(found: Sequence[Found], key: bytes) -> list[Verdict]:
+    """One verdict for all images of a series that were refused for the same reason."""
+    groups: dict[tuple[str, Reason, str], list[Instance]] = defaultdict(list)
+    for one in found:
+        if one.instance is not None and one.refused is not None:
+            groups[(series_uid(one.instance), *one.refused)].append(one.instance)
+    return [
+        Verdict(
+            Outcome.REJECTED,
+            "series",
+            source_id(key, common_folder(member.path for member in members)),
+            pseudonym(key, "series", uid),
+            files=len(members),
+            modality=members[0].modality,
+            reason=reason,
+            detail=detail,
+        )
+        for (uid, reason, detail), members in groups.items()
+    ]
+
+
+def _plan_volumes(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list[VolumePlan], list[Verdict]]:
+    """One series for each distinct content; further files with the same content are copies."""
+    plans: dict[str, VolumePlan] = {}
+    copies = []
+    for one in found:
+        source, series_id = source_id(key, one.path), volume_series_id(key, one.digest)
+        if series_id in plans:
+            detail = "has the same bytes as another file of this run"
+            copies.append(Verdict(Outcome.REJECTED, "file", source, reason=Reason.DUPLICATE, detail=detail))
+            continue
+        plans[series_id] = VolumePlan(
+            series_id=series_id,
+            # Nothing in a volume file says whose it is: the file stands for the patient.
+            patient=pseudonym(key, "patient", f"file {one.digest}"),
+            source_id=source,
+            path=one.path,
+            modality=rules.modality or "CT",
+            assume_hu=rules.assume_hu,
+            instance_ids=(pseudonym(key, "instance", one.digest),),
+        )
+    return list(plans.values()), copies

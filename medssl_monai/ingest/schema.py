@@ -1,0 +1,65 @@
+"""The columns of a slice store's index: each name, its type and its meaning, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from medssl_monai.errors import StoreError
+
+__all__ = ["COLUMNS", "INDEX_SCHEMA", "SCHEMA_VERSION", "Filters", "filter_expression"]
+
+SCHEMA_VERSION = 1
+
+COLUMNS: Mapping[str, tuple[Any, str]] = {
+    "series_id": (pa.string(), "pseudonym of the series; names its files in the store"),
+    "patient": (pa.string(), "pseudonym of the patient"),
+    "slice": (pa.int32(), "0 = most inferior (sagittal: left, coronal: anterior)"),
+    "z_mm": (pa.float64(), "z of the slice's centre in the patient, mm, growing to superior; null where unknown"),
+    "plane": (pa.string(), "axial, sagittal, coronal, oblique; unknown where the tags say nothing"),
+    "rows": (pa.int32(), "height H of the slice in pixels"),
+    "columns": (pa.int32(), "width W of the slice in pixels"),
+    "spacing_row_mm": (pa.float64(), "distance between rows, mm; null where unknown"),
+    "spacing_column_mm": (pa.float64(), "distance between columns, mm; null where unknown"),
+    "slice_spacing_mm": (pa.float64(), "distance to the next slice, mm (last: to the one before); null where unknown"),
+    "modality": (pa.string(), "DICOM modality"),
+    "body_part": (pa.string(), "BodyPartExamined, empty where unknown"),
+    "kernel": (pa.string(), "ConvolutionKernel, empty where unknown"),
+    "hu_min": (pa.int32(), "lowest value of the slice"),
+    "hu_max": (pa.int32(), "highest value of the slice"),
+    "body_fraction": (pa.float32(), "share of pixels that show the body (CT: above -300 HU)"),
+    "phash": (pa.string(), "perceptual hash, 16 hex digits"),
+    "window_level": (pa.float64(), "first WindowCenter of the tags, HU; null where there is none"),
+    "window_width": (pa.float64(), "first WindowWidth of the tags, HU; null where there is none"),
+    "flags": (pa.string(), "words of verdicts.FLAGS, sorted, separated by commas"),
+    "source_id": (pa.string(), "keyed hash of the path it came from"),
+    "affine": (pa.list_(pa.float64()), "16 numbers: RAS affine of the grid (column, row, slice); null where unknown"),
+}
+
+INDEX_SCHEMA = pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()])
+
+Filters = Sequence[Sequence[Any]]
+"""pyarrow's disjunctive normal form: `[[column, operator, value], ...]`, all of which must hold, or a list of such."""
+
+
+def filter_expression(filters: Filters) -> Any:
+    """A pyarrow expression for filters that may have come from YAML, where there are no tuples.
+
+    Raises:
+        StoreError: a filter is malformed or names no column.
+    """
+    from pyarrow.parquet import filters_to_expression
+
+    conjunctions = [filters] if filters and isinstance(filters[0][0], str) else filters
+    for condition in (condition for conjunction in conjunctions for condition in conjunction):
+        if len(condition) != 3 or condition[0] not in COLUMNS:
+            raise StoreError(
+                f"filter {list(condition)!r}: must be [column, operator, value] with a column of the index; "
+                f"there are {', '.join(COLUMNS)}"
+            )
+    try:
+        return filters_to_expression([[tuple(condition) for condition in one] for one in conjunctions])
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"filters {filters!r}: {error}; operators are ==, !=, <, >, <=, >=, in, not in") from error

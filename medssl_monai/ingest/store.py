@@ -1,0 +1,186 @@
+"""A slice store, opened for reading: every slice of every series in HU, found through one index.
+
+    STORE/
+        series/<series_id>.b2nd      blosc2 array (slices, H, W) int16, one compressed block a slice
+        series/<series_id>.parquet   one row a slice
+        index.parquet                all rows, sorted by series and slice
+        verdicts.jsonl               what became of every file that was met
+        store.json                   schema version, counts, fingerprint; written last: a store without it is unfinished
+
+`writer.py` makes stores. Nothing here imports torch or MONAI.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from medssl_monai.errors import StoreError
+from medssl_monai.ingest.notes import SeriesNote, read_note
+from medssl_monai.ingest.schema import INDEX_SCHEMA, SCHEMA_VERSION, Filters, filter_expression
+from medssl_monai.ingest.verdicts import Verdict, read_verdicts
+
+__all__ = ["SliceStore", "describe"]
+
+OPEN_ARRAYS = 128
+"""Memory-mapped arrays kept open by one thread of one process."""
+
+
+class SliceStore:
+    """A finished slice store.
+
+    >>> store = SliceStore("thorax.store")                                        # doctest: +SKIP
+    >>> rows = store.select([["modality", "==", "CT"], ["body_fraction", ">", 0.05]])  # doctest: +SKIP
+    >>> store.read(rows[0]["series_id"], rows[0]["slice"])                        # doctest: +SKIP
+
+    It may be pickled and forked: open files stay with the process and the thread that opened them.
+
+    Args:
+        path: the store's folder.
+
+    Raises:
+        StoreError: there is no store, it is unfinished, or it has another schema version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.description = describe(self.path)
+        self.index: pa.Table = pq.read_table(self.path / "index.parquet", schema=INDEX_SCHEMA)
+        self._local = threading.local()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the index and the arrays: two stores with the same content have the same one."""
+        return str(self.description["fingerprint"])
+
+    @property
+    def series_ids(self) -> list[str]:
+        """All series, sorted."""
+        return sorted(self.index.column("series_id").unique().to_pylist())
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What became of every file that was met."""
+        return read_verdicts(self.path / "verdicts.jsonl")
+
+    def __len__(self) -> int:
+        return int(self.index.num_rows)
+
+    def __repr__(self) -> str:
+        return f"SliceStore({str(self.path)!r}: {self.description['series']} series, {len(self)} slices)"
+
+    def read(self, series_id: str, slice: int) -> NDArray[np.int16]:
+        """One slice: (H, W) int16 HU, a fresh array.
+
+        Raises:
+            StoreError: there is no such series or slice.
+        """
+        array = self._open(series_id)
+        if not 0 <= slice < array.shape[0]:
+            raise StoreError(
+                f"store {self.path}: series {series_id} has slices 0 to {array.shape[0] - 1}, not {slice}; "
+                "ask for one that the index lists"
+            )
+        pixels: NDArray[np.int16] = array[slice]
+        return pixels
+
+    def read_series(self, series_id: str) -> NDArray[np.int16]:
+        """A whole series: (slices, H, W) int16 HU."""
+        volume: NDArray[np.int16] = self._open(series_id)[:]
+        return volume
+
+    def select(self, filters: Filters | None = None) -> list[dict[str, Any]]:
+        """The rows of the index that pass, as dicts, in the index's order (see `schema.COLUMNS`).
+
+        Args:
+            filters: `[[column, operator, value], ...]`, all of which must hold; or a list of such lists, one of which
+                must hold. None selects everything.
+        """
+        rows: list[dict[str, Any]] = self.select_table(filters).to_pylist()
+        return rows
+
+    def select_table(self, filters: Filters | None = None) -> pa.Table:
+        """As `select`, as a pyarrow table."""
+        return self.index.filter(filter_expression(filters)) if filters else self.index
+
+    def resolve(self, source: str | Path, key: bytes | None = None) -> str:
+        """The series id that a series id, a SeriesInstanceUID, or the path of a file or folder stands for.
+
+        Args:
+            source: any of these.
+            key: that of the store; None loads the user's own (see `pseudonyms.load_key`).
+
+        Raises:
+            LabelError: the source is not in the store, or stands for several series.
+            StoreError: the store was made with another key.
+        """
+        from medssl_monai.ingest.resolve import resolve
+
+        return resolve(self, source, key)
+
+    def note(self, series_id: str) -> SeriesNote:
+        """What ingestion remembers of a series beside its rows."""
+        return read_note(self.path / "series" / f"{series_id}.parquet")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+
+    def _open(self, series_id: str) -> Any:
+        """The series' array, memory-mapped; opened once by each thread of each process."""
+        if getattr(self._local, "process", None) != os.getpid():
+            self._local.process, self._local.arrays = os.getpid(), OrderedDict()
+        arrays: OrderedDict[str, Any] = self._local.arrays
+        if series_id in arrays:
+            arrays.move_to_end(series_id)
+            return arrays[series_id]
+        import blosc2
+
+        file = self.path / "series" / f"{series_id}.b2nd"
+        if not file.is_file():
+            raise StoreError(
+                f"store {self.path}: has no series {series_id!r}; `SliceStore.series_ids` lists what it has"
+            )
+        # One thread: slices are single blocks, and threads of blosc2 would not survive a fork.
+        arrays[series_id] = blosc2.open(str(file), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+        if len(arrays) > OPEN_ARRAYS:
+            arrays.popitem(last=False)
+        return arrays[series_id]
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The content of the store.json in a folder, checked.
+
+    Raises:
+        StoreError: see `SliceStore`.
+    """
+    file = path / "store.json"
+    if not file.is_file():
+        if (path / "series").is_dir():
+            raise StoreError(f"store {path}: its ingestion did not finish; run the same `medssl ingest` again")
+        raise StoreError(
+            f"store {path}: no slice store there (it has no store.json); make one with "
+            f"`medssl ingest SOURCE --out {path}`"
+        )
+    try:
+        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = description["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"store {path}: store.json is not readable; ingest into a new folder") from error
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"store {path}: has schema version {version}, this program reads {SCHEMA_VERSION}; "
+            "ingest the source again into a new folder, or use the program's version that made it"
+        )
+    return description

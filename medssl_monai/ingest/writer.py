@@ -1,0 +1,298 @@
+"""Makes slice stores: each series appears whole or not at all, and the finished store is byte-identical however made.
+
+A series is written beside the store's content and renamed into place, the array first and its parquet part after it:
+the part says that the series is there. So several processes may write and others read meanwhile, and a run that was
+killed leaves whole series, which the next run keeps, and drafts, which it removes. `finish` compacts the parts.
+
+Every array is written by one thread with fixed parameters, so that equal slices give equal bytes. On a 512 x 512 CT
+slice, bit-shuffled zstd at level 1 took 2.3 ms to write and 0.4 ms to read at 43 % of the size; level 5 saves 1 % at
+three times the cost, and lz4 reads in 0.2 ms at 57 %.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from medssl_monai.errors import StoreError
+from medssl_monai.ingest.digests import file_digest
+from medssl_monai.ingest.measures import body_fraction, perceptual_hash
+from medssl_monai.ingest.notes import NOTE_KEY, SeriesNote, read_note
+from medssl_monai.ingest.schema import INDEX_SCHEMA, SCHEMA_VERSION
+from medssl_monai.ingest.store import describe
+from medssl_monai.ingest.verdicts import Outcome, Verdict, merge_verdicts, read_verdicts, write_verdicts
+
+__all__ = ["SeriesHeader", "SliceRecord", "StoreWriter"]
+
+
+class SliceRecord(NamedTuple):
+    """A slice on its way into the store.
+
+    Attributes:
+        pixels: (H, W) int16, canonical orientation.
+        z_mm: z of its centre; None where unknown.
+        spacing_mm: (row, column); None where unknown.
+        slice_spacing_mm: distance to the next; None where unknown.
+        window_level, window_width: of the tags, HU; None where there are none.
+        flags: words of `verdicts.FLAGS` for this slice alone.
+    """
+
+    pixels: NDArray[np.int16]
+    z_mm: float | None = None
+    spacing_mm: tuple[float, float] | None = None
+    slice_spacing_mm: float | None = None
+    window_level: float | None = None
+    window_width: float | None = None
+    flags: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class SeriesHeader:
+    """What all slices of a series share; the names are those of the index's columns.
+
+    Attributes:
+        shape: (slices, H, W).
+        affine: 16 numbers, or None where the geometry is unknown.
+    """
+
+    series_id: str
+    patient: str
+    source_id: str
+    modality: str
+    plane: str
+    shape: tuple[int, int, int]
+    body_part: str = ""
+    kernel: str = ""
+    flags: frozenset[str] = frozenset()
+    affine: tuple[float, ...] | None = None
+
+
+class StoreWriter:
+    """Writes series into a store, new or existing. It is cheap to make and may be pickled to other processes.
+
+    Args:
+        path: the store's folder; made with the first series.
+        key_check: tells the key that made the pseudonyms, see `pseudonyms.key_check`.
+
+    Raises:
+        StoreError: the folder holds something else, or a store made with another key or schema version.
+    """
+
+    def __init__(self, path: Path, key_check: str) -> None:
+        self.path, self.key_check = path, key_check
+        _refuse_foreign(path, key_check)
+
+    @property
+    def series_folder(self) -> Path:
+        """Where arrays and parts lie."""
+        return self.path / "series"
+
+    def notes(self) -> dict[str, SeriesNote]:
+        """The notes of all whole series, by series id, sorted."""
+        return {part.stem: self._read_note(part) for part in sorted(self.series_folder.glob("*.parquet"))}
+
+    def write(
+        self,
+        header: SeriesHeader,
+        slices: Iterable[SliceRecord],
+        note: Callable[[frozenset[str]], SeriesNote],
+        *,
+        replace: bool = False,
+    ) -> SeriesNote:
+        """Writes one series, replacing one of the same id.
+
+        Exceptions from `slices` pass through, and leave nothing behind.
+
+        Args:
+            header: shape and shared columns.
+            slices: as many as `header.shape` says, in order.
+            note: gives what to remember, once the flags of all slices are known; `array_sha256` is filled in here.
+            replace: whether an older version is in the index, which is then no longer true.
+        """
+        self.series_folder.mkdir(parents=True, exist_ok=True)
+        with self._draft_folder() as drafts:
+            array, part = drafts / "array.b2nd", drafts / "part.parquet"
+            rows, flags = _write_array(array, header, slices)
+            whole = dataclasses.replace(note(flags), array_sha256=file_digest(array))
+            table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA).replace_schema_metadata(
+                {NOTE_KEY: whole.to_bytes()}
+            )
+            pq.write_table(table, part, compression="zstd")
+            if replace:
+                self._reopen()
+            array.replace(self.series_folder / f"{header.series_id}.b2nd")
+            part.replace(self.series_folder / f"{header.series_id}.parquet")
+        return whole
+
+    def remove(self, series_id: str) -> None:
+        """Takes a series out."""
+        self._reopen()
+        for suffix in (".parquet", ".b2nd"):
+            (self.series_folder / f"{series_id}{suffix}").unlink(missing_ok=True)
+
+    def finish(self, verdicts: Iterable[Verdict]) -> None:
+        """Compacts the parts into the index, merges the verdicts, and declares the store finished.
+
+        Raises:
+            StoreError: a part was made with another key.
+        """
+        notes = self.notes()
+        self._sweep(notes)
+        # Parts speak for series of runs that never finished; they do not know of a series' images that were refused.
+        unfinished = (verdict for note in notes.values() for verdict in note.verdicts)
+        earlier = merge_verdicts(unfinished, read_verdicts(self.path / "verdicts.jsonl"))
+        merged = [
+            verdict
+            for verdict in merge_verdicts(earlier, verdicts)
+            if verdict.outcome is Outcome.REJECTED or verdict.series_id in notes
+        ]
+        index = pa.concat_tables(
+            [pq.read_table(self.series_folder / f"{name}.parquet", schema=INDEX_SCHEMA) for name in notes]
+            or [INDEX_SCHEMA.empty_table()]
+        ).replace_schema_metadata(None)
+        with self._draft_folder() as drafts:
+            pq.write_table(index, drafts / "index.parquet", compression="zstd")
+            write_verdicts(drafts / "verdicts.jsonl", merged)
+            description = {
+                "format": "medssl-monai slice store",
+                "schema_version": SCHEMA_VERSION,
+                "series": len(notes),
+                "slices": index.num_rows,
+                "fingerprint": _fingerprint(drafts / "index.parquet", notes),
+                "key_check": self.key_check,
+            }
+            (drafts / "store.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            names = ("index.parquet", "verdicts.jsonl", "store.json")
+            if all(_same_bytes(drafts / name, self.path / name) for name in names):
+                return
+            self._reopen()
+            for name in names:
+                (drafts / name).replace(self.path / name)
+
+    def _reopen(self) -> None:
+        """The index no longer tells the truth: until `finish`, the store counts as unfinished."""
+        (self.path / "store.json").unlink(missing_ok=True)
+
+    def _sweep(self, notes: dict[str, SeriesNote]) -> None:
+        """Removes what killed runs left behind."""
+        for draft in self.path.glob(".draft-*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        for array in self.series_folder.glob("*.b2nd"):
+            if array.stem not in notes:
+                array.unlink()
+
+    def _read_note(self, part: Path) -> SeriesNote:
+        note = read_note(part)
+        if note.key_check != self.key_check:
+            raise _other_key(self.path)
+        return note
+
+    @contextmanager
+    def _draft_folder(self) -> Iterator[Path]:
+        drafts = self.path / f".draft-{os.getpid()}-{secrets.token_hex(4)}"
+        drafts.mkdir(parents=True)
+        try:
+            yield drafts
+        finally:
+            shutil.rmtree(drafts, ignore_errors=True)
+
+
+def _write_array(
+    path: Path, header: SeriesHeader, slices: Iterable[SliceRecord]
+) -> tuple[list[dict[str, Any]], frozenset[str]]:
+    """Compresses the slices one after another; gives the rows of the index, and the slices' flags."""
+    import blosc2
+
+    block = (1, *header.shape[1:])
+    array = blosc2.empty(
+        header.shape,
+        dtype=np.int16,
+        chunks=block,
+        blocks=block,
+        urlpath=str(path),
+        mode="w",
+        contiguous=True,
+        cparams=blosc2.CParams(
+            codec=blosc2.Codec.ZSTD, clevel=1, filters=[blosc2.Filter.BITSHUFFLE], typesize=2, nthreads=1
+        ),
+        dparams=blosc2.DParams(nthreads=1),
+    )
+    rows: list[dict[str, Any]] = []
+    flags: set[str] = set()
+    for number, record in enumerate(slices):
+        array[number] = np.ascontiguousarray(record.pixels)
+        rows.append(_row(header, number, record))
+        flags |= record.flags
+    assert len(rows) == header.shape[0], (len(rows), header.shape)
+    return rows, frozenset(flags)
+
+
+def _row(header: SeriesHeader, number: int, record: SliceRecord) -> dict[str, Any]:
+    row_mm, column_mm = record.spacing_mm or (None, None)
+    return {
+        "series_id": header.series_id,
+        "patient": header.patient,
+        "slice": number,
+        "z_mm": record.z_mm,
+        "plane": header.plane,
+        "rows": header.shape[1],
+        "columns": header.shape[2],
+        "spacing_row_mm": row_mm,
+        "spacing_column_mm": column_mm,
+        "slice_spacing_mm": record.slice_spacing_mm,
+        "modality": header.modality,
+        "body_part": header.body_part,
+        "kernel": header.kernel,
+        "hu_min": int(record.pixels.min()),
+        "hu_max": int(record.pixels.max()),
+        "body_fraction": body_fraction(record.pixels, header.modality),
+        "phash": perceptual_hash(record.pixels),
+        "window_level": record.window_level,
+        "window_width": record.window_width,
+        "flags": ",".join(sorted(header.flags | record.flags)),
+        "source_id": header.source_id,
+        "affine": None if header.affine is None else list(header.affine),
+    }
+
+
+def _fingerprint(index: Path, notes: dict[str, SeriesNote]) -> str:
+    digest = hashlib.sha256(index.read_bytes())
+    for series_id, note in notes.items():
+        digest.update(f"{series_id}\0{note.array_sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    return second.is_file() and first.read_bytes() == second.read_bytes()
+
+
+def _refuse_foreign(path: Path, key_check: str) -> None:
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"store {path}: is a file; name a new folder")
+    described = path / "store.json"
+    if described.is_file():
+        if describe(path).get("key_check") != key_check:
+            raise _other_key(path)
+    elif path.is_dir() and any(path.iterdir()) and not (path / "series").is_dir() and not any(path.glob(".draft-*")):
+        raise StoreError(f"store {path}: the folder is neither empty nor a slice store; name a new folder")
+
+
+def _other_key(path: Path) -> StoreError:
+    return StoreError(
+        f"store {path}: its pseudonyms were made with another key, so that patients could not be told apart; "
+        "give that key (`--key FILE` or MEDSSL_KEY), or ingest into a new folder"
+    )
