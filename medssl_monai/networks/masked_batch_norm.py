@@ -29,8 +29,9 @@ def masked_batch_norm(x: Tensor, mask: Tensor, count: Tensor, norm: nn.BatchNorm
     if not norm.training:
         return F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps) * mask
     exact = torch.promote_types(x.dtype, torch.float32)
+    count = count.to(exact)
     out, batch_mean, batch_variance = _MaskedBatchNorm.apply(
-        x.to(exact), mask.to(exact), count.to(exact), norm.weight, norm.bias, norm.eps
+        x.to(exact), mask.to(exact), count, norm.weight, norm.bias, norm.eps
     )
     if mean is not None and variance is not None and norm.num_batches_tracked is not None:
         with torch.no_grad():

@@ -162,7 +162,7 @@ def test_incomplete_and_foreign_weights_are_refused(exported: Path, tmp_path: Pa
         load_encoder(saved(tmp_path / "twice.pt", {f"encoder.{name}": value for name, value in state.items()}))
     one_channel = torchvision_backbone("resnet18")
     one_channel.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-    with pytest.raises(CheckpointError, match="1 \\(conv1.weight"):
+    with pytest.raises(CheckpointError, match=r"1 \(conv1.weight"):
         load_into_resnet(one_channel, exported)
 
 

@@ -103,9 +103,11 @@ def test_cosine_meets_both_ends_and_its_middle(steps: int, start: float, end: fl
 
 def test_rates_are_scaled_by_group() -> None:
     first, second = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
-    optimizer = torch.optim.SGD(
-        [{"params": [first], "lr_scale": 0.5, "weight_decay_scale": 0.0}, {"params": [second]}], lr=1.0
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": [first], "lr_scale": 0.5, "weight_decay_scale": 0.0},
+        {"params": [second]},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
     set_rates(optimizer, lr=0.2, weight_decay=0.3)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.3]
