@@ -40,9 +40,10 @@ def encoder_state(module: nn.Module) -> dict[str, Tensor]:
 def export_encoder(module: nn.Module, path: str | Path, *, metadata: Mapping[str, str]) -> dict[str, Any]:
     """Write ``NAME.safetensors`` and ``NAME.report.json`` beside it, both atomically; returns the report.
 
-    The tensors have torchvision's names without ``fc``. `metadata` goes into the file's header as strings (method,
-    recipe, window, mean, std, channels …; no patient's identifier), with ``arch`` and ``fingerprint`` added.
-    Raises CheckpointError where `module` holds no torchvision ResNet, ValueError for another suffix or type.
+    `module` is an encoder, a method that has one, or a classifier. The tensors have torchvision's names without ``fc``.
+    `metadata` goes into the file's header as strings (method, recipe, window, mean, std, channels …; no patient's
+    identifier), with ``arch`` and ``fingerprint`` added. Raises CheckpointError where there is no torchvision ResNet,
+    ValueError for another suffix or type.
     """
     path = Path(path)
     if path.suffix != ".safetensors":

@@ -14,7 +14,7 @@ from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.manifests import BACKBONE, FORMATS, LAYOUTS, Format, architecture_of, backbone_shapes
 from medssl_monai.errors import CheckpointError
 
-__all__ = ["LoadReport", "load_encoder", "load_into_resnet"]
+__all__ = ["LoadReport", "load_encoder", "load_exactly", "load_into_resnet"]
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,19 @@ def load_into_resnet(network: nn.Module, path: str | Path) -> LoadReport:
     return replace(report, missing=missing)
 
 
+def load_exactly(network: nn.Module, path: str | Path) -> None:
+    """Load a flat state dict (``.pt``, ``.pth``, ``.safetensors`` or a run's ``models/model.pt``), every tensor of it.
+
+    Raises CheckpointError, and leaves the network as it was, where any name or shape differs.
+    """
+    file = Path(path) / "models/model.pt" if Path(path).is_dir() else _weights_file(Path(path))
+    content, _ = _read(file)
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    _check_against(wanted, state, f"{file.name}: this network")
+    network.load_state_dict(state)
+
+
 def _weights_file(path: Path) -> Path:
     if path.is_file():
         return path
@@ -175,7 +188,7 @@ def _check_against(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Te
         raise CheckpointError(
             f"{owner} needs {len(wanted)} tensors, found {len(wanted) - len(absent) - len(shapes)} that fit: "
             f"{_some(absent)} missing, {_some(extra)} of no use, {_some(shapes)} of another shape; "
-            f"give the weights of this very architecture"
+            f"give weights of the same architecture and number of classes"
         )
 
 

@@ -64,6 +64,8 @@ class SparK(Method):
 
         Raises ValueError where the two do not fit one another or this model.
         """
+        if "mask" not in batch:
+            raise ValueError("batch: SparK needs a mask (B, 1, H/32, W/32), found none; use SparK's views")
         image, mask = batch["views"][0], batch["mask"]
         self._check(image, mask)
         prediction = self.predict(image, mask)

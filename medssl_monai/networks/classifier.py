@@ -3,13 +3,14 @@
 import logging
 from pathlib import Path
 
+from torch import nn
 from torchvision.models.resnet import ResNet
 
-from medssl_monai.checkpoints.load import load_into_resnet
+from medssl_monai.checkpoints.load import load_exactly, load_into_resnet
 from medssl_monai.errors import ConfigError
 from medssl_monai.networks.resnet import ARCHITECTURES
 
-__all__ = ["classifier"]
+__all__ = ["classifier", "load_classifier"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,3 +33,12 @@ def classifier(arch: str = "resnet50", num_classes: int = 2, encoder_weights: st
     if encoder_weights:
         logger.info("%s", load_into_resnet(network, encoder_weights))
     return network
+
+
+def load_classifier(network: nn.Module, path: str | Path) -> None:
+    """Load a fine-tuned network's whole state dict, ``fc`` included; nothing is unpickled.
+
+    `path` is a file such as RUN/models/model.pt, or the run's folder. Raises CheckpointError where it cannot be read,
+    or any name or shape differs, e.g. by the number of classes.
+    """
+    load_exactly(network, path)

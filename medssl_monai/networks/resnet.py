@@ -3,14 +3,19 @@
 Shapes: B images, C channels (1 or 3), H × W pixels, F features (512 for ResNet-18/34, 2048 for ResNet-50).
 """
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.errors import ConfigError
 
 __all__ = ["ARCHITECTURES", "ResNetEncoder", "expand_channels", "resnet_encoder"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,14 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
         return features
 
 
-def resnet_encoder(arch: str = "resnet50", zero_init_residual: bool = False) -> ResNetEncoder:
-    """A freshly initialised encoder: ``resnet18``, ``resnet34`` or ``resnet50``.
+def resnet_encoder(
+    arch: str = "resnet50", zero_init_residual: bool = False, encoder_weights: str | Path | None = None
+) -> ResNetEncoder:
+    """An encoder: ``resnet18``, ``resnet34`` or ``resnet50``, freshly initialised or with the weights of a file or run.
 
-    Raises ConfigError for another name.
+    Raises ConfigError for another name, CheckpointError where the weights do not cover the encoder.
     """
-    return ResNetEncoder(arch, zero_init_residual=zero_init_residual)
+    encoder = ResNetEncoder(arch, zero_init_residual=zero_init_residual)
+    if encoder_weights:
+        logger.info("%s", load_into_resnet(encoder, encoder_weights))
+    return encoder

@@ -16,7 +16,7 @@ from medssl_monai.checkpoints.load import load_encoder, load_into_resnet
 from medssl_monai.checkpoints.manifests import LAYOUTS, architecture_of, backbone_shapes
 from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.methods.spark import SparK
-from medssl_monai.networks.classifier import classifier
+from medssl_monai.networks.classifier import classifier, load_classifier
 from medssl_monai.networks.resnet import resnet_encoder
 from tests import golden
 
@@ -129,6 +129,28 @@ def test_classifier_starts_from_the_encoder(exported: Path, caplog: pytest.LogCa
     assert classifier("resnet18", 2, "").fc.out_features == 2
     with pytest.raises(ConfigError, match="choose one of these"):
         classifier("resnet101")
+
+
+def test_a_classifier_comes_back_whole_or_not_at_all(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained, other, wider = (classifier("resnet18", classes) for classes in (2, 2, 3))
+    (tmp_path / "models").mkdir()
+    path = saved(tmp_path / "models" / "model.pt", trained.state_dict())
+    for source in (path, tmp_path):
+        load_classifier(other, source)
+        assert fingerprint(other.state_dict()) == fingerprint(trained.state_dict())
+    with pytest.raises(CheckpointError, match=r"2 \(fc.weight \(2, 512\) for \(3, 512\), .* number of classes"):
+        load_classifier(wider, path)
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_classifier(other, tmp_path / "absent.pt")
+
+
+def test_an_encoder_may_start_from_another(exported: Path) -> None:
+    state, _ = load_encoder(exported)
+    encoder = resnet_encoder("resnet18", encoder_weights=exported)
+    assert fingerprint(encoder.state_dict()) == fingerprint(state)
+    with pytest.raises(CheckpointError, match="the network is a resnet34"):
+        resnet_encoder("resnet34", encoder_weights=exported)
 
 
 def test_weights_of_another_resnet_are_named(exported: Path) -> None:

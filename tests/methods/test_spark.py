@@ -125,6 +125,27 @@ def test_batches_that_do_not_fit_are_refused(change: dict[str, Any], message: st
         model(batch_of(model) | change, START)
 
 
+def test_views_of_another_method_are_refused() -> None:
+    with pytest.raises(ValueError, match="use SparK's views"):
+        small()({"views": [torch.zeros(1, 1, 64, 64)]}, START)
+
+
+def test_autocast_stays_near_full_precision() -> None:
+    model = small()
+    batch = batch_of(model)
+    exact, gradients = loss_and_gradients(model, batch)
+    other = small()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = other(batch, START)["loss"]
+    loss.backward()
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.detach(), exact, rtol=1e-2, atol=1e-2)
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in other.parameters())
+    decoder = other.decoder.projection.weight.grad
+    torch.testing.assert_close(decoder, model.decoder.projection.weight.grad, rtol=0.1, atol=1e-3)
+    assert len(gradients) == len(list(other.parameters()))
+
+
 @pytest.mark.parametrize("settings", [{"mask_ratio": 1.0}, {"drop_path_rate": 1.0}, {"image_channels": 2}])
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
@@ -180,12 +201,13 @@ def test_threads_with_masks_of_their_own_do_not_mix() -> None:
         torch.testing.assert_close(list(pool.map(run, batches)), wanted)
 
 
-def test_compiles_whole() -> None:
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+def test_compiles_whole(backend: str) -> None:
     model = small()
     batch = batch_of(model)
     eager, gradients = loss_and_gradients(model, batch)
     compiled_model = small()
-    compiled = torch.compile(compiled_model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(compiled_model, fullgraph=True, backend=backend)
     loss = compiled(batch, START)["loss"]
     loss.backward()
     torch.testing.assert_close(loss.detach(), eager)
