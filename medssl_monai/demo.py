@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from medssl_monai.atomic import write_json
-from medssl_monai.checkpoints import export_run
+from medssl_monai.checkpoints.run_export import export_run
 from medssl_monai.downstream.baselines import Floats, encoder_features, linear_probe, pixel_forest
 from medssl_monai.downstream.classify import evaluate_run, predict_run, run_settings
 from medssl_monai.downstream.labelled_data import LabelledData
@@ -72,7 +72,7 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, di
         _pretrain(store, out / "pretrain", seed)
     with _step("4. Remap the encoder to torchvision's names"):
         report = export_run(out / "pretrain", out / "encoder.safetensors")
-        console.print(f"{report.matched} tensors, fingerprint {report.fingerprint[:16]}")
+        console.print(f"{len(report.matched)} tensors, fingerprint {report.fingerprint[:16]}")
     with _step("5. Fine-tune on their labels: from SparK's encoder, and from scratch"):
         _finetune(data.labels, store, out / "finetune", seed, out / "encoder.safetensors")
         _finetune(data.labels, store, out / "scratch", seed, None)
@@ -133,7 +133,7 @@ def _baselines(labels: Path, train: Path, test: Path, run: Path, seed: int) -> d
     settings = run_settings(run)
     learn = LabelledData(labels, train, settings["classes"])
     judge = LabelledData(labels, test, settings["classes"])
-    learn_rows, judge_rows = learn.labelled("train"), judge.labelled("test")
+    learn_rows, judge_rows = learn.rows("train"), judge.rows("test")
     truth = [row["label"] for row in learn_rows]
     view = LabelledViewd(
         "image",

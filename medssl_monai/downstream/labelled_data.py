@@ -1,14 +1,17 @@
 """Labels and the slices they speak of, ready for a dataset."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from torch.utils.data import Dataset
 
 from medssl_monai.errors import LabelError
 from medssl_monai.ingest.cached import open_store
 from medssl_monai.ingest.labels import read_labels, resolve
 from medssl_monai.ingest.pseudonyms import load_key
+from medssl_monai.ingest.slice_dataset import SliceDataset
 from medssl_monai.ingest.store import SliceStore
 
 __all__ = ["LabelledData"]
@@ -58,16 +61,25 @@ class LabelledData:
             return [] if split == "validation" else self._resolve(None)
         return self._resolve(split)
 
-    def labelled(self, split: str) -> list[dict[str, Any]]:
-        """As `rows`, but never empty.
+    def dataset(
+        self, split: str, transform: Callable[[dict[str, Any]], Any], optional: bool = False
+    ) -> Dataset[dict[str, Any]]:
+        """The labelled slices of a split as a dataset.
+
+        Args:
+            split: train, validation or test.
+            transform: applied to each item of `SliceDataset`.
+            optional: an empty split gives an empty dataset.
 
         Raises:
-            LabelError: the split has no rows.
+            LabelError: the split is empty and not optional.
         """
         rows = self.rows(split)
-        if not rows:
+        if rows:
+            return SliceDataset(self.store, rows=rows, transform=transform)
+        if not optional:
             raise LabelError(f"{self.table.path}: no row of the split {split!r}; fill the column 'split' with it")
-        return rows
+        return cast("Dataset[dict[str, Any]]", [])
 
     def _resolve(self, split: str | None) -> list[dict[str, Any]]:
         rows = resolve(self.table, self.store, self._key, split=split)

@@ -15,13 +15,13 @@ __all__ = ["ModelFile"]
 class ModelFile:
     """Writes ``OUTPUT_DIR/models/model.pt``.
 
-    With a validator it is the network of the epoch with the best metric (attach after MONAI's ``ValidationHandler``);
-    without one, that of the last epoch. The best so far lives in the trainer's state, which `RunCheckpoint` saves.
+    With validation data it is the network of the epoch with the best metric (attach after MONAI's
+    ``ValidationHandler``); without, that of the last epoch. The best so far lives in the trainer's state, which `RunCheckpoint` saves.
 
     Args:
         network: what is written: its state dict, on the CPU.
         output_dir: the run's folder.
-        validator: the evaluator whose metric decides, or None.
+        validator: the evaluator whose metric decides; None, or one with an empty loader, if there is no such data.
         metric: a key of the validator's metrics; larger is better.
     """
 
@@ -37,7 +37,7 @@ class ModelFile:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        if self.validator is not None:
+        if self.validator is not None and self.validator.state.epoch_length != 0:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._keep_best)
         else:
             engine.add_event_handler(Events.COMPLETED, self._write)

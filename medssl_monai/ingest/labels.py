@@ -281,7 +281,7 @@ def _warn_of_pseudonyms_in_two_splits(
     if twice:
         logger.warning(
             "%s: %d patient(s) by the images' own identifiers are in two splits under different names in the table; "
-            "the table is believed: check it with `medssl audit`",
+            "the table is believed",
             path,
             twice,
         )

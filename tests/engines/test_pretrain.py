@@ -47,7 +47,7 @@ def make_trainer(folder: Path, epochs: int = 3, workers: int = 0, **kwargs: Any)
     method = SparK("resnet18", decoder_width=32, drop_path_rate=0.2, image_channels=1)
     loader = StepLoader(Slices(), batch_size=4, seed=1, num_workers=workers)
     optimizer = spark_lamb(method, lr=2e-3)
-    schedule = WarmupCosine(2e-3, warmup_epochs=1, weight_decay=0.04, final_weight_decay=0.2)
+    schedule = WarmupCosine(2e-3, warmup_epochs=0.5, weight_decay=0.04, final_weight_decay=0.2)
     handlers = [
         History(folder, optimizer),
         RunCheckpoint(folder / "checkpoints", {"method": method, "optimizer": optimizer}, signature={"seed": 1}),
@@ -198,7 +198,7 @@ def test_clipping_bounds_the_step() -> None:
     torch.manual_seed(0)
     start = nn.Linear(4, 1, bias=False).weight
     method, _ = recorded(accumulation=1, clip=1e-3)
-    assert torch.linalg.vector_norm(method.linear.weight - start) <= 4 * 1e-3 * 0.01 * 1.001
+    assert torch.linalg.vector_norm(method.linear.weight - start) <= 4 * 1e-3 * 0.01 * 1.01
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "medssl_monai"
 # Each layer may import from itself and from the layers below; the lowest know none of the others.
 LAYERS = [
     {"errors", "version", "resources", "atomic"},
-    {"ingest", "transforms", "checkpoints", "phantom", "phantom_dicom", "phantom_organs"},
+    {"ingest", "transforms", "checkpoints", "phantom", "phantom_anatomy", "phantom_dicom", "phantom_organs"},
     {"sample_data", "sample_download"},
     {"losses", "networks", "optimizers"},
     {"methods"},
