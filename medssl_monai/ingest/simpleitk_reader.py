@@ -66,7 +66,7 @@ class SimpleITKReader(ImageReader):
         Raises:
             GeometryError: images to be stacked as channels lie differently.
         """
-        images = ensure_tuple(img)
+        images = list(img) if isinstance(img, (list, tuple)) else [img]
         arrays = [_array(image) for image in images]
         affines = [_ras_affine(image) for image in images]
         for affine, array in zip(affines[1:], arrays[1:], strict=True):
@@ -127,17 +127,20 @@ class SimpleITKReader(ImageReader):
 
 
 def _read_series(plan: DicomPlan) -> Any:
-    """The slices as one image whose third axis runs from the first slice to the last."""
-    itk: Any = sitk  # its methods have no types
-    reader = itk.ImageSeriesReader()
-    reader.SetFileNames([str(instance.path) for instance in plan.instances])
-    image = reader.Execute()
-    image.SetMetaData(_STEP, "")
+    """The slices as one image whose third axis runs from the first slice to the last.
+
+    Each file is read by itself, so that each is rescaled by its own slope and intercept.
+    """
+    slices: list[Any] = [sitk.ReadImage(str(instance.path)) for instance in plan.instances]
+    first_slice = slices[0]
+    image: Any = sitk.GetImageFromArray(np.concatenate([sitk.GetArrayFromImage(one) for one in slices]))
+    image.SetOrigin(first_slice.GetOrigin())
+    image.SetDirection(first_slice.GetDirection())
+    image.SetSpacing(first_slice.GetSpacing())
     first, last = plan.instances[0], plan.instances[-1]
-    if first.position is not None and last.position is not None and len(plan.instances) > 1:
-        step = (np.asarray(last.position) - np.asarray(first.position)) / (len(plan.instances) - 1)
-        spacing = float(np.linalg.norm(step))
-        image.SetSpacing([*image.GetSpacing()[:2], spacing])
+    if first.position is not None and last.position is not None and len(slices) > 1:
+        step = (np.asarray(last.position) - np.asarray(first.position)) / (len(slices) - 1)
+        image.SetSpacing([*image.GetSpacing()[:2], float(np.linalg.norm(step))])
         # ITK's directions are orthonormal: a tilted gantry's step is kept beside them.
         image.SetMetaData(_STEP, " ".join(repr(float(value)) for value in step))
     return image

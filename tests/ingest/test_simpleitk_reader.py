@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from monai.data.image_reader import NibabelReader
+from monai.transforms.io.array import LoadImage
+
+from medssl_monai.errors import GeometryError, InputError, NoImagesError
+from medssl_monai.ingest.simpleitk_reader import SimpleITKReader
+from tests.ingest.dicom_fixtures import dataset, phantom, uid, write, write_series
+
+# LoadImage makes every reader that MONAI knows, wanted or not; this one warns where NVIDIA's decoder is not installed.
+pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
+
+RAS = np.array([[-0.9, 0, 0, 120], [0, -0.7, 0, 90], [0, 0, 2.5, 35], [0, 0, 0, 1.0]])
+
+
+def load(path: Any, channel_first: bool = False, **options: Any) -> Any:
+    return LoadImage(SimpleITKReader(**options), image_only=True, ensure_channel_first=channel_first)(path)
+
+
+def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    library: Any = nibabel  # its calls have no types
+    library.save(library.Nifti1Image(array, affine), path)
+
+
+def oblique() -> np.ndarray:
+    a, b = 0.3, -0.2
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = about_x @ about_z @ np.diag([-0.9, 0.7, 2.5])
+    affine[:3, 3] = (12, -34, 56)
+    return affine
+
+
+@pytest.mark.parametrize("affine", [RAS, oblique(), np.diag([2.0, 3.0, 4.0, 1.0])], ids=["lps", "oblique", "ras"])
+def test_agrees_with_nibabel(tmp_path: Path, affine: np.ndarray) -> None:
+    save_nifti(tmp_path / "a.nii.gz", phantom().transpose(2, 1, 0), affine)
+    ours = load(tmp_path / "a.nii.gz", channel_first=True)
+    theirs = LoadImage(NibabelReader(), image_only=True, ensure_channel_first=True)(tmp_path / "a.nii.gz")
+    assert np.array_equal(ours, theirs)
+    assert np.allclose(ours.affine, theirs.affine, atol=1e-5)
+    assert np.allclose(ours.pixdim, theirs.pixdim, atol=1e-5)
+
+
+def test_nifti_with_channels(tmp_path: Path) -> None:
+    array = np.stack([phantom(seed=seed).transpose(2, 1, 0) for seed in (1, 2)], -1)
+    save_nifti(tmp_path / "a.nii.gz", array, RAS)
+    ours = load(tmp_path / "a.nii.gz", channel_first=True)
+    theirs = LoadImage(NibabelReader(), image_only=True, ensure_channel_first=True)(tmp_path / "a.nii.gz")
+    assert ours.shape == (2, 16, 20, 6)
+    assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii"])
+def test_formats(tmp_path: Path, suffix: str) -> None:
+    image: Any = sitk.GetImageFromArray(phantom())
+    image.SetSpacing((0.9, 0.7, 2.5))
+    image.SetOrigin((-120, -90, 35))
+    sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))
+    loaded = load(tmp_path / f"a{suffix}")
+    assert np.array_equal(loaded, phantom().transpose(2, 1, 0))
+    assert np.allclose(loaded.affine, RAS, atol=1e-5)
+
+
+def test_series_is_sorted_by_position(tmp_path: Path) -> None:
+    names = ["c", "a", "f", "e", "b", "d"]
+    write_series(tmp_path / "in", phantom(), names=names, number=None)
+    (tmp_path / "in" / "notes.txt").write_text("not an image")
+    loaded = load(tmp_path / "in", channel_first=True)
+    assert np.array_equal(loaded[0], phantom().transpose(2, 1, 0))
+    assert np.allclose(loaded.affine, RAS, atol=1e-5)
+
+
+def test_gantry_tilt_is_in_the_affine(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", phantom(), positions=[(0, 0.8 * i, 2.5 * i) for i in range(6)])
+    loaded = load(tmp_path / "in")
+    assert np.allclose(loaded.affine[:3, 2], (0, -0.8, 2.5))
+
+
+def test_single_file(tmp_path: Path) -> None:
+    path = write_series(tmp_path / "in", phantom())[2]
+    loaded = load(path)
+    assert np.array_equal(loaded[:, :, 0], phantom()[2].T)
+    assert np.allclose(loaded.affine[:3, 3], (120, 90, 40))
+
+
+def test_files_as_channels(tmp_path: Path) -> None:
+    paths = []
+    for seed in (1, 2):
+        save_nifti(tmp_path / f"{seed}.nii.gz", phantom(seed=seed).transpose(2, 1, 0), RAS)
+        paths.append(tmp_path / f"{seed}.nii.gz")
+    loaded = load(paths, channel_first=True)
+    assert np.array_equal(loaded, np.stack([phantom(seed=seed).transpose(2, 1, 0) for seed in (1, 2)]))
+    save_nifti(paths[1], phantom().transpose(2, 1, 0), np.eye(4))
+    with pytest.raises(GeometryError, match="shape or affine differ"):
+        SimpleITKReader().get_data(SimpleITKReader().read(paths))
+
+
+def test_several_series(tmp_path: Path) -> None:
+    for seed, series in enumerate(("one", "two")):
+        names = [f"{series}-{i}" for i in range(6)]
+        write_series(tmp_path / "in", phantom(seed=seed), series=series, names=names)
+    with pytest.raises(InputError, match=r"holds 2 DICOM series, needs one; .* or pass series_uid"):
+        SimpleITKReader().read(tmp_path / "in")
+    loaded = load(tmp_path / "in", series_uid=uid("two"))
+    assert np.array_equal(loaded, phantom(seed=1).transpose(2, 1, 0))
+
+
+def test_refuses_what_is_no_volume(tmp_path: Path) -> None:
+    write_series(tmp_path / "gap", phantom())[3].unlink()
+    with pytest.raises(GeometryError, match=r"not evenly spaced \(gap\)"):
+        SimpleITKReader().read(tmp_path / "gap")
+    assert load(tmp_path / "gap", allow_irregular=True).shape == (16, 20, 5)
+    write_series(tmp_path / "two", phantom(), names=[f"a{i}" for i in range(6)])
+    write(dataset(np.zeros((5, 5), np.uint16), name="other"), tmp_path / "two" / "other")
+    with pytest.raises(GeometryError, match="is 2 stacks"):
+        SimpleITKReader().read(tmp_path / "two")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NoImagesError, match="no DICOM image"):
+        SimpleITKReader().read(tmp_path / "empty")
+    (tmp_path / "text.nii").write_text("no")
+    with pytest.raises(InputError, match="SimpleITK cannot read it"):
+        SimpleITKReader().read(tmp_path / "text.nii")
+
+
+def test_suffixes(tmp_path: Path) -> None:
+    path = write_series(tmp_path, phantom(1), names=["bare"])[0]
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    reader = SimpleITKReader()
+    assert all(reader.verify_suffix(name) for name in (path, tmp_path, "a.nii.gz", ["a.dcm", "b.nrrd"]))
+    assert not reader.verify_suffix(tmp_path / "picture.png")
+    assert not reader.verify_suffix("missing")
