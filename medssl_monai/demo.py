@@ -103,7 +103,7 @@ def _samples(folder: Path) -> DemoData:
 
 
 def _phantom(folder: Path) -> DemoData:
-    labels = write_phantom(folder, patients=10, seed=0, size=128, slices=32) / "labels.csv"
+    labels = write_phantom(folder, patients=10, seed=0, size=128, slices=32)
     rows = read_labels(labels).rows
     train, test = (list(dict.fromkeys(Path(r.source) for r in rows if r.split == s)) for s in ("train", "test"))
     return DemoData(labels, train, test[:-1], test[-1])
