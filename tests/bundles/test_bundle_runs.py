@@ -1,0 +1,205 @@
+"""The bundles at smoke size, in this process, as ``monai.bundle run`` and ``medssl`` run them."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from monai.bundle import ConfigWorkflow
+
+from medssl_monai.checkpoints.load import load_into_resnet
+from medssl_monai.checkpoints.run_export import export_run
+from medssl_monai.downstream.classify import evaluate_run, predict_run
+from medssl_monai.engines.bundle_run import run_bundle
+from medssl_monai.errors import CheckpointError, ConfigError, LabelError
+from medssl_monai.ingest import SliceStore
+from medssl_monai.resources import bundle_dir, config_file
+
+SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "max_epochs": 2, "device": "cpu"}
+MONAI_CHATTER = [
+    "ignore:NvImgCodecPydicomReader:UserWarning",  # every LoadImage says so, also where no DICOM is read
+    "ignore:torch.jit.script:DeprecationWarning",
+]
+pytestmark = [pytest.mark.filterwarnings(line) for line in MONAI_CHATTER]
+
+
+def pretrain(store: SliceStore, out: Path, **settings: Any) -> ConfigWorkflow:
+    files = [bundle_dir("ct_ssl_spark") / "configs" / "train.yaml", config_file("demo")]
+    return run_bundle(
+        files, {"dataset_dir": str(store.path), "output_dir": str(out), **SMALL, "decoder_width": 32, **settings}
+    )
+
+
+def finetune(labels: Path, out: Path, **settings: Any) -> ConfigWorkflow:
+    files = [bundle_dir("ct_classification") / "configs" / "train.yaml", config_file("demo_finetune")]
+    return run_bundle(files, {"dataset_dir": str(labels), "output_dir": str(out), **SMALL, **settings})
+
+
+@pytest.fixture(scope="module")
+def pretrained(phantom_store: SliceStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "pretrain"
+    workflow = pretrain(phantom_store, out)
+    assert workflow.check_properties() == []
+    return out
+
+
+@pytest.fixture(scope="module")
+def finetuned(
+    phantom_labels: Path, phantom_store: SliceStore, pretrained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finetune"
+    workflow = finetune(phantom_labels, out, store_dir=str(phantom_store.path), encoder_weights=str(pretrained))
+    assert workflow.check_properties() == []
+    return out
+
+
+def test_pretraining_leaves_a_run(pretrained: Path, phantom_store: SliceStore) -> None:
+    for name in ("run.json", "LICENSE", "configs/train.yaml", "models/encoder.safetensors", "checkpoints/last.pt"):
+        assert (pretrained / name).is_file(), name
+    for figure in ("loss.png", "reconstruction.png"):
+        assert (pretrained / "figures" / figure).stat().st_size > 10_000
+    run = json.loads((pretrained / "run.json").read_text(encoding="utf-8"))
+    assert run["data_fingerprint"] == phantom_store.fingerprint
+    assert run["settings"]["arch"] == "resnet18"
+    report = load_into_resnet(torchvision.models.resnet18(), pretrained)
+    assert report.missing == ("fc.weight", "fc.bias")
+    assert report.metadata["method"] == "spark"
+    assert report.metadata["window"] == '"wide"'
+
+
+def test_every_file_of_a_run_opens_without_unpickling(pretrained: Path, finetuned: Path) -> None:
+    files = [p for run in (pretrained, finetuned) for p in run.rglob("*.pt")]
+    assert len(files) == 3
+    for path in files:
+        torch.load(path, weights_only=True)
+
+
+def test_the_same_seed_trains_the_same_encoder(phantom_store: SliceStore, pretrained: Path, tmp_path: Path) -> None:
+    pretrain(phantom_store, tmp_path / "again")
+    pretrain(phantom_store, tmp_path / "other", seed=1)
+    prints = [
+        load_into_resnet(torchvision.models.resnet18(), run).fingerprint
+        for run in (pretrained, tmp_path / "again", tmp_path / "other")
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_export_proves_itself(pretrained: Path, tmp_path: Path) -> None:
+    report = export_run(pretrained, tmp_path / "encoder.safetensors")
+    source = load_into_resnet(torchvision.models.resnet18(), pretrained)
+    assert report.fingerprint == source.fingerprint
+    assert report.metadata["mean"] == source.metadata["mean"]
+    with pytest.raises(CheckpointError, match="safetensors"):
+        export_run(pretrained, tmp_path / "encoder.bin")
+
+
+def test_evaluation_by_patient(
+    finetuned: Path, phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path
+) -> None:
+    metrics = evaluate_run(finetuned, phantom_labels, tmp_path / "out", store=phantom_store.path)
+    assert metrics["all_slices"]["slices"] == 12
+    assert len(metrics["per_patient"]) == 2
+    for name in ("metrics.json", "predictions.csv", "studies.json", "figures/confusion_matrix.png", "figures/roc.png"):
+        assert (tmp_path / "out" / name).is_file(), name
+    again = evaluate_run(finetuned, phantom_labels, tmp_path / "again", store=phantom_store.path)
+    assert again == metrics
+
+
+def test_prediction_agrees_with_evaluation_and_with_plain_monai(
+    finetuned: Path, phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path
+) -> None:
+    evaluate_run(finetuned, phantom_labels, tmp_path / "evaluated", store=phantom_store.path)
+    series = phantom_labels.parent / "phantom-004"
+    studies = predict_run(finetuned, [series], tmp_path / "predicted", cache_dir=str(tmp_path / "cache"))
+    assert [s["slices"] for s in studies] == [6]
+    judged = {(r["series_id"], r["slice"]): r for r in rows(tmp_path / "evaluated" / "predictions.csv")}
+    predicted = rows(tmp_path / "predicted" / "predictions.csv")
+    for row in predicted:
+        same = judged[row["series_id"], row["slice"]]
+        assert row["label"] == ""
+        assert probabilities(row) == pytest.approx(probabilities(same), abs=2e-6)
+    run_bundle(
+        [finetuned / "configs" / "inference.yaml"],
+        {
+            "bundle_root": str(finetuned),
+            "dataset_dir": str(series),
+            "output_dir": str(tmp_path / "plain"),
+            "device": "cpu",
+        },
+        workflow_type="infer",
+    )
+    with (tmp_path / "plain" / "predictions.csv").open(encoding="utf-8") as file:
+        plain = [[float(v) for v in line[1:]] for line in csv.reader(file)]
+    assert np.allclose(plain, [probabilities(row) for row in predicted], atol=1e-4)
+    study = json.loads((tmp_path / "plain" / "studies.json").read_text(encoding="utf-8"))
+    assert list(next(iter(study.values())).values()) == pytest.approx(np.mean(plain, axis=0).tolist(), abs=1e-5)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def probabilities(row: dict[str, str]) -> list[float]:
+    return [float(v) for k, v in row.items() if k.startswith("p_")]
+
+
+def test_validation_keeps_the_best_epoch(phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path) -> None:
+    table = phantom_labels.read_text(encoding="utf-8")
+    labels = phantom_labels.with_name("with_validation.csv")
+    last_train = [line for line in table.splitlines() if line.endswith("train")][-1].split(",")[0]
+    labels.write_text(
+        "\n".join(
+            line.replace(",train", ",validation") if line.startswith(last_train) else line
+            for line in table.splitlines()
+        ),
+        encoding="utf-8",
+    )
+    workflow = finetune(labels, tmp_path / "run", store_dir=str(phantom_store.path), max_epochs=3)
+    trainer = workflow.parser.get_parsed_content("train::trainer")
+    assert 0 <= trainer.state.best_metric <= 1
+    assert (tmp_path / "run" / "validation" / "metrics.json").is_file()
+    best = torch.load(tmp_path / "run" / "models" / "model.pt", weights_only=True)
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["network"]
+    assert torch.equal(best["fc.weight"], last["fc.weight"]) == (trainer.state.best_metric_epoch == 3)
+
+
+def test_a_stopped_finetuning_carries_on_exactly(
+    phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path
+) -> None:
+    settings = {"store_dir": str(phantom_store.path), "frozen_epochs": 1}
+    finetune(phantom_labels, tmp_path / "whole", max_epochs=3, **settings)
+    finetune(phantom_labels, tmp_path / "parts", max_epochs=1, **settings)
+    finetune(phantom_labels, tmp_path / "parts", max_epochs=3, **settings)
+    whole, parts = (torch.load(tmp_path / run / "models" / "model.pt", weights_only=True) for run in ("whole", "parts"))
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_folders_of_files_are_ingested_once(phantom_labels: Path, tmp_path: Path) -> None:
+    finetune(phantom_labels, tmp_path / "run", cache_dir=str(tmp_path / "cache"), max_epochs=1)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_bad_input_is_named(
+    phantom_labels: Path, phantom_store: SliceStore, pretrained: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    store = str(phantom_store.path)
+    with pytest.raises(ConfigError, match="max_epoch' is not a key"):
+        pretrain(phantom_store, tmp_path / "a", max_epoch=3)
+    with pytest.raises(CheckpointError, match="resnet18"):
+        finetune(phantom_labels, tmp_path / "b", store_dir=store, arch="resnet50", encoder_weights=str(pretrained))
+    table = tmp_path / "labels.csv"
+    table.write_text(f"source,slice,label,split\n{phantom_store.series_ids[0]},99,head,train\n", encoding="utf-8")
+    with pytest.raises(LabelError, match="99"):
+        finetune(table, tmp_path / "c", store_dir=store)
+    table.write_text(f"source,slice,label,split\n{phantom_store.series_ids[0]},0,foot,test\n", encoding="utf-8")
+    with pytest.raises(LabelError, match="'foot' is not a class"):
+        evaluate_run(finetuned, table, tmp_path / "d", store=phantom_store.path)
+    with pytest.raises(CheckpointError, match="no finished fine-tuning run"):
+        predict_run(pretrained, [phantom_labels.parent], tmp_path / "e")
+    for name in "abcde":
+        assert not list((tmp_path / name).rglob("*.pt"))

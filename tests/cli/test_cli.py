@@ -1,0 +1,127 @@
+"""The ``medssl`` command as a user types it: help, exit codes, one-sentence errors."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medssl_monai.cli.main import main
+from medssl_monai.cli.options import parse_overrides
+from medssl_monai.errors import ConfigError
+from medssl_monai.version import __version__
+
+VERBS = ["sample-data", "phantom", "ingest", "pretrain", "export", "finetune", "evaluate", "predict", "demo"]
+
+
+@pytest.fixture
+def medssl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Call the console script's entry point; returns (exit code, stdout, stderr)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medssl", *map(str, words)])
+        monkeypatch.setenv("PYTHONWARNINGS", "error")
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return call
+
+
+def test_help_names_every_verb(medssl) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = medssl("--help")
+    assert code == 0
+    assert all(verb in out for verb in VERBS)
+    for verb in VERBS:
+        code, out, _ = medssl(verb, "--help")
+        assert code == 0
+        assert "--out" in out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from medssl_monai.cli import main\n"
+        "heavy = {'torch', 'monai', 'numpy', 'pyarrow', 'matplotlib', 'pydicom'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_version(medssl) -> None:  # type: ignore[no-untyped-def]
+    assert medssl("--version")[:2] == (0, __version__ + "\n")
+
+
+def test_wrong_usage_exits_with_two(medssl) -> None:  # type: ignore[no-untyped-def]
+    assert medssl("ingest")[0] == 2
+    assert medssl("pretrain", "spark")[0] == 2
+    assert medssl("no-such-verb")[0] == 2
+
+
+def test_ingest_and_its_errors(medssl, phantom_labels: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code, _, err = medssl("ingest", empty, "--out", tmp_path / "store")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("medssl: ")
+    assert not (tmp_path / "store").exists()
+    code, out, _ = medssl("ingest", phantom_labels.parent, "--out", tmp_path / "store", "--json")
+    assert code == 0
+    counts = json.loads(out)
+    assert sum(row["slices"] for row in counts) == 30
+    code, _, err = medssl("ingest", phantom_labels.parent, "--out", tmp_path / "mr", "--modality", "MR")
+    assert code == 1
+    assert not (tmp_path / "mr").exists()
+    code, out, _ = medssl(
+        "ingest", phantom_labels.parent, "--out", tmp_path / "store", "--sheet", tmp_path / "sheet.png"
+    )
+    assert code == 0
+    assert (tmp_path / "sheet.png").is_file()
+    about = tmp_path / "store" / "store.json"
+    about.write_text(about.read_text(encoding="utf-8").replace('"schema_version": 1', '"schema_version": 99'))
+    code, _, err = medssl("pretrain", "spark", "--data", tmp_path / "store", "--out", tmp_path / "run")
+    assert code == 1
+    assert "99" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_names_are_told(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    where = ("--data", tmp_path, "--out", tmp_path / "run")
+    assert "ct_ssl_spark" in medssl("pretrain", "spork", *where)[2]
+    assert "demo" in medssl("pretrain", "spark", *where, "--config", "deom")[2]
+    code, _, err = medssl("pretrain", "spark", *where, "epochs=3")
+    assert (code, "'epochs' is not a key" in err) == (1, True)
+    assert "KEY=VALUE" in medssl("pretrain", "spark", *where, "epochs")[2]
+    assert "no finished fine-tuning run" in medssl("predict", tmp_path, tmp_path, "--out", tmp_path / "o")[2]
+    assert medssl("export", tmp_path, "--out", tmp_path / "e.safetensors")[0] == 1
+
+
+def test_phantom(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, _ = medssl("phantom", "--out", tmp_path / "p", "--patients", 2, "--size", 32, "--slices", 3)
+    assert code == 0
+    assert (tmp_path / "p" / "labels.csv").is_file()
+
+
+def test_overrides_are_yaml() -> None:
+    assert parse_overrides(["a=1", "b=1e-4", "c=[lung, [0, 80]]", "d=null", "e=text", "f=x=y"]) == {
+        "a": 1,
+        "b": 1e-4,
+        "c": ["lung", [0, 80]],
+        "d": None,
+        "e": "text",
+        "f": "x=y",
+    }
+    with pytest.raises(ConfigError, match="not YAML"):
+        parse_overrides(["a=[1"])
+
+
+@pytest.mark.slow
+def test_help_answers_within_half_a_second() -> None:
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "medssl_monai", "--help"], check=True, capture_output=True)
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.5
