@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -127,6 +128,8 @@ def ingest(
     except NoImagesError:
         if is_new:
             shutil.rmtree(out, ignore_errors=True)
+        elif writer.series_folder.is_dir() and not any(writer.series_folder.iterdir()):
+            writer.series_folder.rmdir()  # a folder that was there, but empty, is empty again
         raise
 
 
@@ -136,15 +139,16 @@ def _run(
     files = find_files(sources, writer.path)
     found = _map(partial(look_at, rules=rules), files, workers, "looking at files", progress, chunk=64)
     plans, verdicts = plan_all(found, key, rules)
-    new, stored, contradicting = _compare(plans, writer)
+    new, stored, partial_views, contradicting = _compare(plans, writer)
     verdicts += [*stored, *contradicting]
     work = partial(_process_one, writer=writer, key=key)
     written = _map(work, new, workers, "reading series", progress, chunk=1)
     verdicts += [verdict for group in written for verdict in group]
-    taken = [verdict for verdict in verdicts if verdict.outcome is not Outcome.REJECTED]
+    taken = [verdict for verdict in [*verdicts, *partial_views] if verdict.outcome is not Outcome.REJECTED]
     if not taken:
         raise _nothing(sources, rules, len(files), verdicts)
     writer.finish(verdicts)
+    verdicts += partial_views
     added = sum(verdict.outcome is not Outcome.REJECTED for group in written for verdict in group)
     return IngestSummary(
         store=writer.path,
@@ -169,8 +173,11 @@ def _process_one(job: _Job, writer: StoreWriter, key: bytes) -> tuple[Verdict, .
     return process(job.plan, writer, key, job.replaces)
 
 
-def _compare(plans: Sequence[Plan], writer: StoreWriter) -> tuple[list[_Job], list[Verdict], list[Verdict]]:
-    """Which series are to be written, the verdicts on those that are stored already, and on those that contradict.
+def _compare(
+    plans: Sequence[Plan], writer: StoreWriter
+) -> tuple[list[_Job], list[Verdict], list[Verdict], list[Verdict]]:
+    """Which series are to be written; and the verdicts on those that are stored already, on those of which more is
+    stored than this run saw, and on those that contradict what is stored.
 
     A series that grew replaces what was stored of it, also where it is now split otherwise.
     """
@@ -187,21 +194,23 @@ def _compare(plans: Sequence[Plan], writer: StoreWriter) -> tuple[list[_Job], li
         for series_id in relatives[base]
         if images > set(notes[series_id].instances)
     }
-    jobs, stored, contradicting = [], [], []
+    jobs, stored, partial_views, contradicting = [], [], [], []
     gone = outgrown - {plan.series_id for plan in plans}
     for plan in plans:
         images = set(plan.instance_ids)
         kin = [series_id for series_id in relatives[_base(plan.series_id)] if series_id not in gone]
         home = next((series_id for series_id in kin if images <= set(notes[series_id].instances)), None)
-        if home is not None:
+        if home is not None and images == set(notes[home].instances):
             stored += _stored_verdicts(notes[home], plan)
+        elif home is not None:
+            partial_views.append(replace(notes[home].verdicts[0], files=plan.files))
         elif all(series_id in outgrown for series_id in kin):
             jobs.append(_Job(plan, replaces=plan.series_id in notes))
         else:
             contradicting.append(_contradiction(plan))
     for series_id in sorted(gone):
         writer.remove(series_id)
-    return jobs, stored, contradicting
+    return jobs, stored, partial_views, contradicting
 
 
 def _base(series_id: str) -> str:
@@ -258,8 +267,14 @@ def _results(work: Callable[[T], R], items: Sequence[T], workers: int, chunk: in
         yield from map(work, items)
         return
     # Spawned, not forked: the caller may have threads (torch, blosc2), which do not survive a fork.
-    pool = ProcessPoolExecutor(min(workers, len(items)), multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(items)), context, initializer=_leave_interrupts_to_the_parent)
     try:
         yield from pool.map(work, items, chunksize=chunk)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    """Ctrl-C reaches every process of a terminal: workers end the series they are at, and no more are given out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -59,9 +59,7 @@ def _by_uid(uid: str, key: bytes, known: set[str]) -> set[str]:
 
 def _by_path(store: SliceStore, path: Path, key: bytes, known: set[str]) -> set[str]:
     """By the path as ingested; else, for what was moved or lies deeper, by content."""
-    source = source_id(key, path)
-    ids, sources = store.index.column("series_id").to_pylist(), store.index.column("source_id").to_pylist()
-    candidates = {series_id for series_id, one in zip(ids, sources, strict=True) if one == source}
+    candidates = set(store.series_by_source.get(source_id(key, path), ()))
     return candidates or {found for file in find_files([path]) for found in _by_file(store, file, key, known)}
 
 

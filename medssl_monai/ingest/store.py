@@ -16,6 +16,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,19 @@ class SliceStore:
         """SHA-256 (hex) over the index and the arrays: two stores with the same content have the same one."""
         return str(self.description["fingerprint"])
 
-    @property
+    @cached_property
     def series_ids(self) -> list[str]:
         """All series, sorted."""
         return sorted(self.index.column("series_id").unique().to_pylist())
+
+    @cached_property
+    def series_by_source(self) -> dict[str, set[str]]:
+        """The series that came from each source id."""
+        pairs = self.index.select(["source_id", "series_id"]).group_by(["source_id", "series_id"]).aggregate([])
+        found: dict[str, set[str]] = {}
+        for pair in pairs.to_pylist():
+            found.setdefault(pair["source_id"], set()).add(pair["series_id"])
+        return found
 
     @property
     def verdicts(self) -> list[Verdict]:

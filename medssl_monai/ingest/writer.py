@@ -147,6 +147,8 @@ class StoreWriter:
     def finish(self, verdicts: Iterable[Verdict]) -> None:
         """Compacts the parts into the index, merges the verdicts, and declares the store finished.
 
+        A series that is in the store is not said to be rejected because a later run wanted something else.
+
         Raises:
             StoreError: a part was made with another key.
         """
@@ -155,9 +157,12 @@ class StoreWriter:
         # Parts speak for series of runs that never finished; they do not know of a series' images that were refused.
         unfinished = (verdict for note in notes.values() for verdict in note.verdicts)
         earlier = merge_verdicts(unfinished, read_verdicts(self.path / "verdicts.jsonl"))
+        verdicts = list(verdicts)
+        taken = {verdict.subject for verdict in verdicts if verdict.outcome is not Outcome.REJECTED}
+        news = [verdict for verdict in verdicts if verdict.subject in taken or verdict.subject not in notes]
         merged = [
             verdict
-            for verdict in merge_verdicts(earlier, verdicts)
+            for verdict in merge_verdicts(earlier, news)
             if verdict.outcome is Outcome.REJECTED or verdict.series_id in notes
         ]
         index = pa.concat_tables(

@@ -58,6 +58,27 @@ def test_sources_one_after_another(source: Path, whole: Path, tmp_path: Path) ->
     assert tree_bytes(tmp_path / "parts") == tree_bytes(whole)
 
 
+def test_later_runs_do_not_deny_what_is_stored(source: Path, whole: Path, tmp_path: Path) -> None:
+    """A run over a part of a series, one for another modality, and one into a folder that was there, but empty."""
+    before = tree_bytes(whole)
+    part = ingest([source / "one" / "001.dcm"], whole, key=KEY, progress=False)
+    assert (part.files, part.added, part.series, part.slices) == (1, 0, 1, 4)
+    assert tree_bytes(whole) == before
+    mr = phantom(1)
+    write_series(tmp_path / "mr", mr, series="mr", SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="MR")
+    ingest([source, tmp_path / "mr"], whole, key=KEY, modality="MR", progress=False)
+    store = SliceStore(whole)
+    assert len(store.series_ids) == 5
+    assert sum(verdict.slices for verdict in store.verdicts) == len(store)
+    assert {verdict.reason for verdict in store.verdicts if verdict.kind == "series"} == {None}
+    (tmp_path / "empty").mkdir()
+    paths = write_series(tmp_path / "broken", mr, series="broken")
+    paths[0].write_bytes(paths[0].read_bytes()[:-50])
+    with pytest.raises(NoImagesError):
+        ingest([tmp_path / "broken"], tmp_path / "empty", key=KEY, progress=False)
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
 def test_interrupted_run_is_completed(
     source: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]
