@@ -13,7 +13,7 @@ from medssl_monai.errors import ConfigError
 __all__ = ["FinetuneTrainer"]
 
 
-class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[misc]
+class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
     """A MONAI ``SupervisedTrainer`` that freezes and thaws by epoch and resumes exactly.
 
     Args:

@@ -117,7 +117,7 @@ class PretrainTrainer(ResumableTrainer):
         for part in split_batch(batchdata, self.accumulation_steps):
             with self._precision():
                 result = self.forward(self._to_device(part), progress)
-            (result["loss"] / self.accumulation_steps).backward()
+            torch.autograd.backward(result["loss"] / self.accumulation_steps)
             parts.append({name: value.detach() for name, value in result.items()})
         return {name: torch.stack([part[name].float() for part in parts]).mean(0) for name in parts[0]}
 

@@ -12,7 +12,7 @@ from medssl_monai.engines.loader import StepLoader
 __all__ = ["ResumableTrainer"]
 
 
-class ResumableTrainer(Trainer):  # type: ignore[misc]
+class ResumableTrainer(Trainer):
     """A MONAI ``Trainer`` that can be stopped after any step and carries on as if it never had been.
 
     MONAI's own ``run`` makes a new gradient scaler each time and Ignite replays an epoch's first batches after a
@@ -21,10 +21,10 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.scaler: torch.amp.GradScaler | None = torch.amp.GradScaler("cuda") if self.amp else None
+        self.scaler = torch.amp.GradScaler("cuda") if self.amp else None  # type: ignore[assignment]  # the new name
         self.add_event_handler(Events.EPOCH_STARTED, ResumableTrainer._move_loader)
 
-    def run(self) -> None:
+    def run(self) -> None:  # type: ignore[override]  # as MONAI's own
         """Train until ``max_epochs``.
 
         Raises:

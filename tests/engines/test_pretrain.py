@@ -39,7 +39,7 @@ class Slices(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         item = {"image": self.images[key.index], "index": key.index, "epoch": key.epoch, "modality": "CT"}
-        return self.transform(item)  # type: ignore[return-value]
+        return self.transform(item)
 
 
 def make_trainer(folder: Path, epochs: int = 3, workers: int = 0, **kwargs: Any) -> PretrainTrainer:
