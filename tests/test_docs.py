@@ -97,6 +97,9 @@ def test_bundle_commands(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
     for words in commands(ROOT / "bundles" / "ct_ssl_spark" / "docs" / "README.md"):
         run_bundle_command(words)
+    for file in ("metrics.json", "features.parquet", "figures/reconstruction.png"):
+        assert (desk / "OUT" / file).is_file(), file
+    shutil.rmtree(desk / "OUT")
     shutil.copy(desk / "RUN" / "models" / "encoder.safetensors", desk / "encoder.safetensors")
     shutil.rmtree(desk / "RUN")
     (desk / "configs").unlink()

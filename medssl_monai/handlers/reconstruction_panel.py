@@ -54,17 +54,19 @@ class ReconstructionPanel:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
+        """Draw what the method has learned so far."""
+        self.draw(engine.state.device, f"SparK after {engine.state.epoch} epochs")
+
+    def draw(self, device: str | torch.device, title: str) -> None:
         """Draw now."""
         chosen = np.linspace(0, len(self.dataset) - 1, self.count).round().astype(int)
         items = [self.dataset[SampleKey(0, int(i))] for i in chosen]
-        device = engine.state.device
         image = torch.stack([item["views"][0] for item in items]).to(device)
         mask = torch.stack([item["mask"] for item in items]).to(device)
         training = self.method.training
         self.method.eval()
         pictures = self.method.reconstruct(image, mask)
         self.method.train(training)
-        title = f"SparK after {engine.state.epoch} epochs"
         columns = {"input": self._windowed(image)} | {
             name: self._windowed(pictures[key])
             for name, key in (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from monai.bundle import ComponentLocator, ConfigParser
+from monai.bundle import ComponentLocator, ConfigParser, verify_net_in_out
 
 from medssl_monai.engines.run_folder import record_run
 from medssl_monai.errors import ConfigError
@@ -131,6 +131,12 @@ def test_metadata_is_complete(bundle: Path) -> None:
     assert (bundle / "LICENSE").is_file()
     assert (bundle / "docs" / "README.md").is_file()
     assert not list((bundle / "models").glob("*")), "weights do not belong into git"
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda b: b.name)
+def test_network_takes_and_gives_what_the_metadata_say(bundle: Path) -> None:
+    configs = bundle / "configs"
+    verify_net_in_out("network_def", str(configs / "metadata.json"), str(configs / "inference.yaml"), device="cpu")
 
 
 def test_inference_needs_nothing_of_ours() -> None:
