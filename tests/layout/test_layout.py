@@ -19,6 +19,7 @@ LAYERS = [
     {"engines", "handlers", "downstream"},
     {"demo"},
     {"cli", "label"},
+    {"__main__"},
 ]
 BASE = {"ingest", "transforms", "checkpoints"}
 
