@@ -2,7 +2,10 @@
 
 from medssl_monai.transforms.draws import sample_generator
 from medssl_monai.transforms.labelled import LabelledParameters, LabelledView, LabelledViewd
+from medssl_monai.transforms.multi_crop import MultiCropParameters, MultiCropViews, MultiCropViewsd
+from medssl_monai.transforms.recipe import ViewParameters, ViewRecipe
 from medssl_monai.transforms.spatial import Crop, resample
+from medssl_monai.transforms.two_views import TwoViews, TwoViewsd
 from medssl_monai.transforms.views import SparKParameters, SparKViews, SparKViewsd
 from medssl_monai.transforms.windows import CTWindow, CTWindowd, fixed_limits, resolve_window, window_names
 
@@ -13,9 +16,16 @@ __all__ = [
     "LabelledParameters",
     "LabelledView",
     "LabelledViewd",
+    "MultiCropParameters",
+    "MultiCropViews",
+    "MultiCropViewsd",
     "SparKParameters",
     "SparKViews",
     "SparKViewsd",
+    "TwoViews",
+    "TwoViewsd",
+    "ViewParameters",
+    "ViewRecipe",
     "fixed_limits",
     "resample",
     "resolve_window",

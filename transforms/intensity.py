@@ -6,15 +6,25 @@ and std speak of three channels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from medssl_monai.transforms.draws import log_uniform, uniform
 
-__all__ = ["Normalisation", "WindowJitter", "draw_window_jitter", "jitter_strength", "windowed"]
+__all__ = [
+    "Limits",
+    "Normalisation",
+    "WindowJitter",
+    "draw_window_jitter",
+    "jitter_strength",
+    "normalised",
+    "unit_range",
+    "windowed",
+]
 
-Limits = Sequence[tuple[float, float]]
+Limits: TypeAlias = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -81,12 +91,22 @@ def windowed(
     view: npt.NDArray[np.float32], limits: Limits, jitter: WindowJitter, norm: Normalisation
 ) -> npt.NDArray[np.float32]:
     """View (h, w) in HU -> (channels, h, w): window, clip to [0, 1], (x - mean) / std."""
-    out = np.empty((len(norm.mean), *view.shape), np.float32)
+    return normalised(unit_range(view, limits, jitter), norm)
+
+
+def unit_range(view: npt.NDArray[np.float32], limits: Limits, jitter: WindowJitter) -> npt.NDArray[np.float32]:
+    """View (h, w) in HU -> (windows, h, w), each window's limits at 0 and 1, clipped."""
+    unit = np.empty((len(limits), *view.shape), np.float32)
+    for channel, (low, high) in zip(unit, limits, strict=True):
+        width = (high - low) * jitter.width_factor
+        bottom = (low + high) / 2 + jitter.level_shift * (high - low) - width / 2
+        np.clip((view - np.float32(bottom)) / np.float32(width), 0, 1, out=channel)
+    return unit
+
+
+def normalised(unit: npt.NDArray[np.float32], norm: Normalisation) -> npt.NDArray[np.float32]:
+    """Intensities (windows, h, w) in [0, 1] -> (channels, h, w), (x - mean) / std; a single window is repeated."""
+    out = np.empty((len(norm.mean), *unit.shape[1:]), np.float32)
     for channel, (mean, std) in enumerate(zip(norm.mean, norm.std, strict=True)):
-        if channel < len(limits):
-            low, high = limits[channel]
-            width = (high - low) * jitter.width_factor
-            low = (low + high) / 2 + jitter.level_shift * (high - low) - width / 2
-            unit = np.clip((view - np.float32(low)) / np.float32(width), 0, 1)
-        np.divide(unit - np.float32(mean), np.float32(std), out=out[channel])
+        np.divide(unit[channel % len(unit)] - np.float32(mean), np.float32(std), out=out[channel])
     return out

@@ -10,7 +10,7 @@ from monai.config.type_definitions import NdarrayOrTensor
 
 from medssl_monai.transforms.draws import sample_generator
 
-__all__ = ["item_generator", "single_key", "slice_array", "view_size"]
+__all__ = ["item_generator", "number_range", "probability", "single_key", "slice_array", "view_size"]
 
 
 def slice_array(image: NdarrayOrTensor) -> npt.NDArray[np.generic]:
@@ -58,3 +58,25 @@ def single_key(keys: Sequence[Hashable]) -> Hashable:
     if len(keys) != 1:
         raise ValueError(f"keys {tuple(keys)}: views are made of one image, give one key")
     return keys[0]
+
+
+def number_range(name: str, limits: Sequence[float], upper: float = float("inf")) -> tuple[float, float]:
+    """Checked (low, high), the two ends of a draw.
+
+    Raises:
+        ValueError: not two numbers, 0 < low <= high <= upper.
+    """
+    if len(limits) != 2 or not 0 < limits[0] <= limits[1] <= upper:
+        raise ValueError(f"{name} {tuple(limits)} must be two numbers, 0 < low <= high <= {upper}")
+    return float(limits[0]), float(limits[1])
+
+
+def probability(name: str, share: float) -> float:
+    """Checked probability.
+
+    Raises:
+        ValueError: outside 0 .. 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} {share} must be a probability, 0 .. 1")
+    return float(share)

@@ -21,7 +21,15 @@ import torch.utils.data
 
 from medssl_monai.transforms.draws import below, log_uniform, uniform
 
-__all__ = ["AIR_HU", "Crop", "Interpolation", "draw_resized_crop", "resample", "resample_affine"]
+__all__ = [
+    "AIR_HU",
+    "Crop",
+    "Interpolation",
+    "draw_resized_crop",
+    "one_thread_in_workers",
+    "resample",
+    "resample_affine",
+]
 
 AIR_HU = -1024
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
@@ -191,7 +199,7 @@ def resample_affine(
         prefilter: against aliasing where the view is coarser than the slice: the interpolation's own kernel,
             stretched, or MONAI's and scikit-image's Gaussian with sigma = (reduction - 1) / 2 pixels.
     """
-    _one_thread_in_workers()
+    one_thread_in_workers()
     pixels = image.astype(np.float32) - AIR_HU  # air is 0: filters and borders may then read zeros outside
     reductions = [math.hypot(matrix[axis, 0], matrix[axis, 1]) for axis in (0, 1)]  # along x, y of the slice
     if max(reductions) > 1:
@@ -225,7 +233,7 @@ def _limit_threads() -> None:
     cv2.setNumThreads(0)
 
 
-def _one_thread_in_workers() -> None:
+def one_thread_in_workers() -> None:
     """A loader's worker is one of many and its process belongs to the loader; elsewhere the setting is the user's."""
     if torch.utils.data.get_worker_info() is not None:
         _limit_threads()

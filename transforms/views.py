@@ -16,7 +16,14 @@ from monai.transforms.transform import MapTransform
 
 from medssl_monai.transforms.draws import chance, subset
 from medssl_monai.transforms.intensity import Normalisation, WindowJitter, draw_window_jitter, jitter_strength, windowed
-from medssl_monai.transforms.samples import item_generator, single_key, slice_array, view_size
+from medssl_monai.transforms.samples import (
+    item_generator,
+    number_range,
+    probability,
+    single_key,
+    slice_array,
+    view_size,
+)
 from medssl_monai.transforms.spatial import Crop, Interpolation, draw_resized_crop, resample
 from medssl_monai.transforms.windows import (
     HUWindow,
@@ -81,10 +88,8 @@ class SparKViews:
         self.size = view_size(image_size, patch_size)
         self.grid = (self.size[0] // patch_size, self.size[1] // patch_size)
         self.visible = _visible_cells(self.grid, mask_ratio)
-        self.scale, self.ratio = _range("scale", scale, upper=1.0), _range("ratio", ratio)
-        if not 0 <= flip <= 1:
-            raise ValueError(f"flip {flip} must be a probability, 0 .. 1")
-        self.flip = flip
+        self.scale, self.ratio = number_range("scale", scale, upper=1.0), number_range("ratio", ratio)
+        self.flip = probability("flip", flip)
         self.interpolation: Interpolation = interpolation
         self.windows = parse_windows(window)
         self.window_jitter = None if window_jitter is None else jitter_strength(window_jitter)
@@ -190,10 +195,3 @@ def _visible_cells(grid: tuple[int, int], mask_ratio: float) -> int:
             "must be visible and one masked; choose a larger image_size or another mask_ratio"
         )
     return visible
-
-
-def _range(name: str, limits: Sequence[float], upper: float = float("inf")) -> tuple[float, float]:
-    low, high = limits
-    if not 0 < low <= high <= upper:
-        raise ValueError(f"{name} {tuple(limits)} must be two numbers, 0 < low <= high <= {upper}")
-    return float(low), float(high)
