@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["decayed", "parameter_groups"]
+__all__ = ["decayed", "parameter_groups", "weight_decay_groups"]
 
 
 def decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -26,4 +26,15 @@ def parameter_groups(parameters: nn.Module | Iterable[tuple[str, nn.Parameter]])
         chosen = [parameter for name, parameter in trainable if decayed(name, parameter) == (scale > 0)]
         if chosen:
             groups.append({"params": chosen, "weight_decay_scale": scale, "lr_scale": 1.0})
+    return groups
+
+
+def weight_decay_groups(network: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
+    """`parameter_groups` with their ``weight_decay``; with `decay_all` one group, in which it acts on everything."""
+    if decay_all:
+        trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        return [{"params": trainable, "weight_decay_scale": 1.0, "lr_scale": 1.0, "weight_decay": weight_decay}]
+    groups = parameter_groups(network)
+    for group in groups:
+        group["weight_decay"] = weight_decay * group["weight_decay_scale"]
     return groups

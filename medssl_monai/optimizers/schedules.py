@@ -5,13 +5,13 @@ A step counts optimizer steps from 0; a value is the one in force during that st
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch.optim import Optimizer
 
 from medssl_monai.errors import ConfigError
 
-__all__ = ["WarmupCosine", "cosine", "set_rates", "warmup_cosine"]
+__all__ = ["RecurringCosine", "WarmupCosine", "cosine", "recurring_cosine", "set_rates", "warmup_cosine"]
 
 
 class Position(Protocol):
@@ -46,6 +46,20 @@ def warmup_cosine(
     if step < warmup_steps:
         return peak * (start_ratio + (1.0 - start_ratio) * step / warmup_steps)
     return cosine(step - warmup_steps, total_steps - warmup_steps, peak, final_ratio * peak)
+
+
+def recurring_cosine(
+    position: int, length: int, warmup: int, peak: float, start: float = 0.0, end: float = 0.0, climb: int | None = None
+) -> float:
+    """Straight from `start` to `peak`, a cosine to `end` at `length`, then up again: its period is 2 (length − warmup).
+
+    All in one unit, steps or epochs. The peak stands at `warmup`, and from `climb` (by default `warmup`) on.
+    """
+    climb = warmup if climb is None else climb
+    if position < warmup:
+        return start + (peak - start) * min(1.0, position / max(1, climb))
+    phase = math.pi * (position - warmup) / max(1, length - warmup)
+    return end + (peak - end) * (0.5 + 0.5 * math.cos(phase))
 
 
 def set_rates(optimizer: Optimizer, lr: float | None = None, weight_decay: float | None = None) -> None:
@@ -86,3 +100,32 @@ class WarmupCosine:
         if decay is not None and self.final_weight_decay is not None:
             decay = cosine(progress.step, progress.total_steps, decay, self.final_weight_decay)
         set_rates(optimizer, lr, decay)
+
+
+@dataclass(frozen=True)
+class RecurringCosine:
+    """Warm-up and cosine of a fixed length, whatever the run's, that rises again beyond: for the papers' recipes.
+
+    Wolf et al. 2023 ran SwAV with a warm-up of 10 and a length of 800 *steps* (meant: epochs), BYOL with 10 and 100
+    epochs and `early_peak`, MoCo with a length of the run's epochs. `warmup` and `length` are in `unit`; a unit of
+    "epoch" holds the rate for an epoch. With `early_peak` the last epoch of the warm-up already has the peak.
+    """
+
+    peak_lr: float
+    length: int
+    warmup: int = 0
+    unit: Literal["step", "epoch"] = "step"
+    early_peak: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for an unknown unit, or a warm-up that does not end before the length."""
+        if self.unit not in ("step", "epoch"):
+            raise ConfigError(f"unit: 'step' or 'epoch', found {self.unit!r}; choose one of these")
+        if not 0 <= self.warmup < self.length:
+            raise ConfigError(f"warmup: shorter than the length {self.length}, found {self.warmup}; lower it")
+
+    def apply(self, optimizer: Optimizer, progress: Position) -> None:
+        """Set the learning rate for the step that `progress` stands at."""
+        position = progress.step if self.unit == "step" else progress.step // progress.steps_per_epoch
+        climb = self.warmup - 1 if self.early_peak else self.warmup
+        set_rates(optimizer, recurring_cosine(position, self.length, self.warmup, self.peak_lr, climb=climb))

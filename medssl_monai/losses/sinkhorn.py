@@ -1,0 +1,24 @@
+"""Balanced soft assignment by Sinkhorn-Knopp (Cuturi 2013; SwAV, Caron et al. 2020, arXiv 2006.09882, equation 3).
+
+Shapes: R rows (embeddings of a batch, and of a queue), K prototypes.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["sinkhorn"]
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """Codes (R, K) of the scores (R, K): each row sums to 1, and the prototypes share the rows almost equally.
+
+    exp(scores / epsilon) is scaled alternately so that prototypes, then rows, have equal mass; the rows come last and
+    hold exactly, the prototypes up to `iterations`. Computed by logarithms, which neither overflow nor vanish at a
+    small `epsilon`, in float32 at least. Adding a constant to a prototype's column changes nothing but rounding.
+    """
+    log_codes = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
+    for _ in range(iterations):
+        log_codes = log_codes - log_codes.logsumexp(dim=0)  # equal mass of each prototype
+        log_codes = log_codes - log_codes.logsumexp(dim=1, keepdim=True)  # and of each row
+    return log_codes.softmax(dim=1)

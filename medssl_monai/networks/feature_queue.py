@@ -1,0 +1,67 @@
+"""Features of past batches, kept in buffers so that they survive a restart.
+
+Shapes: B rows that enter, L rows kept, D dimensions, V views with a queue each.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["NewestFirstQueue", "RingQueue"]
+
+
+class RingQueue(nn.Module):
+    """MoCo's queue (arXiv 1911.05722, section 3.2): new rows overwrite the oldest, wrapping around at the end.
+
+    Starts with random rows of unit length. Any B will do, L need not be a multiple of it; of more than L rows the
+    last L are kept.
+    """
+
+    features: Tensor  # (L, D)
+    pointer: Tensor  # () int64: where the next row goes
+
+    def __init__(self, length: int, dimensions: int) -> None:
+        super().__init__()
+        if length < 1:
+            raise ValueError(f"queue length: at least 1, found {length}; MoCo takes 65536")
+        self.register_buffer("features", F.normalize(torch.randn(length, dimensions), dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def enter(self, rows: Tensor) -> None:
+        """Put rows (B, D) in, the oldest first."""
+        length = self.features.shape[0]
+        surplus = max(0, rows.shape[0] - length)
+        places = (self.pointer + torch.arange(surplus, rows.shape[0], device=rows.device)) % length
+        self.features.index_copy_(0, places, rows[surplus:].to(self.features.dtype))
+        self.pointer.copy_((self.pointer + rows.shape[0]) % length)
+
+
+class NewestFirstQueue(nn.Module):
+    """SwAV's queues, one a view (arXiv 2006.09882, section 3.1, and its code): newest batch first, each in its order.
+
+    Rows move down as new ones enter, and fall off after L; so any B will do, L need not be a multiple of it. Empty
+    rows are zero; `is_full` is true from the moment when the last row is filled.
+    """
+
+    features: Tensor  # (V, L, D)
+    filled: Tensor  # () int64: rows that hold features
+
+    def __init__(self, views: int, length: int, dimensions: int) -> None:
+        super().__init__()
+        if length < 1:
+            raise ValueError(f"queue length: at least 1, found {length}; SwAV takes 3840 for small batches")
+        self.register_buffer("features", torch.zeros(views, length, dimensions))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every row holds features."""
+        return int(self.filled) >= self.features.shape[1]
+
+    @torch.no_grad()
+    def enter(self, rows: Tensor) -> None:
+        """Put rows (V, B, D) in; of more than L the first L are kept."""
+        length = self.features.shape[1]
+        self.features.copy_(torch.cat([rows.to(self.features.dtype), self.features], dim=1)[:, :length])
+        self.filled.add_(rows.shape[1]).clamp_(max=length)

@@ -1,0 +1,29 @@
+"""A network that follows another as a moving average of its parameters (MoCo's key encoder, BYOL's target)."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+__all__ = ["follow", "follower"]
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def follower(network: Network) -> Network:
+    """A copy that gets no gradient and is moved by `follow` alone."""
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, momentum: float) -> None:
+    """average ← momentum · average + (1 − momentum) · network, for every parameter.
+
+    Buffers stay: both run in training mode and keep batch statistics of their own. `momentum` is in [0, 1]; at 1
+    nothing moves.
+    """
+    theirs = dict(network.named_parameters())
+    pairs = [(ours, theirs[name]) for name, ours in average.named_parameters()]
+    if pairs:
+        torch._foreach_lerp_([ours for ours, _ in pairs], [value for _, value in pairs], 1.0 - momentum)

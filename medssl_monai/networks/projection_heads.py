@@ -1,0 +1,38 @@
+"""Heads between an encoder and a contrastive loss.
+
+Shapes: B images, F features, H hidden units, D dimensions.
+"""
+
+from torch import nn
+
+__all__ = ["byol_mlp", "linear_head", "moco_mlp", "swav_projector"]
+
+
+def linear_head(features: int, dimensions: int) -> nn.Linear:
+    """(B, F) to (B, D): the head of MoCo's first version (arXiv 1911.05722, section 3.3)."""
+    return nn.Linear(features, dimensions)
+
+
+def moco_mlp(features: int, dimensions: int) -> nn.Sequential:
+    """(B, F) to (B, D) through F hidden units, without batch norm (MoCo v2, arXiv 2003.04297, section 2)."""
+    return nn.Sequential(nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, dimensions))
+
+
+def swav_projector(features: int, hidden: int, dimensions: int) -> nn.Sequential:
+    """(B, F) to (B, D) through H hidden units with batch norm (SwAV, arXiv 2006.09882, appendix A)."""
+    return nn.Sequential(
+        nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dimensions)
+    )
+
+
+def byol_mlp(features: int, hidden: int, dimensions: int) -> nn.Sequential:
+    """(B, F) to (B, D): projector and predictor of BYOL (arXiv 2006.07733, section 3.3).
+
+    The first layer has no bias: the batch norm after it would take it away again.
+    """
+    return nn.Sequential(
+        nn.Linear(features, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, dimensions),
+    )
