@@ -24,20 +24,26 @@ LabelledSlices = tuple[SliceStore, Sequence[dict[str, Any]]]
 
 
 @torch.no_grad()
-def encoder_features(encoder: nn.Module, dataset: Dataset[dict[str, Any]], batch_size: int = 32) -> Floats:
+def encoder_features(
+    encoder: nn.Module,
+    dataset: Dataset[dict[str, Any]],
+    batch_size: int = 32,
+    device: str | torch.device = "cpu",
+) -> Floats:
     """Features of a frozen encoder in evaluation mode.
 
     Args:
         encoder: (B, 3, H, W) -> (B, D).
         dataset: items with ``image`` (3, H, W).
         batch_size: images a forward pass.
+        device: where the encoder lies.
 
     Returns:
         (N, D) float32.
     """
     encoder.eval()
     parts = [
-        encoder(batch["image"]).numpy()
+        encoder(batch["image"].to(device)).float().cpu().numpy()
         for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="features", unit="batch")
     ]
     return np.concatenate(parts)

@@ -16,7 +16,8 @@ class ModelFile:
     """Writes ``OUTPUT_DIR/models/model.pt``.
 
     With validation data it is the network of the epoch with the best metric (attach after MONAI's
-    ``ValidationHandler``); without, that of the last epoch. The best so far lives in the trainer's state, which `RunCheckpoint` saves.
+    ``ValidationHandler``); without, that of the last epoch. The best so far lives in the trainer's state, which
+    `RunCheckpoint` saves.
 
     Args:
         network: what is written: its state dict, on the CPU.

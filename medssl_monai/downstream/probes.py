@@ -1,0 +1,79 @@
+"""What frozen features tell of labels: nearest neighbours and a linear classifier, judged on patients left out.
+
+Where there are no labels, ingestion knows some for free: plane, kernel, body part, place of the slice in its series.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+
+from medssl_monai.downstream.metrics import balanced_accuracy
+
+__all__ = ["free_labels", "probe"]
+
+FREE_COLUMNS = ("plane", "kernel", "body_part")
+QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
+
+
+def free_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Label names of each slice that the index gives for nothing; only columns that hold at least two values.
+
+    ``place`` is the quarter of its series in which a slice lies, from the lowest.
+    """
+    last: dict[str, int] = {}
+    for row in rows:
+        last[row["series_id"]] = max(last.get(row["series_id"], 0), row["slice"])
+    labels = {
+        column: [str(row.get(column) or "unknown") for row in rows]
+        for column in FREE_COLUMNS
+        if len({row.get(column) for row in rows if row.get(column)}) > 1
+    }
+    labels["place"] = [QUARTERS[min(3, 4 * row["slice"] // (last[row["series_id"]] + 1))] for row in rows]
+    return labels
+
+
+def probe(
+    features: npt.NDArray[np.floating[Any]], labels: Sequence[str], patients: Sequence[str], *, folds: int = 3
+) -> dict[str, Any]:
+    """Balanced accuracy of a kNN (cosine, k = 5) and of a logistic regression on standardised features.
+
+    Args:
+        features: (N, D).
+        labels: name per slice, two or more different ones.
+        patients: per slice; no patient is on both sides of a fold.
+        folds: at most; fewer where there are fewer patients.
+
+    Returns:
+        ``knn``, ``linear``, ``chance`` (one over the number of classes), and ``left_out``: ``patients``, or ``slices``
+        where patients cannot be left out because there is one alone, or a class would be missing.
+    """
+    _, truth = np.unique(np.asarray(labels), return_inverse=True)
+    splits, left_out = _splits(truth, np.asarray(patients), folds)
+    knn = make_pipeline(Normalizer(), KNeighborsClassifier(n_neighbors=5))
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    result: dict[str, Any] = {}
+    for name, model in (("knn", knn), ("linear", linear)):
+        predicted = np.empty_like(truth)
+        for train, test in splits:
+            predicted[test] = model.fit(features[train], truth[train]).predict(features[test])
+        result[name] = balanced_accuracy(truth, predicted)
+    return {**result, "chance": 1 / len(np.unique(truth)), "left_out": left_out}
+
+
+def _splits(
+    truth: npt.NDArray[np.integer[Any]], patients: npt.NDArray[np.str_], folds: int
+) -> tuple[list[tuple[Any, Any]], str]:
+    groups = len(np.unique(patients))
+    if groups > 1:
+        splits = list(GroupKFold(min(folds, groups)).split(truth, truth, patients))
+        if all(len(np.unique(truth[train])) == len(np.unique(truth)) for train, _ in splits):
+            return splits, "patients"
+    smallest = int(np.bincount(truth).min())
+    return list(StratifiedKFold(max(2, min(folds, smallest))).split(truth, truth)), "slices"

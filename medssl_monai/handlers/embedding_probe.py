@@ -1,0 +1,115 @@
+"""Looks during pre-training at what the features tell: probes on labels, and a picture."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+from torch import nn
+
+from medssl_monai.atomic import write_atomically, write_text
+from medssl_monai.downstream.baselines import encoder_features
+from medssl_monai.downstream.probes import free_labels, probe
+from medssl_monai.ingest.slice_dataset import SliceDataset
+from medssl_monai.ingest.store import SliceStore
+
+__all__ = ["EmbeddingProbe", "draw_embeddings"]
+
+logger = logging.getLogger(__name__)
+
+
+class EmbeddingProbe:
+    """Every ``interval`` epochs and at the end: kNN and linear probe of the frozen encoder, and a map of its features.
+
+    Writes ``OUTPUT_DIR/logs/probes.jsonl`` (a line a label and look) and ``OUTPUT_DIR/figures/embeddings.png`` (the
+    first two principal components, a panel a label).
+
+    Args:
+        encoder: (B, 3, H, W) -> (B, D).
+        store: the slices.
+        transform: the evaluation view (`LabelledViewd` with ``augment=False``).
+        output_dir: the run's folder.
+        rows: labelled slices with ``label_name``; None takes the labels that the index gives for nothing.
+        filters: slices of the store, where no rows are given.
+        count: slices looked at, evenly spread.
+        interval: epochs between two looks.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        store: SliceStore,
+        transform: Callable[[dict[str, Any]], Any],
+        output_dir: str | Path,
+        rows: Sequence[dict[str, Any]] | None = None,
+        filters: Any = None,
+        count: int = 256,
+        interval: int = 20,
+    ) -> None:
+        every = list(rows) if rows is not None else store.select(filters)
+        chosen = np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)
+        self.rows = [every[i] for i in chosen]
+        self.labels = {"label": [r["label_name"] for r in self.rows]} if rows is not None else free_labels(self.rows)
+        self.dataset = SliceDataset(store, rows=self.rows, transform=transform)
+        self.encoder, self.interval = encoder, interval
+        self.path = Path(output_dir) / "logs" / "probes.jsonl"
+        self.figure = Path(output_dir) / "figures" / "embeddings.png"
+        self.lines: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._open)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _open(self, engine: Any) -> None:
+        if not self.lines and engine.state.iteration and self.path.is_file():
+            lines = (json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines())
+            self.lines = [line for line in lines if line["step"] <= engine.state.iteration]
+
+    def __call__(self, engine: Any) -> None:
+        """Look now."""
+        self.look(engine.state.iteration, engine.state.device)
+
+    def _finish(self, engine: Any) -> None:
+        if not self.lines or self.lines[-1]["step"] != engine.state.iteration:
+            self(engine)
+
+    def look(self, step: int, device: str | torch.device = "cpu") -> list[dict[str, Any]]:
+        """Probe and draw; returns this look's lines. Mode and statistics of the encoder stay as they are."""
+        training = self.encoder.training
+        features = encoder_features(self.encoder, self.dataset, device=device)
+        self.encoder.train(training)
+        patients = [row["patient"] for row in self.rows]
+        lines = [
+            {"step": step, "label": name, **probe(features, values, patients)}
+            for name, values in self.labels.items()
+            if len(set(values)) > 1
+        ]
+        self.lines += lines
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        if len(features) > 2:
+            draw_embeddings(features, self.labels, self.figure, f"Features after step {step}")
+        for line in lines:
+            logger.info("step %d, %s: kNN %.3f, linear %.3f", step, line["label"], line["knn"], line["linear"])
+        return lines
+
+
+def draw_embeddings(features: Any, labels: dict[str, list[str]], path: Path, title: str) -> None:
+    """Draw (N, D) features on their first two principal components, a panel a label, a colour a name."""
+    points = PCA(2, svd_solver="full").fit_transform(features)
+    figure = Figure(figsize=(5.2 * len(labels), 4.6), layout="constrained")
+    for axes, (name, values) in zip(figure.subplots(1, len(labels), squeeze=False)[0], labels.items(), strict=True):
+        for colour, value in enumerate(sorted(set(values))):
+            mine = np.asarray(values) == value
+            axes.scatter(*points[mine].T, s=10, color=f"C{colour % 10}", label=value.replace("_", " "), alpha=0.8)
+        axes.set(title=name, xlabel="first component", ylabel="second component")
+        axes.legend(fontsize=7, frameon=False)
+    figure.suptitle(title)
+    write_atomically(path, lambda p: figure.savefig(p, dpi=110))
