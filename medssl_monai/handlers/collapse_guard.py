@@ -18,6 +18,8 @@ from medssl_monai.methods.base import Method
 
 __all__ = ["CollapseGuard"]
 
+MIN_PROTOTYPE_ENTROPY = 0.02  # one prototype takes nearly all slices
+
 logger = logging.getLogger(__name__)
 
 
@@ -26,8 +28,8 @@ class CollapseGuard:
 
     Embeddings are ``method.embed`` of the first two views (one where there is only one), in evaluation mode. Figures go
     to ``OUTPUT_DIR/logs/collapse.jsonl``: ``embedding_std``, ``effective_rank``, ``uniformity``, ``alignment`` (two
-    views) and what the method reports of itself (``method.health()``: prototype usage, queue age). It is a collapse
-    when the embeddings' spread, or their rank beyond the first direction, falls below its bound.
+    views) and what the method reports of itself (``method.health``: prototype usage, queue age). It is a collapse when
+    the embeddings' spread or rank falls below its bound, or one prototype takes all.
 
     Args:
         method: the method being trained.
@@ -104,10 +106,11 @@ class CollapseGuard:
         }
         if len(embeddings) > 1:
             figures["alignment"] = alignment(*embeddings)
-        return figures | self.method.health()
+        return figures | self.method.health(embeddings[0])
 
     def _collapsed(self, row: dict[str, float]) -> bool:
-        return row["embedding_std"] < self.min_std or row["effective_rank"] < self.min_rank
+        spread, rank = row["embedding_std"] < self.min_std, row["effective_rank"] < self.min_rank
+        return spread or rank or row.get("prototype_entropy", 1.0) < MIN_PROTOTYPE_ENTROPY
 
     def _tell(self, row: dict[str, float]) -> None:
         message = (

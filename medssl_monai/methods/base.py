@@ -38,6 +38,7 @@ class Method(nn.Module):
     """
 
     encoder: ResNetEncoder
+    advice: str = "lower learning_rate, lengthen the warm-up, or look at the views"  # what to try after a collapse
 
     def before_step(self, progress: Progress) -> None:
         """Run before a step's first forward pass."""
@@ -51,3 +52,15 @@ class Method(nn.Module):
 
     def after_step(self, progress: Progress) -> None:
         """Run after the optimizer."""
+
+    def embed(self, view: Tensor) -> Tensor:
+        """What the loss compares, of one view (B, 1|3, h, w): (B, D). The encoder's features, unless it says more."""
+        features: Tensor = self.encoder(view)
+        return features
+
+    def health(self, embeddings: Tensor) -> dict[str, float]:
+        """Figures that tell whether the method's own parts are alive, given what `embed` makes of some slices (N, D).
+
+        Logged by the collapse guard.
+        """
+        return {}

@@ -36,6 +36,10 @@ class BYOL(Method):
     in training mode with batch statistics of its own.
     """
 
+    advice = (
+        "raise momentum towards 1, lower learning_rate, keep the predictor and its batch norm, or use larger batches"
+    )
+
     def __init__(
         self,
         encoder: ResNetEncoder | str = "resnet50",
@@ -76,6 +80,11 @@ class BYOL(Method):
         """The online network's prediction h (B, D)."""
         prediction: Tensor = self.predictor(self.projector(self.encoder(view)))
         return prediction
+
+    def embed(self, view: Tensor) -> Tensor:
+        """The online network's projection (B, D)."""
+        projection: Tensor = self.projector(self.encoder(view))
+        return projection
 
     @torch.no_grad()
     def target(self, view: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class MoCo(Method):
     queue after the last backward pass.
     """
 
+    advice = "lower learning_rate, raise momentum towards 0.999, or make the views differ more"
+
     def __init__(
         self,
         encoder: ResNetEncoder | str = "resnet50",
@@ -61,6 +63,7 @@ class MoCo(Method):
         self.momentum = momentum
         self.temperature = temperature
         self._arrivals: list[Tensor] = []  # keys (B, D) of this step, on their way to the queue
+        self._batch_size = 0  # of the last step
 
     def before_step(self, progress: Progress) -> None:
         """Let the key encoder follow."""
@@ -89,6 +92,14 @@ class MoCo(Method):
         """Queries (B, D) of unit length."""
         return _unit(self.head(self.encoder(view)))
 
+    def embed(self, view: Tensor) -> Tensor:
+        """Queries (B, D) of unit length."""
+        return self.queries(view)
+
+    def health(self, embeddings: Tensor) -> dict[str, float]:
+        """``queue_age``: steps that the oldest key has waited, once the queue has gone round."""
+        return {"queue_age": self.queue.features.shape[0] / self._batch_size} if self._batch_size else {}
+
     @torch.no_grad()
     def keys(self, view: Tensor) -> Tensor:
         """Keys (B, D) of unit length, by the encoder that follows."""
@@ -97,7 +108,9 @@ class MoCo(Method):
     def after_backward(self, progress: Progress) -> None:
         """Let the step's keys enter the queue."""
         if self._arrivals:
-            self.queue.enter(torch.cat(self._arrivals))
+            arrived = torch.cat(self._arrivals)
+            self._batch_size = arrived.shape[0]
+            self.queue.enter(arrived)
         self._arrivals.clear()
 
 

@@ -46,6 +46,11 @@ class SwAV(Method):
     queue after its last backward pass.
     """
 
+    advice = (
+        "freeze the prototypes for longer, lower epsilon towards 0.03, use a queue where batches are smaller than the "
+        "number of prototypes, or lower learning_rate"
+    )
+
     def __init__(
         self,
         encoder: ResNetEncoder | str = "resnet50",
@@ -110,6 +115,15 @@ class SwAV(Method):
         projected = self.projector(features)
         exact = projected.to(torch.promote_types(projected.dtype, torch.float32))
         return F.normalize(exact, dim=1).reshape(len(views), -1, exact.shape[1])
+
+    def embed(self, view: Tensor) -> Tensor:
+        """Embeddings (B, D) of unit length."""
+        return self.embeddings([view])[0]
+
+    def health(self, embeddings: Tensor) -> dict[str, float]:
+        """``prototype_entropy``: how evenly slices fall on prototypes, from 0, where one takes all."""
+        scores = self.prototypes(embeddings.to(self.prototypes.weight))
+        return {"prototype_entropy": float(_usage_entropy(scores[None]))}
 
     @torch.no_grad()
     def codes(self, scores: Tensor) -> list[Tensor]:

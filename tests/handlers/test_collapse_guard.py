@@ -1,0 +1,119 @@
+"""Each method is made to collapse, and is seen doing so; a healthy one is left alone."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from medssl_monai.errors import ConfigError, DivergedError
+from medssl_monai.handlers.collapse_guard import CollapseGuard
+from medssl_monai.ingest.slice_dataset import SampleKey
+from medssl_monai.methods.base import Method
+from medssl_monai.methods.byol import BYOL
+from medssl_monai.methods.moco import MoCo
+from medssl_monai.methods.spark import SparK
+from medssl_monai.methods.swav import SwAV
+
+
+class Views:
+    """Two noisy views of images that differ."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(key.index)
+        image = torch.randn(3, 32, 32, generator=generator)
+        return {"views": [image, image + 0.1 * torch.randn(3, 32, 32, generator=generator)], "index": key.index}
+
+
+METHODS = {
+    "spark": lambda: SparK("resnet18", decoder_width=32),
+    "swav": lambda: SwAV("resnet18", hidden_dim=32, embedding_dim=16, prototypes=10),
+    "moco": lambda: MoCo("resnet18", embedding_dim=16, queue_length=32),
+    "byol": lambda: BYOL("resnet18", hidden_dim=32, embedding_dim=16),
+}
+
+
+def collapse(method: Method) -> None:
+    """Make the last layer before the embedding give the same for every image: what a collapse looks like."""
+    last: nn.Module
+    if isinstance(method, SparK):
+        last = list(method.encoder.layer4[-1].children())[-1]
+        for block in method.encoder.layer4:
+            for parameter in block.parameters():
+                nn.init.zeros_(parameter)
+        last.bias.data.fill_(1.0)  # type: ignore[union-attr, operator]
+        return
+    head = method.head if isinstance(method, MoCo) else method.projector  # type: ignore[union-attr]
+    last = [m for m in head.modules() if isinstance(m, nn.Linear)][-1]  # type: ignore[union-attr]
+    nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+    if last.bias is None:
+        last.weight.data[0] = 1e-9  # type: ignore[operator]
+    else:
+        nn.init.ones_(last.bias)  # type: ignore[arg-type]
+
+
+def run(method: Method, folder: Path, epochs: int = 3, at: int = 1, **settings: Any) -> CollapseGuard:
+    """An engine whose method collapses after epoch ``at``."""
+    guard = CollapseGuard(method, Views(), folder, **settings)
+    engine = Engine(lambda engine, batch: None)
+    engine.state.device = torch.device("cpu")  # type: ignore[attr-defined]
+
+    @engine.on(Events.EPOCH_STARTED(once=at + 1))
+    def _() -> None:
+        collapse(method)
+
+    guard.attach(engine)
+    engine.run([0], max_epochs=epochs)
+    return guard
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_collapse_is_seen_and_told(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    method = METHODS[name]()
+    with caplog.at_level(logging.WARNING):
+        guard = run(method, tmp_path)
+    assert "collapsed at step 3" in caplog.text
+    assert method.advice in caplog.text
+    healthy, broken = guard.rows[0], guard.rows[-1]
+    assert healthy["embedding_std"] > 0.05 and healthy["effective_rank"] > 3
+    assert broken["embedding_std"] < 0.05 or broken["effective_rank"] < 1.5
+    assert [json.loads(line)["step"] for line in (tmp_path / "logs" / "collapse.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+    ]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_stops_on_request(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(DivergedError, match="collapsed at step 2"):
+        run(METHODS[name](), tmp_path, stop=True, patience=1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_healthy_method_is_left_as_it_is(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    method = METHODS[name]().train()
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    with caplog.at_level(logging.WARNING):
+        guard = run(method, tmp_path, at=10)
+    assert "collapsed" not in caplog.text
+    assert method.training
+    assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
+    assert guard.rows[0]["alignment"] < 1 if name != "spark" else True
+    if name == "swav":
+        assert guard.rows[0]["prototype_entropy"] > 0.1
+
+
+def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two slices"):
+        CollapseGuard(METHODS["byol"](), Views(), tmp_path, count=1)
