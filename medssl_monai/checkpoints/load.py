@@ -1,109 +1,101 @@
 """Read encoder weights from a file or a run, strictly, and say what was read."""
 
+import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from medssl_monai.checkpoints.files import read_weights
 from medssl_monai.checkpoints.fingerprint import fingerprint
-from medssl_monai.checkpoints.manifests import BACKBONE, FORMATS, LAYOUTS, Format, architecture_of, backbone_shapes
+from medssl_monai.checkpoints.first_convolution import spread_channels
+from medssl_monai.checkpoints.formats import Arm, find_encoder, reason_for
+from medssl_monai.checkpoints.manifests import LAYOUTS, architecture_of, backbone_shapes
+from medssl_monai.checkpoints.preprocessing import Preprocessing
+from medssl_monai.checkpoints.report import LoadReport, some
 from medssl_monai.errors import CheckpointError
 
-__all__ = ["LoadReport", "load_encoder", "load_exactly", "load_into_resnet"]
+__all__ = ["LoadReport", "load_encoder", "load_exactly", "load_into_resnet", "preprocessing_of", "put_into_resnet"]
 
 logger = logging.getLogger(__name__)
 
 # Where a run keeps its weights, the first that exists is taken.
 RUN_WEIGHTS = ("models/encoder.safetensors", "models/model.pt")
 
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What was read: names in torchvision's spelling, `unexpected` ones in the file's own.
-
-    `matched` were taken; `missing` are those of the network that the file lacks (``fc.*`` at most); `unexpected` are
-    the file's that are no part of an encoder and were left out; `reshaped` were given another shape; `fingerprint`
-    is that of the matched tensors.
-    """
-
-    source: str
-    format: str
-    arch: str
-    matched: tuple[str, ...]
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    reshaped: tuple[str, ...] = ()
-    fingerprint: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """A dictionary that `json.dump` takes."""
-        return {**asdict(self), "metadata": dict(self.metadata)}
-
-    def __str__(self) -> str:
-        return (
-            f"{self.arch} from {self.source} ({self.format}): {len(self.matched)} tensors matched, "
-            f"{_some(self.missing)} missing, {_some(self.unexpected)} left out, fingerprint {self.fingerprint[:16]}"
-        )
+_COUNTER = "num_batches_tracked"
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_INTEGERS = (torch.int64, torch.int32)
 
 
-def load_encoder(path: str | Path) -> tuple[dict[str, Tensor], LoadReport]:
-    """The encoder of a ``.safetensors``, ``.pt`` or ``.pth`` file or of a run's folder, in torchvision's names.
+def load_encoder(
+    path: str | Path, form: str | None = None, arm: Arm | None = None
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """The encoder of a file or of a run's folder: float32 in torchvision's names, in three channels.
 
-    Nothing is unpickled but tensors and plain containers. Raises CheckpointError where the file is missing, broken,
-    of an unknown format, incomplete, or holds values that are not finite.
+    Nothing is unpickled but tensors and plain containers. `form` names a format of `formats.FORMATS` (or
+    ``prefix:WORDS.``) where the names must not decide; `arm` takes MoCo's key or BYOL's target instead of the trained
+    network.
+
+    Raises:
+        CheckpointError: the file is missing, too large, broken, unsafe, of an unknown format, lacks a tensor of the
+            encoder, or holds values that are not finite.
     """
     file = _weights_file(Path(path))
-    content, metadata = _read(file)
-    form, tensors = _recognise(content, file)
-    state: dict[str, Tensor] = {}
-    unexpected: list[str] = []
-    for name, value in tensors.items():
-        inner = name.removeprefix(form.prefix)
-        if isinstance(value, Tensor) and name.startswith(form.prefix) and inner.split(".")[0] in BACKBONE:
-            state[inner] = value
+    content, header = read_weights(file)
+    encoder = find_encoder(content, file.name, form, arm)
+    found: dict[str, Tensor] = {}
+    unexpected: dict[str, list[str]] = {}
+    for name, value in encoder.tensors.items():
+        ours = encoder.torchvision_name(name) if isinstance(name, str) and isinstance(value, Tensor) else None
+        if ours is None:
+            unexpected.setdefault(reason_for(str(name), value, encoder), []).append(str(name))
         else:
-            unexpected.append(name)
-    arch = architecture_of(state)
+            found[ours] = value.detach()
+    arch = architecture_of(found)
     if arch is None:
         raise CheckpointError(
-            f"{file.name}: the encoder must be one of {', '.join(LAYOUTS)}, found {len(state)} tensors of another "
+            f"{file.name}: the encoder must be one of {', '.join(LAYOUTS)}, found {len(found)} tensors of another "
             f"layout; pre-train or export one of these"
         )
+    _check_kinds(found, file.name)
+    state, reshaped, filled = _fitted(found, backbone_shapes(arch))
     _check_against(backbone_shapes(arch), state, f"{file.name}: a {arch}")
-    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
-    if broken:
-        raise CheckpointError(
-            f"{file.name}: weights must be finite, found NaN or infinity in {_some(broken)}; take an earlier checkpoint"
-        )
-    digest = fingerprint(state)
-    if metadata.get("fingerprint", digest) != digest:
-        raise CheckpointError(
-            f"{file.name}: the tensors must have the fingerprint in the file's header, found {digest[:16]} for "
-            f"{metadata['fingerprint'][:16]}; export the encoder again"
-        )
+    _check_finite(found, file.name)
+    _check_header(header, found, file.name)
+    state = {name: _plain(state[name]) for name in backbone_shapes(arch)}
     return state, LoadReport(
         source=file.name,
-        format=form.name,
+        format=encoder.form.name,
         arch=arch,
-        matched=tuple(state),
-        unexpected=tuple(unexpected),
-        fingerprint=digest,
-        metadata=metadata,
+        arm=encoder.arm,
+        matched=tuple(name for name in state if name in found),
+        unexpected={reason: tuple(names) for reason, names in unexpected.items()},
+        beside=encoder.beside,
+        reshaped=reshaped,
+        filled=filled,
+        dtypes=Counter(str(value.dtype).removeprefix("torch.") for value in found.values()),
+        fingerprint=fingerprint(state),
+        metadata={**encoder.form.preprocessing.to_metadata(), **_run_settings(Path(path)), **header},
     )
 
 
-def load_into_resnet(network: nn.Module, path: str | Path) -> LoadReport:
+def load_into_resnet(
+    network: nn.Module, path: str | Path, form: str | None = None, arm: Arm | None = None
+) -> LoadReport:
     """Load the encoder's weights into a torchvision ResNet, in place; only ``fc.*`` may be missing.
 
     Raises CheckpointError, and leaves the network as it was, where anything else differs.
     """
-    state, report = load_encoder(path)
+    return put_into_resnet(network, *load_encoder(path, form, arm))
+
+
+def put_into_resnet(network: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> LoadReport:
+    """As `load_into_resnet`, for what `load_encoder` has read."""
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     backbone = {name: shape for name, shape in wanted.items() if not name.startswith("fc.")}
     arch = architecture_of(backbone)
@@ -113,7 +105,7 @@ def load_into_resnet(network: nn.Module, path: str | Path) -> LoadReport:
             f"set arch to {report.arch} or give other weights"
         )
     _check_against(backbone, state, f"{report.source}: this network")
-    network.load_state_dict(state, strict=False)
+    network.load_state_dict(dict(state), strict=False)
     missing = tuple(name for name in wanted if name not in state)
     return replace(report, missing=missing)
 
@@ -124,11 +116,20 @@ def load_exactly(network: nn.Module, path: str | Path) -> None:
     Raises CheckpointError, and leaves the network as it was, where any name or shape differs.
     """
     file = Path(path) / "models/model.pt" if Path(path).is_dir() else _weights_file(Path(path))
-    content, _ = _read(file)
+    content, _ = read_weights(file)
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     _check_against(wanted, state, f"{file.name}: this network")
     network.load_state_dict(state)
+
+
+def preprocessing_of(path: str | Path) -> Preprocessing:
+    """What the images of these weights had in training: from the file's header, the run's record, or its format.
+
+    What is not known is None. Raises CheckpointError where the file holds no encoder.
+    """
+    _, report = load_encoder(path)
+    return Preprocessing.from_metadata(report.metadata, report.source)
 
 
 def _weights_file(path: Path) -> Path:
@@ -145,38 +146,76 @@ def _weights_file(path: Path) -> Path:
     )
 
 
-def _read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(str(file), framework="pt") as opened:
-                return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken file makes torch, zipfile or safetensors raise
-        reason = "damaged" if isinstance(error, SafetensorError) else f"damaged or unsafe, {type(error).__name__}"
+def _run_settings(run: Path) -> dict[str, str]:
+    """What a run's record says about its images; nothing for a file, or a run of older versions."""
+    record = run / "run.json"
+    if not record.is_file():
+        return {}
+    settings = json.loads(record.read_text(encoding="utf-8")).get("settings", {})
+    known = {"window": settings.get("window"), "mean": settings.get("mean"), "std": settings.get("std")}
+    return Preprocessing(**known, channels=settings.get("image_channels")).to_metadata()
+
+
+def _fitted(
+    found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    """The tensors in the shapes that torchvision has, where that changes no feature; what was reshaped and filled."""
+    state, reshaped = dict(found), []
+    for name, value in found.items():
+        shape = tuple(value.shape)
+        if name.endswith(_COUNTER) and shape == (1,):
+            state[name] = value.reshape(())
+        elif name == "conv1.weight" and value.ndim == 4 and shape[1] == 1 and value.is_floating_point():
+            state[name] = spread_channels(value)
+        else:
+            continue
+        reshaped.append(f"{name} {shape} to {tuple(state[name].shape)}")
+    filled = [name for name in wanted if name.endswith(_COUNTER)]
+    if any(name in found for name in filled):
+        filled = []  # a file that has some of the counters must have them all
+    state |= {name: torch.tensor(0) for name in filled}
+    return state, tuple(reshaped), tuple(filled)
+
+
+def _check_kinds(found: Mapping[str, Tensor], source: str) -> None:
+    odd = [
+        f"{name} {str(value.dtype).removeprefix('torch.')}"
+        for name, value in found.items()
+        if value.dtype not in (_INTEGERS if name.endswith(_COUNTER) else _FLOATS)
+        or value.layout is not torch.strided
+        or value.device.type != "cpu"
+        or type(value) not in (Tensor, nn.Parameter)
+    ]
+    if odd:
         raise CheckpointError(
-            f"{file.name}: must be a safetensors file or a PyTorch file of tensors, and is not readable as one "
-            f"({reason}); copy or export it again"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{file.name}: must hold a dictionary of tensors, found {type(content).__name__}; save a state_dict()"
+            f"{source}: weights must be dense tensors of floating-point numbers, found {some(odd)}; "
+            f"export them as float32"
         )
-    return content, {}
 
 
-def _recognise(content: Mapping[str, Any], file: Path) -> tuple[Format, Mapping[str, Any]]:
-    for form in FORMATS:
-        tensors = content if form.wrapper is None else content.get(form.wrapper)
-        if isinstance(tensors, Mapping) and f"{form.prefix}conv1.weight" in tensors:
-            return form, tensors
-    known = "; ".join(form.name for form in FORMATS)
-    raise CheckpointError(
-        f"{file.name}: no encoder in any known format ({known}), found {_some(list(content))}; "
-        f"export it with torchvision's names"
-    )
+def _check_finite(found: Mapping[str, Tensor], source: str) -> None:
+    broken = [name for name, value in found.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise CheckpointError(
+            f"{source}: weights must be finite, found NaN or infinity in {some(broken)}; take an earlier checkpoint"
+        )
 
 
-def _check_against(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], owner: str) -> None:
+def _check_header(header: Mapping[str, str], found: Mapping[str, Tensor], source: str) -> None:
+    if "fingerprint" in header and (digest := fingerprint(found)) != header["fingerprint"]:
+        raise CheckpointError(
+            f"{source}: the tensors must have the fingerprint in the file's header, found {digest[:16]} for "
+            f"{header['fingerprint'][:16]}; export the encoder again"
+        )
+
+
+def _plain(value: Tensor) -> Tensor:
+    """Contiguous, with memory of its own, float32 or int64."""
+    dtype = torch.float32 if value.is_floating_point() else torch.int64
+    return value.to(dtype, memory_format=torch.contiguous_format, copy=True)
+
+
+def _check_against(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Any], owner: str) -> None:
     absent = [name for name in wanted if name not in state]
     extra = [name for name in state if name not in wanted]
     shapes = [
@@ -187,13 +226,6 @@ def _check_against(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Te
     if absent or extra or shapes:
         raise CheckpointError(
             f"{owner} needs {len(wanted)} tensors, found {len(wanted) - len(absent) - len(shapes)} that fit: "
-            f"{_some(absent)} missing, {_some(extra)} of no use, {_some(shapes)} of another shape; "
+            f"{some(absent)} missing, {some(extra)} of no use, {some(shapes)} of another shape; "
             f"give weights of the same architecture and number of classes"
         )
-
-
-def _some(names: list[str] | tuple[str, ...], shown: int = 3) -> str:
-    """``5 (a, b, c, …)``: a count with the first names."""
-    if not names:
-        return "0"
-    return f"{len(names)} ({', '.join(names[:shown])}{', …' if len(names) > shown else ''})"

@@ -1,12 +1,9 @@
-"""Tables of what checkpoints hold: the tensors of each ResNet, and where each file format keeps them.
-
-Names are torchvision's throughout; a format differs by the dictionary that holds the tensors and by one whole prefix.
-"""
+"""The tensors of each ResNet, in torchvision's names."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-__all__ = ["BACKBONE", "FORMATS", "LAYOUTS", "Format", "Layout", "architecture_of", "backbone_shapes"]
+__all__ = ["BACKBONE", "LAYOUTS", "Layout", "architecture_of", "backbone_shapes"]
 
 Shape = tuple[int, ...]
 
@@ -27,22 +24,6 @@ LAYOUTS: dict[str, Layout] = {
     "resnet34": Layout((3, 4, 6, 3), bottleneck=False),
     "resnet50": Layout((3, 4, 6, 3), bottleneck=True),
 }
-
-
-@dataclass(frozen=True)
-class Format:
-    """One kind of file: the encoder's tensors are ``content[wrapper][prefix + name]``, without wrapper if None."""
-
-    name: str
-    wrapper: str | None
-    prefix: str
-
-
-# Tried in this order; the first whose conv1 is there is taken.
-FORMATS: tuple[Format, ...] = (
-    Format("medssl training checkpoint", wrapper="method", prefix="encoder."),
-    Format("torchvision state dict", wrapper=None, prefix=""),
-)
 
 
 def architecture_of(names: Collection[str]) -> str | None:

@@ -112,9 +112,10 @@ def test_every_kind_of_file_gives_the_same_encoder(method: SparK, exported: Path
         state, report = load_encoder(path)
         assert state.keys() == want.keys()
         assert all(torch.equal(state[name], want[name]) for name in want)
-        assert unexpected is None or list(report.unexpected) == ["fc.weight", "fc.bias"]
-    assert report.format == "torchvision state dict"
-    assert all(not name.startswith("encoder.") for name in load_encoder(tmp_path / "last.pt")[1].unexpected)
+        assert unexpected is None or report.unexpected == {"classifier": ("fc.weight", "fc.bias")}
+    assert report.format == "torchvision"
+    training = load_encoder(tmp_path / "last.pt")[1]
+    assert training.format == "medssl" and set(training.unexpected) == {"decoder"} and training.beside == ("optimizer",)
     shutil.copy(exported, run / "models" / "encoder.safetensors")
     assert load_encoder(run)[1].source == "encoder.safetensors"
 

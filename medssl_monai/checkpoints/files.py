@@ -1,0 +1,142 @@
+"""Read a file of weights without running anything that is in it.
+
+A PyTorch file is a pickle, and a pickle may call any function. torch's restricted unpickler (``weights_only=True``)
+builds tensors and plain containers only; the few other names that real checkpoints mention are given to `STAND_INS`,
+which drop what they are handed, so that nothing is imported for a file's sake.
+"""
+
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from medssl_monai.errors import CheckpointError
+
+__all__ = ["MAX_BYTES", "STAND_INS", "read_weights"]
+
+# Six times the largest published file (SparK's training checkpoint, 0.6 GB); more is a mistake or an attack.
+MAX_BYTES = 4 * 2**30
+
+
+class _Ignored:
+    """Stands for an object that no weights depend on: takes any arguments and state, keeps none."""
+
+    def __new__(cls, *args: object) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _empty(*args: object) -> dict[Any, Any]:
+    return {}
+
+
+# Every global that a checkpoint may name besides tensors, and what is built in its place.
+STAND_INS: dict[str, Any] = {
+    # Hyper-parameters of Lightning's callers, of timm and of the scripts of SwAV and MoCo.
+    "argparse.Namespace": _Ignored,
+    "pathlib.PosixPath": _Ignored,
+    "pathlib.WindowsPath": _Ignored,
+    # Lightning: its dictionary of hyper-parameters under the names it has had; before 1.2.8 a function, before 1.5
+    # the classes of callbacks.
+    "pytorch_lightning.utilities.parsing.AttributeDict": OrderedDict,
+    "lightning_fabric.utilities.data.AttributeDict": OrderedDict,
+    "lightning.fabric.utilities.data.AttributeDict": OrderedDict,
+    "pytorch_lightning.utilities.argparse._gpus_arg_default": _Ignored,
+    "pytorch_lightning.utilities.argparse_utils._gpus_arg_default": _Ignored,
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": _Ignored,
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping": _Ignored,
+    # OmegaConf, in which solo-learn keeps its hyper-parameters.
+    "omegaconf.dictconfig.DictConfig": _Ignored,
+    "omegaconf.listconfig.ListConfig": _Ignored,
+    "omegaconf.base.ContainerMetadata": _Ignored,
+    "omegaconf.base.Metadata": _Ignored,
+    "omegaconf.nodes.AnyNode": _Ignored,
+    "typing.Any": _Ignored,
+    "builtins.dict": _Ignored,
+    "builtins.list": _Ignored,
+    "builtins.int": _Ignored,
+    "builtins.float": _Ignored,
+    "builtins.str": _Ignored,
+    "builtins.bool": _Ignored,
+    "collections.defaultdict": _empty,
+    # NumPy scalars: the best accuracy so far.
+    "numpy.core.multiarray.scalar": _Ignored,
+    "numpy._core.multiarray.scalar": _Ignored,
+    "numpy.dtype": _Ignored,
+}
+
+
+def read_weights(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """What a ``.safetensors`` file or a PyTorch file (zip or older) holds, on the CPU, and its header's strings.
+
+    Raises:
+        CheckpointError: the file is larger than `MAX_BYTES` (packed or unpacked), truncated, damaged, names anything
+            but tensors, plain values and `STAND_INS`, or is no dictionary. Nothing in the file was run.
+    """
+    _check_size(file, file.stat().st_size, "on disk")
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(str(file), framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                _check_size(file, sum(entry.file_size for entry in archive.infolist()), "unpacked")
+        with _only_stand_ins():
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a broken file makes torch, zipfile or safetensors raise
+        raise CheckpointError(
+            f"{file.name}: must be a safetensors file or a PyTorch file of tensors, and is not readable as one "
+            f"({_reason(error)}); copy or export it again"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{file.name}: must hold a dictionary of tensors, found {type(content).__name__}; save a state_dict()"
+        )
+    return content, {}
+
+
+def _check_size(file: Path, size: int, where: str) -> None:
+    if size > MAX_BYTES:
+        raise CheckpointError(
+            f"{file.name}: weights take at most {MAX_BYTES / 2**30:.0f} GiB, found {size / 2**30:.1f} GiB {where}; "
+            f"save the model's state_dict() alone"
+        )
+
+
+@contextmanager
+def _only_stand_ins() -> Iterator[None]:
+    """Let torch's unpickler know `STAND_INS` and nothing that other libraries have allowed meanwhile."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([(v, k) for k, v in STAND_INS.items()]):
+            # torch writes protocol 2 and remarks on others; what it cannot read it refuses all the same.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, SafetensorError):
+        return "damaged"
+    text = str(error)
+    for sign in ("GLOBAL ", "reduce for unrecognized function ", "Can only "):
+        if sign in text:
+            named = text.partition(sign)[2].split(" was not", 1)[0].split("\n")[0]
+            return f"unsafe: it wants to build {named[:120]}"
+    return f"damaged or unsafe, {type(error).__name__}"

@@ -1,0 +1,134 @@
+"""What images an encoder was trained on: it travels with the weights, and a network fed otherwise is an error.
+
+Intensities are HU windowed to [0, 1], then ``(x - mean) / std``.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import yaml
+
+from medssl_monai.errors import CheckpointError
+from medssl_monai.resources import resource_dir
+
+__all__ = ["IMAGENET", "REFERENCE", "REFERENCE_SPARK", "UNKNOWN", "Preprocessing", "check_preprocessing"]
+
+Window: TypeAlias = str | Sequence[float] | Sequence[str | Sequence[float]]
+Constants: TypeAlias = float | Sequence[float]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an encoder's images had; None where it is not known.
+
+    `window` is a name of ``configs/windows.yaml``, [low, high] in HU, or a list of these, one a channel; `mean` and
+    `std` are of intensities in [0, 1], one or one a channel; `channels` are the different ones: 1 or 3.
+    """
+
+    window: Window | None = None
+    mean: Constants | None = None
+    std: Constants | None = None
+    channels: int | None = None
+
+    def to_metadata(self) -> dict[str, str]:
+        """As strings of JSON, which a safetensors header takes; what is not known is left out."""
+        return {key: json.dumps(value) for key, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], source: str = "metadata") -> "Preprocessing":
+        """The inverse of `to_metadata`; other entries are ignored.
+
+        Raises CheckpointError for an entry that is not JSON of the right kind.
+        """
+        found = {key: _parsed(key, metadata[key], source) for key in cls.__dataclass_fields__ if key in metadata}
+        return cls(**found)
+
+
+# Wolf et al. 2023 map each slice's minimum .. maximum to 0 .. 1, and normalise by their data's mean and deviation;
+# their SparK, like torchvision's and the official weights, by ImageNet's.
+REFERENCE = Preprocessing("minmax", (0.1806,) * 3, (0.1907,) * 3, 1)
+IMAGENET = Preprocessing(None, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 3)
+UNKNOWN = Preprocessing()
+REFERENCE_SPARK = replace(IMAGENET, window="minmax", channels=1)
+
+
+def check_preprocessing(
+    metadata: Mapping[str, str] | Preprocessing,
+    *,
+    window: Window | None = None,
+    mean: Constants | None = None,
+    std: Constants | None = None,
+    channels: int | None = None,
+    source: str = "weights",
+) -> None:
+    """Hold a transform to what the weights were trained with; what either side leaves open is not compared.
+
+    Windows are compared by their limits, so that a name equals the pair [low, high] that it stands for; one constant
+    equals three equal ones.
+
+    Raises:
+        CheckpointError: they differ. The message names each difference and the value to set.
+    """
+    trained = metadata if isinstance(metadata, Preprocessing) else Preprocessing.from_metadata(metadata, source)
+    differences = []
+    if window is not None and trained.window is not None and _limits(window) != _limits(trained.window):
+        differences.append(f"window {_shown(trained.window)}, not {_shown(window)}")
+    for name, here, there in (("mean", mean, trained.mean), ("std", std, trained.std)):
+        if here is not None and there is not None and not _close(here, there):
+            differences.append(f"{name} {_shown(there)}, not {_shown(here)}")
+    if channels is not None and trained.channels is not None and channels != trained.channels:
+        differences.append(f"channels {trained.channels}, not {channels}")
+    if differences:
+        raise CheckpointError(
+            f"{source}: images must be prepared as in pre-training, found {'; '.join(differences)}; "
+            f"set these keys, or switch the check off where the difference is meant"
+        )
+
+
+def _parsed(key: str, text: str, source: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{source}: {key} in the header must be JSON, found {text[:80]!r}; export the encoder again"
+        ) from error
+    kinds: tuple[type, ...] = (int,) if key == "channels" else (int, float, list)
+    if not isinstance(value, (str, list) if key == "window" else kinds):
+        raise CheckpointError(f"{source}: {key} in the header is {text[:80]}; export the encoder again")
+    return _as_tuple(value)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(each) for each in value) if isinstance(value, list) else value
+
+
+def _limits(window: Window) -> tuple[Any, ...]:
+    """One entry a channel: (low, high) in HU, or the name of a window that depends on the image."""
+    if isinstance(window, str):
+        return (_presets().get(window, window),)
+    if len(window) == 2 and all(isinstance(limit, int | float) for limit in window):
+        return ((float(window[0]), float(window[1])),)  # type: ignore[arg-type]
+    channels = tuple(limits for each in window for limits in _limits(each))  # type: ignore[arg-type]
+    return channels[:1] if len(set(channels)) == 1 else channels
+
+
+@lru_cache(maxsize=1)
+def _presets() -> dict[str, tuple[float, float]]:
+    table = yaml.safe_load((resource_dir("configs") / "windows.yaml").read_text(encoding="utf-8"))
+    rows = {name: row for name, row in table.items() if "level" in row}
+    return {name: (row["level"] - row["width"] / 2, row["level"] + row["width"] / 2) for name, row in rows.items()}
+
+
+def _close(here: Constants, there: Constants) -> bool:
+    a, b = ([float(each)] if isinstance(each, int | float) else [float(x) for x in each] for each in (here, there))
+    count = max(len(a), len(b))
+    a, b = (each * count if len(each) == 1 else each for each in (a, b))
+    return len(a) == len(b) and all(math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9) for x, y in zip(a, b, strict=True))
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,370 @@
+"""Formats are told by whole words of the names; what does not cover the encoder is refused with its reason."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from medssl_monai.checkpoints.first_convolution import fold_channels, spread_channels
+from medssl_monai.checkpoints.formats import FORMATS
+from medssl_monai.checkpoints.import_weights import import_weights
+from medssl_monai.checkpoints.load import load_encoder, load_into_resnet, preprocessing_of
+from medssl_monai.checkpoints.manifests import backbone_shapes
+from medssl_monai.checkpoints.preprocessing import Preprocessing
+from medssl_monai.errors import CheckpointError
+from medssl_monai.methods.base import Method
+from medssl_monai.methods.byol import BYOL
+from medssl_monai.methods.moco import MoCo
+from medssl_monai.methods.swav import SwAV
+from medssl_monai.networks.resnet import resnet_encoder
+from tests import golden
+from tests.checkpoints import published
+
+
+def constants(arch: str = "resnet50", prefix: str = "", dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """A whole encoder of small numbers, each tensor a view of one number."""
+    state = {}
+    for i, (name, shape) in enumerate(backbone_shapes(arch).items()):
+        counter = name.endswith("num_batches_tracked")
+        state[prefix + name] = torch.tensor(i if counter else 1 / (i + 1), dtype=torch.int64 if counter else dtype)
+        state[prefix + name] = state[prefix + name].expand(shape)
+    return state
+
+
+def heads(*names: str) -> dict[str, Tensor]:
+    return {name: torch.zeros(3) for name in names}
+
+
+def saved(path: Path, content: Mapping[str, Any]) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def assert_same(state: Mapping[str, Tensor], arch: str = "resnet18") -> None:
+    wanted = constants(arch)
+    assert list(state) == list(wanted)
+    for name, value in state.items():
+        assert torch.equal(value, wanted[name]) and value.is_contiguous(), name
+
+
+VARIANTS: dict[str, Mapping[str, Any]] = {
+    "ddp_lightning_moco": {
+        **constants(prefix="module.encoder_q."),
+        **constants(prefix="module.encoder_k."),
+        "module.queue": torch.zeros(()),
+    },
+    "fb_swav_flat_ddp": {
+        **constants(prefix="module."),
+        **heads("module.projection_head.0.weight", "module.prototypes.weight"),
+    },
+    "spark_timm_style_flat": constants(),
+    "torchvision_full_with_1000fc": {**constants(), "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)},
+    "torchvision_with_7_class_fc": {**constants(), "fc.weight": torch.zeros(7, 2048), "fc.bias": torch.zeros(7)},
+    "lightning_module_key_named_model_twice": constants(prefix="model.model."),
+    "tensors_half": constants(prefix="model.", dtype=torch.float16),
+    "missing_one_layer": {k: v for k, v in constants(prefix="model.").items() if not k.startswith("model.layer4.2.")},
+    "wrong_arch_resnet18": constants("resnet18", "model."),
+}
+REFUSED = {
+    "lightning_module_key_named_model_twice": "if that is it, give --from prefix:model.model.",
+    "missing_one_layer": "found 300 tensors of another layout",
+    "wrong_arch_resnet18": "weights are of a resnet18, the network is a resnet50",
+}
+
+
+@pytest.mark.parametrize("name", golden.load_json("remap_variants"))
+def test_variants_of_the_golden_numbers(name: str, tmp_path: Path) -> None:
+    expected, variant = golden.load_json("remap_variants")[name], VARIANTS[name]
+    assert set(expected["example_keys"][:2]) <= set(variant)
+    path = saved(tmp_path / "file.ckpt", {"state_dict": variant} if expected["wrapped"] else variant)
+    network = torchvision.models.resnet50()
+    before = network.conv1.weight.clone()
+    if name in REFUSED:
+        with pytest.raises(CheckpointError, match=REFUSED[name]):
+            load_into_resnet(network, path)
+        assert torch.equal(network.conv1.weight, before)
+    else:
+        assert expected["expected"].startswith(("318 backbone entries", "load_state_dict casts"))
+        report = load_into_resnet(network, path)
+        assert len(report.matched) == expected["our_prefix_rule"]["n_loaded"] == 318
+        assert report.missing == ("fc.weight", "fc.bias")
+        state = load_encoder(path)[0]
+        assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+        if name == "tensors_half":
+            assert report.dtypes == {"float16": 265, "int64": 53}
+        else:
+            assert_same(state, "resnet50")
+
+
+def test_a_prefix_may_be_stated(tmp_path: Path) -> None:
+    path = saved(tmp_path / "file.ckpt", {"state_dict": constants("resnet18", "model.model.")})
+    state, report = load_encoder(path, "prefix:model.model.")
+    assert_same(state)
+    assert report.format == "prefix:model.model."
+    with pytest.raises(CheckpointError, match="no encoder in the format prefix:net"):
+        load_encoder(path, "prefix:net.")
+
+
+NUMBERS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+
+
+def numbered(prefix: str) -> dict[str, Tensor]:
+    parts = {name: name.partition(".") for name in constants("resnet18")}
+    return {f"{prefix}{NUMBERS[parts[k][0]]}.{parts[k][2]}": value for k, value in constants("resnet18").items()}
+
+
+def r18(prefix: str) -> dict[str, Tensor]:
+    return constants("resnet18", prefix)
+
+
+def zeros(prefix: str) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(value) for name, value in r18(prefix).items()}
+
+
+LAYOUTS: list[tuple[str, Mapping[str, Any], dict[str, int]]] = [
+    (
+        "moco-official",
+        {
+            "epoch": 200,
+            "arch": "resnet18",
+            "optimizer": {"state": {}},
+            "state_dict": {
+                **r18("module.encoder_q."),
+                **heads("module.encoder_q.fc.0.weight", "module.encoder_q.fc.2.weight"),
+                **zeros("module.encoder_k."),
+                **heads("module.encoder_k.fc.0.weight", "module.queue", "module.queue_ptr"),
+            },
+        },
+        {"projector": 2, "target network": 121, "queue": 2},
+    ),
+    (
+        "moco-official",
+        {
+            "arch": "resnet18",
+            "state_dict": {
+                **r18("module.base_encoder."),
+                **heads("module.base_encoder.fc.0.weight", "module.predictor.0.weight"),
+                **zeros("module.momentum_encoder."),
+            },
+        },
+        {"projector": 1, "predictor": 1, "target network": 120},
+    ),
+    (
+        "swav-official",
+        {**r18("module."), **heads("module.projection_head.0.weight", "module.prototypes.weight")},
+        {"projector": 1, "prototypes": 1},
+    ),
+    (
+        "swav-official",
+        {"epoch": 3, "state_dict": {**r18("module."), **heads("module.prototypes.prototypes0.weight")}},
+        {"prototypes": 1},
+    ),
+    (
+        "lightly",
+        {
+            "state_dict": {
+                **numbered("backbone."),
+                **{k.replace("backbone.", "backbone_momentum."): v for k, v in numbered("backbone.").items()},
+                **heads("projection_head.layers.0.weight", "projection_head_momentum.layers.0.weight"),
+                **heads("prediction_head.layers.0.weight"),
+            }
+        },
+        {"target network": 121, "projector": 1, "predictor": 1},
+    ),
+    (
+        "lightly",
+        {"state_dict": {**r18("backbone."), **heads("projection_head.layers.0.weight", "online_classifier.weight")}},
+        {"projector": 1, "classifier": 1},
+    ),
+    (
+        "solo-learn",
+        {
+            "state_dict": {
+                **r18("backbone."),
+                **heads("classifier.weight", "projector.0.weight", "queue"),
+                **zeros("momentum_backbone."),
+                **heads("momentum_projector.0.weight"),
+            }
+        },
+        {"classifier": 1, "projector": 1, "queue": 1, "target network": 121},
+    ),
+    ("solo-learn", {"state_dict": {**r18("encoder."), **heads("projector.0.weight")}}, {"projector": 1}),
+    (
+        "reference-classifier",
+        {"state_dict": {**numbered("backbone."), **heads("classifier.weight")}},
+        {"classifier": 1},
+    ),
+    ("timm", {"arch": "resnet18", "state_dict": {**r18(""), **heads("fc.weight")}}, {"classifier": 1}),
+    ("torchvision", {"model": {**r18("module."), **heads("module.fc.weight")}, "epoch": 1}, {"classifier": 1}),
+]
+
+
+@pytest.mark.parametrize("case", range(len(LAYOUTS)), ids=[f"{i}-{name}" for i, (name, _, _) in enumerate(LAYOUTS)])
+def test_other_projects_files(case: int, tmp_path: Path) -> None:
+    form, content, left_out = LAYOUTS[case]
+    path = saved(tmp_path / "file.pth.tar", content)
+    state, report = load_encoder(path)
+    assert report.format == form
+    assert_same(state)
+    assert {reason: len(names) for reason, names in report.unexpected.items()} == left_out
+    assert_same(load_encoder(path, form)[0])
+    for other in {each.name for each in FORMATS} - {form}:
+        try:
+            assert_same(load_encoder(path, other)[0])  # a reading that another format shares is the same reading
+        except CheckpointError as error:
+            assert "no encoder in the format" in str(error)
+
+
+def test_the_reference_s_classifier_by_its_manifest(tmp_path: Path) -> None:
+    described = golden.load_json("ckpt_downstream")
+    names = list(described["state_dict"])
+    theirs = torchvision.models.resnet50(num_classes=2)
+    network = nn.ModuleDict(
+        {"backbone": nn.Sequential(*list(theirs.children())[:-1]), "classifier": nn.Linear(2048, 2)}
+    )
+    assert list(network.state_dict()) == names
+    path = saved(tmp_path / "last.ckpt", {"pytorch-lightning_version": "1.7.7", "state_dict": network.state_dict()})
+    state, report = load_encoder(path)
+    assert report.format == "reference-classifier" and report.beside == ("pytorch-lightning_version",)
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("form", "arm", "value"), [(0, "key", 0), (4, "target", None), (6, "target", 0), (0, "query", 1)]
+)
+def test_the_other_arm(form: int, arm: Any, value: int | None, tmp_path: Path) -> None:
+    path = saved(tmp_path / "file.pt", LAYOUTS[form][1])
+    state, report = load_encoder(path, arm=arm)
+    assert report.arm == {"key": "key", "query": "query", "target": "target"}[arm]
+    assert float(state["conv1.weight"].mean()) == (1.0 if value is None else value)
+    assert ("online network" in report.unexpected) == (value != 1)
+    assert "target network" not in report.unexpected or value == 1 or form != 0
+
+
+def test_an_arm_that_is_not_there(tmp_path: Path) -> None:
+    path = saved(tmp_path / "file.pt", LAYOUTS[2][1])
+    with pytest.raises(CheckpointError, match="swav-official, which holds no key network; take --arm online"):
+        load_encoder(path, arm="key")
+
+
+def test_our_own_methods_by_both_arms(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    methods: list[tuple[Method, str | None, set[str]]] = [
+        (MoCo("resnet18", queue_length=64), "key_encoder", {"projector", "queue", "target network"}),
+        (
+            BYOL("resnet18", hidden_dim=16, embedding_dim=8),
+            "target_encoder",
+            {"projector", "predictor", "target network"},
+        ),
+        (SwAV("resnet18", prototypes=8, hidden_dim=16, embedding_dim=8), None, {"projector", "prototypes"}),
+    ]
+    for method, average, reasons in methods:
+        path = saved(tmp_path / "last.pt", {"method": method.state_dict()})
+        if average is not None:
+            nn.init.constant_(getattr(method, average).conv1.weight, 0.5)
+            path = saved(path, {"method": method.state_dict()})
+            assert float(load_encoder(path, arm="target")[0]["conv1.weight"].mean()) == 0.5
+        state, report = load_encoder(path)
+        assert all(torch.equal(value, method.encoder.state_dict()[name]) for name, value in state.items())
+        assert set(report.unexpected) == reasons, report.unexpected
+
+
+def test_timm_s_and_torchvision_s_own_networks(tmp_path: Path) -> None:
+    image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    theirs: Any = timm.create_model("resnet18", pretrained=False).eval()
+    _, report = load_encoder(saved(tmp_path / "timm.pth", theirs.state_dict()), "timm")
+    network = resnet_encoder("resnet18", encoder_weights=tmp_path / "timm.pth").eval()
+    with torch.no_grad():
+        pooled = theirs.forward_head(theirs.forward_features(image), pre_logits=True)
+        torch.testing.assert_close(network(image), pooled, rtol=1e-5, atol=1e-5)
+    assert report.unexpected == {"classifier": ("fc.weight", "fc.bias")}
+    assert preprocessing_of(tmp_path / "timm.pth") == Preprocessing()
+    with pytest.raises(CheckpointError, match="resnet18, resnet34, resnet50, found"):
+        load_encoder(saved(tmp_path / "101.pth", torchvision.models.resnet101().state_dict()))
+
+
+def test_counters_older_than_pytorch_0_4_1_are_filled_and_said(tmp_path: Path) -> None:
+    full = constants("resnet18")
+    without = {k: v for k, v in full.items() if not k.endswith("num_batches_tracked")}
+    state, report = load_encoder(saved(tmp_path / "old.pth", without))
+    assert len(report.matched) == 100 and len(report.filled) == 20
+    assert all(int(state[name]) == 0 and name.endswith("num_batches_tracked") for name in report.filled)
+    holed = {k: v for k, v in full.items() if k != "bn1.num_batches_tracked"}
+    with pytest.raises(CheckpointError, match=r"1 \(bn1.num_batches_tracked\) missing"):
+        load_encoder(saved(tmp_path / "holed.pth", holed))
+
+
+def test_one_channel_is_spread_to_three_and_said(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = resnet_encoder("resnet18").eval()
+    folded = {**encoder.state_dict(), "conv1.weight": fold_channels(encoder.conv1.weight.detach())}
+    state, report = load_encoder(saved(tmp_path / "one.pt", folded))
+    assert report.reshaped == ("conv1.weight (64, 1, 7, 7) to (64, 3, 7, 7)",)
+    network = resnet_encoder("resnet18")
+    network.load_state_dict(state)
+    image = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(image), encoder(image), rtol=1e-5, atol=1e-5)
+
+
+@given(seed=st.integers(0, 2**31), out=st.integers(1, 5), kernel=st.sampled_from([1, 3, 7]))
+def test_folding_is_the_sum_over_equal_channels(seed: int, out: int, kernel: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(out, 3, kernel, kernel, generator=generator, dtype=torch.float64)
+    image = torch.randn(1, 1, 9, 9, generator=generator, dtype=torch.float64)
+    expected = nn.functional.conv2d(image.expand(-1, 3, -1, -1), weight, padding=kernel // 2)
+    for one in (fold_channels(weight), fold_channels(spread_channels(fold_channels(weight)))):
+        torch.testing.assert_close(
+            nn.functional.conv2d(image, one, padding=kernel // 2), expected, rtol=1e-12, atol=1e-12
+        )
+
+
+def test_only_channels_that_can_be_folded_are() -> None:
+    with pytest.raises(ValueError, match="three channels are folded, found"):
+        fold_channels(torch.zeros(4, 1, 7, 7))
+    with pytest.raises(ValueError, match="one channel is spread, found"):
+        spread_channels(torch.zeros(4, 3, 7, 7))
+
+
+def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"found 2 entries \(a, b\); give a ResNet's state_dict"):
+        load_encoder(saved(tmp_path / "a.pt", {"a": torch.zeros(1), "b": 3}))
+    with pytest.raises(CheckpointError, match="--from swavv: a format is one of medssl, spark-training, spark"):
+        load_encoder(saved(tmp_path / "b.pt", constants("resnet18")), "swavv")
+    with pytest.raises(CheckpointError, match=r"no encoder in the format byol, found conv1\.weight"):
+        load_encoder(tmp_path / "b.pt", "byol")
+    for value in (torch.zeros(64, dtype=torch.complex64), torch.zeros(64, device="meta")):
+        with pytest.raises(
+            CheckpointError, match=r"must be dense tensors of floating-point numbers, found 1 \(bn1.bias"
+        ):
+            load_encoder(saved(tmp_path / "c.pt", {**constants("resnet18"), "bn1.bias": value}))
+    with pytest.raises(CheckpointError, match=r"1 \(layer1.9.weight\) of no use|another layout"):
+        load_encoder(saved(tmp_path / "d.pt", {**constants("resnet18"), "layer1.9.weight": torch.zeros(1)}))
+
+
+def test_import_writes_what_is_known_of_the_images(tmp_path: Path) -> None:
+    content = {"state_dict": {**constants("resnet18", "online_network.encoder.")}}
+    path, out = saved(tmp_path / "byol.ckpt", content), tmp_path / "encoder.safetensors"
+    import_weights(path, out, report=tmp_path / "report.json")
+    assert preprocessing_of(out) == Preprocessing("minmax", (0.1806,) * 3, (0.1907,) * 3, 1) == preprocessing_of(path)
+    assert load_encoder(out)[1].metadata["method"] == "byol" and (tmp_path / "report.json").is_file()
+    import_weights(path, out, preprocessing=Preprocessing(window=(-1000.0, 400.0), mean=0.2))
+    assert preprocessing_of(out) == Preprocessing((-1000.0, 400.0), 0.2, (0.1907,) * 3, 1)
+    import_weights(out, tmp_path / "again.safetensors")
+    assert preprocessing_of(tmp_path / "again.safetensors").mean == 0.2
+    assert load_encoder(tmp_path / "again.safetensors")[1].metadata["method"] == "byol"
+    with pytest.raises(CheckpointError, match="give --out a name with that suffix"):
+        import_weights(path, tmp_path / "encoder.pth")
+
+
+def test_a_value_is_read_from_a_manifest_s_words() -> None:
+    assert published.value_of({"a": ["int: 3", "float: 1e-06", "NoneType: None", "str: 'x'", "tuple: (1, 2)"]}) == {
+        "a": [3, 1e-06, None, "x", (1, 2)]
+    }
