@@ -64,6 +64,8 @@ def run_bundle_command(words: list[str]) -> None:
         values |= {k: fire.parser.DefaultParseValue(v) for k, v in small.items()}
         if "spark" in str(first.resolve()):
             values["decoder_width"] = 32
+        elif "swav" in str(first.resolve()):
+            values |= {"counts": [2, 1], "queue_length": 12, "queue_start_epoch": 0}
     workflow = ConfigWorkflow(config_file=files, workflow_type="train", logging_file=False, **values)
     workflow.initialize()
     workflow.run()
@@ -95,11 +97,17 @@ def test_readme_commands(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bundle_commands(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
-    for words in commands(ROOT / "bundles" / "ct_ssl_spark" / "docs" / "README.md"):
-        run_bundle_command(words)
-    for file in ("metrics.json", "features.parquet", "figures/reconstruction.png"):
-        assert (desk / "OUT" / file).is_file(), file
-    shutil.rmtree(desk / "OUT")
+    for method in ("swav", "moco", "byol", "spark"):
+        (desk / "configs").unlink()
+        (desk / "configs").symlink_to(ROOT / "bundles" / f"ct_ssl_{method}" / "configs")
+        for words in commands(ROOT / "bundles" / f"ct_ssl_{method}" / "docs" / "README.md"):
+            run_bundle_command(words)
+        spark = ("metrics.json", "figures/reconstruction.png")
+        for file in ("features.parquet", *(spark if method == "spark" else ("figures/embeddings.png",))):
+            assert (desk / "OUT" / file).is_file(), file
+        shutil.rmtree(desk / "OUT")
+        if method != "spark":
+            shutil.rmtree(desk / "RUN")
     shutil.copy(desk / "RUN" / "models" / "encoder.safetensors", desk / "encoder.safetensors")
     shutil.rmtree(desk / "RUN")
     (desk / "configs").unlink()

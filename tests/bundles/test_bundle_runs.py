@@ -22,11 +22,10 @@ from medssl_monai.resources import bundle_dir, config_file
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "max_epochs": 2, "device": "cpu"}
 
 
-def pretrain(store: SliceStore, out: Path, **settings: Any) -> ConfigWorkflow:
-    files = [bundle_dir("ct_ssl_spark") / "configs" / "train.yaml", config_file("demo")]
-    return run_bundle(
-        files, {"dataset_dir": str(store.path), "output_dir": str(out), **SMALL, "decoder_width": 32, **settings}
-    )
+def pretrain(store: SliceStore, out: Path, method: str = "spark", **settings: Any) -> ConfigWorkflow:
+    files = [bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml", config_file("demo")]
+    own = {"decoder_width": 32} if method == "spark" else {}
+    return run_bundle(files, {"dataset_dir": str(store.path), "output_dir": str(out), **SMALL, **own, **settings})
 
 
 def finetune(labels: Path, out: Path, **settings: Any) -> ConfigWorkflow:
@@ -64,6 +63,20 @@ def test_pretraining_leaves_a_run(pretrained: Path, phantom_store: SliceStore) -
     assert report.missing == ("fc.weight", "fc.bias")
     assert report.metadata["method"] == "spark"
     assert report.metadata["window"] == '"wide"'
+
+
+@pytest.mark.parametrize("method", ["swav", "moco", "byol"])
+def test_the_contrastive_methods_train_and_export(method: str, phantom_store: SliceStore, tmp_path: Path) -> None:
+    workflow = pretrain(phantom_store, tmp_path / "run", method)
+    assert workflow.check_properties() == []
+    report = load_into_resnet(torchvision.models.resnet18(), tmp_path / "run")
+    assert report.metadata["method"] == method
+    history = [json.loads(line) for line in (tmp_path / "run" / "logs" / "history.jsonl").read_text().splitlines()]
+    assert len(history) == 10
+    assert all(np.isfinite(line["loss"]) for line in history)
+    guard = [json.loads(line) for line in (tmp_path / "run" / "logs" / "collapse.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in guard] == [5, 10]
+    assert (tmp_path / "run" / "figures" / "embeddings.png").is_file()
 
 
 def test_every_file_of_a_run_opens_without_unpickling(pretrained: Path, finetuned: Path) -> None:
