@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from medssl_monai.atomic import write_atomically
+from medssl_monai.downstream.calibration import Reliability
 
-__all__ = ["draw_confusion_matrix", "draw_roc"]
+__all__ = ["draw_confusion_matrix", "draw_reliability", "draw_roc"]
 
 
 def draw_confusion_matrix(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str], path: Path) -> None:
@@ -70,4 +71,30 @@ def draw_roc(
     axes.set_ylim(-0.01, 1.01)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
+    write_atomically(path, lambda p: figure.savefig(p, dpi=120))
+
+
+def draw_reliability(table: Reliability, path: Path) -> None:
+    """Draw accuracy against confidence, with the number of slices in each bin below.
+
+    Args:
+        table: from `reliability`.
+        path: PNG to write.
+    """
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    width = float(table.edges[1] - table.edges[0])
+    centres, filled = table.edges[:-1] + width / 2, table.count > 0
+    upper.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--", label="as sure as right")
+    upper.bar(centres[filled], table.accuracy[filled], width * 0.92, color="#0072B2", alpha=0.45, label="share right")
+    upper.plot(
+        table.confidence[filled], table.accuracy[filled], "o", color="#0072B2", markersize=4, label="mean of a bin"
+    )
+    upper.set(ylabel="share of slices that are right", xlim=(-0.01, 1.01), ylim=(0, 1.03))
+    upper.set_title(f"Reliability, {int(table.count.sum())} slices: calibration error {table.error:.3f}", fontsize=11)
+    upper.legend(loc="upper left", fontsize=8)
+    upper.grid(alpha=0.3)
+    lower.bar(centres, table.count, width * 0.92, color="#999999")
+    lower.set(xlabel="confidence: probability of the class predicted", ylabel="slices")
+    lower.grid(alpha=0.3)
     write_atomically(path, lambda p: figure.savefig(p, dpi=120))

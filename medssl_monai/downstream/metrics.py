@@ -1,13 +1,27 @@
-"""Figures of merit of a classifier, from its probabilities; scikit-learn's definitions throughout."""
+"""Figures of merit of a classifier, from its probabilities; scikit-learn's definitions throughout.
+
+Shapes: N slices (or studies), C classes.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    classification_report,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    recall_score,
+    roc_auc_score,
+)
 
-__all__ = ["balanced_accuracy", "classification_metrics", "per_patient"]
+from medssl_monai.downstream.calibration import expected_calibration_error
+
+__all__ = ["balanced_accuracy", "classification_metrics", "per_patient", "text_report"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -24,7 +38,10 @@ def balanced_accuracy(labels: Ints, predicted: Ints) -> float:
 
 
 def classification_metrics(labels: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, balanced accuracy, macro F1, macro one-vs-rest AUC, recall by class, confusion matrix.
+    """Accuracy, balanced accuracy, precision, recall, F1, AUC, calibration error, log loss, confusion matrix.
+
+    Macro means are over the classes that occur in ``labels``. ``f1_micro`` equals the accuracy where every slice has
+    one class. With two classes ``binary`` holds precision, recall, F1 and AUC of the second class, and names it.
 
     Args:
         labels: (N,) class indices.
@@ -32,27 +49,52 @@ def classification_metrics(labels: Ints, probabilities: Floats, classes: Sequenc
         classes: C names.
 
     Returns:
-        JSON-ready; ``auc`` is None where the labels hold fewer than two classes, and is averaged over those that occur.
+        JSON-ready; ``auc`` (macro, one against the rest) is None where the labels hold fewer than two classes.
     """
     predicted = probabilities.argmax(axis=1)
-    present = np.unique(labels)
-    recalls = recall_score(labels, predicted, labels=np.arange(len(classes)), average=None, zero_division=0)
-    return {
+    present, every = np.unique(labels), np.arange(len(classes))
+    precisions, recalls, f1s, _ = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    areas = _areas(labels, probabilities)
+    figures = {
         "slices": len(labels),
         "accuracy": float(accuracy_score(labels, predicted)),
         "balanced_accuracy": balanced_accuracy(labels, predicted),
-        "f1_macro": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0)),
-        "auc": _macro_auc(labels, probabilities),
+        "precision_macro": float(precisions[present].mean()),
+        "recall_macro": float(recalls[present].mean()),
+        "f1_macro": float(f1s[present].mean()),
+        "f1_micro": float(f1_score(labels, predicted, labels=every, average="micro", zero_division=0)),
+        "auc": float(np.mean(list(areas.values()))) if areas else None,
+        "ece": expected_calibration_error(labels, probabilities),
+        "log_loss": float(log_loss(labels, _simplex(probabilities), labels=every)) if len(every) > 1 else 0.0,
+        "precision": {classes[c]: float(precisions[c]) for c in present},
         "recall": {classes[c]: float(recalls[c]) for c in present},
-        "confusion_matrix": confusion_matrix(labels, predicted, labels=np.arange(len(classes))).tolist(),
+        "f1": {classes[c]: float(f1s[c]) for c in present},
+        "auc_one_vs_rest": {classes[c]: area for c, area in areas.items()},
+        "confusion_matrix": confusion_matrix(labels, predicted, labels=every).tolist(),
     }
+    if len(classes) == 2:
+        figures["binary"] = {
+            "positive_class": classes[1],
+            "precision": float(precisions[1]),
+            "recall": float(recalls[1]),
+            "f1": float(f1s[1]),
+            "auc": areas.get(1),
+        }
+    return figures
 
 
-def _macro_auc(labels: Ints, probabilities: Floats) -> float | None:
+def _areas(labels: Ints, probabilities: Floats) -> dict[int, float]:
+    """Area under the ROC curve of each class that occurs, against the rest; empty for one class alone."""
     present = np.unique(labels)
     if len(present) < 2:
-        return None
-    return float(np.mean([roc_auc_score(labels == c, probabilities[:, c]) for c in present]))
+        return {}
+    return {int(c): float(roc_auc_score(labels == c, probabilities[:, c])) for c in present}
+
+
+def _simplex(probabilities: Floats) -> Floats:
+    """Rows that sum to one in float64, as scikit-learn's log loss asks, and no zero whose logarithm is infinite."""
+    clipped = np.clip(probabilities.astype(np.float64), 1e-7, None)
+    return np.asarray(clipped / clipped.sum(axis=1, keepdims=True))
 
 
 def per_patient(
@@ -64,3 +106,12 @@ def per_patient(
         str(p): classification_metrics(labels[owners == p], probabilities[owners == p], classes)
         for p in np.unique(owners)
     }
+
+
+def text_report(labels: Ints, probabilities: Floats, classes: Sequence[str]) -> str:
+    """scikit-learn's classification report as text."""
+    predicted = probabilities.argmax(axis=1)
+    report: str = classification_report(
+        labels, predicted, labels=np.arange(len(classes)), target_names=list(classes), digits=3, zero_division=0
+    )
+    return report

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl_monai.atomic import write_json, write_text
-from medssl_monai.downstream.figures import draw_confusion_matrix, draw_roc
-from medssl_monai.downstream.metrics import classification_metrics, per_patient
+from medssl_monai.downstream.calibration import reliability
+from medssl_monai.downstream.figures import draw_confusion_matrix, draw_reliability, draw_roc
+from medssl_monai.downstream.intervals import patient_intervals
+from medssl_monai.downstream.metrics import classification_metrics, per_patient, text_report
 
 __all__ = ["Predictions"]
 
@@ -53,13 +55,33 @@ class Predictions:
         return bool(self.labels) and all(label is not None for label in self.labels)
 
     def metrics(self) -> dict[str, Any]:
-        """Figures over all slices and for each patient; see `classification_metrics`."""
-        labels, probabilities = np.asarray(self.labels, dtype=np.int64), np.stack(self.probabilities)
+        """Figures over all slices, for each patient, and of whole studies; see `classification_metrics`.
+
+        ``per_patient`` is empty where a patient is unknown. ``studies`` pools each series by the mean; it is None where
+        the slices of a series have different labels, for then a study has no label of its own.
+        """
+        labels, probabilities = self._arrays()
+        known = all(self.patients)
         return {
             "classes": list(self.classes),
             "all_slices": classification_metrics(labels, probabilities, self.classes),
-            "per_patient": per_patient(labels, probabilities, self.patients, self.classes),
+            "per_patient": per_patient(labels, probabilities, self.patients, self.classes) if known else {},
+            "studies": self._study_metrics(labels, probabilities),
         }
+
+    def _arrays(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        return np.asarray(self.labels, dtype=np.int64), np.stack(self.probabilities)
+
+    def _study_metrics(
+        self, labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
+    ) -> dict[str, Any] | None:
+        names, owner = np.unique(np.asarray(self.series), return_inverse=True)
+        truth = np.array([labels[owner == s][0] for s in range(len(names))])
+        if len(names) < 2 or len(names) == len(labels) or (truth[owner] != labels).any():
+            return None
+        pooled = np.stack([probabilities[owner == s].mean(axis=0) for s in range(len(names))])
+        figures = classification_metrics(truth, pooled, self.classes)
+        return {"pooling": "mean", "studies": figures.pop("slices"), **figures}
 
     def studies(self) -> list[dict[str, Any]]:
         """One entry a series: the mean of its slices' probabilities (mean pooling) and the class it is largest for."""
@@ -82,17 +104,21 @@ class Predictions:
     def write(self, folder: Path) -> None:
         """Write ``predictions.csv`` (slices) and ``studies.json``.
 
-        Where the truth is known also ``metrics.json``, ``figures/confusion_matrix.png`` and ``figures/roc.png``.
+        Where the truth is known also ``metrics.json`` (with bootstrap intervals over patients where they are enough,
+        see `patient_intervals`), ``classification_report.txt``, and ``figures/`` with ``confusion_matrix.png``,
+        ``roc.png`` and ``reliability.png``.
         """
         write_text(folder / "predictions.csv", self._csv())
         write_json(folder / "studies.json", self.studies())
         if self.labelled:
-            metrics = self.metrics()
+            labels, probabilities = self._arrays()
+            metrics = {**self.metrics(), "intervals": patient_intervals(labels, probabilities, self.patients)}
             write_json(folder / "metrics.json", metrics)
-            labels, probabilities = np.asarray(self.labels, dtype=np.int64), np.stack(self.probabilities)
+            write_text(folder / "classification_report.txt", text_report(labels, probabilities, self.classes))
             matrix = np.asarray(metrics["all_slices"]["confusion_matrix"])
             draw_confusion_matrix(matrix, self.classes, folder / "figures" / "confusion_matrix.png")
             draw_roc(labels, probabilities, self.classes, folder / "figures" / "roc.png")
+            draw_reliability(reliability(labels, probabilities), folder / "figures" / "reliability.png")
 
     def _csv(self) -> str:
         text = io.StringIO()

@@ -8,18 +8,37 @@ from rich.table import Table
 __all__ = ["comparison_table", "metrics_table", "studies_table"]
 
 
+COLUMNS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "F1",
+    "auc": "AUC",
+    "ece": "calibration error",
+}
+
+
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Accuracy figures by patient and over all slices, from ``metrics.json``."""
-    table = Table(title="Evaluation by patient")
+    """Figures by patient, over all slices and over studies, from ``metrics.json``; intervals where there are any."""
+    intervals = metrics.get("intervals", {})
+    table = Table(title="Evaluation by patient", caption=intervals.get("note"))
     table.add_column("patient")
-    for name in ("slices", "accuracy", "balanced accuracy", "AUC"):
+    for name in ("slices", *COLUMNS.values()):
         table.add_column(name, justify="right")
-    rows = {**metrics["per_patient"], "all slices": metrics["all_slices"]}
-    for patient, values in rows.items():
-        auc = "–" if values["auc"] is None else f"{values['auc']:.3f}"
-        figures = [f"{values[name]:.3f}" for name in ("accuracy", "balanced_accuracy")]
-        table.add_row(patient, str(values["slices"]), *figures, auc, end_section=patient == list(rows)[-2])
+    patients = metrics["per_patient"]
+    for patient, values in patients.items():
+        table.add_row(patient, *_figures(values, "slices"), end_section=patient == list(patients)[-1])
+    table.add_row("all slices", *_figures(metrics["all_slices"], "slices"))
+    if intervals.get("figures"):
+        limits = (intervals["figures"].get(name) for name in COLUMNS)
+        texts = ("–" if pair is None else f"{pair[0]:.3f} … {pair[1]:.3f}" for pair in limits)
+        table.add_row(f"  {intervals['level']:.0%} interval", "", *texts)
+    if metrics.get("studies"):
+        table.add_row("all studies, pooled", *_figures(metrics["studies"], "studies"))
     return table
+
+
+def _figures(values: Mapping[str, Any], counted: str) -> list[str]:
+    return [str(values[counted]), *("–" if values[name] is None else f"{values[name]:.3f}" for name in COLUMNS)]
 
 
 def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
