@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,25 @@ from medssl_monai.handlers.history import History
 from medssl_monai.handlers.run_checkpoint import RunCheckpoint, random_state, restore_random_state
 from medssl_monai.ingest.slice_dataset import SampleKey
 from medssl_monai.methods.base import Method, Progress
+from medssl_monai.methods.byol import BYOL
+from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK
+from medssl_monai.methods.swav import SwAV
+from medssl_monai.optimizers.adam import byol_adam
 from medssl_monai.optimizers.lamb import spark_lamb
+from medssl_monai.optimizers.lars import swav_lars
 from medssl_monai.optimizers.schedules import WarmupCosine
-from medssl_monai.transforms import SparKViewsd
+from medssl_monai.optimizers.sgd import moco_sgd
+from medssl_monai.transforms import MultiCropViewsd, SparKViewsd, TwoViewsd
 
 
 class Slices(Dataset[dict[str, Any]]):
     """Random slices in HU, seen as `SliceDataset` gives them."""
 
-    def __init__(self, count: int = 10, size: int = 64) -> None:
+    def __init__(self, transform: Callable[[dict[str, Any]], Any], count: int = 10, size: int = 64) -> None:
         generator = torch.Generator().manual_seed(3)
         self.images = torch.randint(-1024, 1500, (count, 1, size, size), generator=generator, dtype=torch.int16)
-        self.transform = SparKViewsd("image", image_size=64, seed=5, mean=0.25, std=0.25)
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.images)
@@ -42,12 +49,31 @@ class Slices(Dataset[dict[str, Any]]):
         return self.transform(item)
 
 
-def make_trainer(folder: Path, epochs: int = 3, workers: int = 0, **kwargs: Any) -> PretrainTrainer:
+def parts(name: str) -> tuple[Method, torch.optim.Optimizer, Callable[[dict[str, Any]], Any]]:
+    """A small method of each kind with its own optimizer and views; queues and frozen prototypes change on the way."""
+    method: Method
+    if name == "spark":
+        method = SparK("resnet18", decoder_width=32, drop_path_rate=0.2, image_channels=1)
+        return method, spark_lamb(method, lr=2e-3), SparKViewsd("image", image_size=64, seed=5, mean=0.25, std=0.25)
+    two_views = TwoViewsd("image", image_size=32, seed=5)
+    if name == "moco":
+        method = MoCo("resnet18", embedding_dim=8, queue_length=10)
+        return method, moco_sgd(method, lr=0.01), two_views
+    if name == "byol":
+        method = BYOL("resnet18", hidden_dim=16, embedding_dim=8)
+        return method, byol_adam(method, lr=1e-3), two_views
+    method = SwAV("resnet18", 16, 8, prototypes=6, queue_length=10, queue_start_epoch=1, freeze_prototypes_steps=4)
+    return method, swav_lars(method, lr=0.1), MultiCropViewsd("image", counts=(2, 1), sizes=(32, 24), seed=5)
+
+
+def make_trainer(
+    folder: Path, epochs: int = 3, workers: int = 0, name: str = "spark", **kwargs: Any
+) -> PretrainTrainer:
     torch.manual_seed(0)
-    method = SparK("resnet18", decoder_width=32, drop_path_rate=0.2, image_channels=1)
-    loader = StepLoader(Slices(), batch_size=4, seed=1, num_workers=workers)
-    optimizer = spark_lamb(method, lr=2e-3)
-    schedule = WarmupCosine(2e-3, warmup_epochs=0.5, weight_decay=0.04, final_weight_decay=0.2)
+    method, optimizer, views = parts(name)
+    loader = StepLoader(Slices(views), batch_size=4, seed=1, num_workers=workers)
+    decay = {"weight_decay": 0.04, "final_weight_decay": 0.2} if name == "spark" else {}
+    schedule = WarmupCosine(optimizer.param_groups[0]["lr"], warmup_epochs=0.5, **decay)
     handlers = [
         History(folder, optimizer),
         RunCheckpoint(folder / "checkpoints", {"method": method, "optimizer": optimizer}, signature={"seed": 1}),
@@ -86,6 +112,21 @@ def test_stopped_by_ctrl_c_it_carries_on_bit_for_bit(
     state, history = uninterrupted
     assert same(final_state(second), state)
     assert (tmp_path / "logs" / "history.jsonl").read_text().splitlines() == history
+
+
+@pytest.mark.parametrize(("name", "step"), [("swav", 5), ("moco", 4), ("byol", 2)])
+def test_every_method_carries_on_bit_for_bit(name: str, step: int, tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole", name=name)
+    whole.run()
+    first = make_trainer(tmp_path / "parts", name=name)
+    first.add_event_handler(Events.ITERATION_STARTED(once=step), lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    second = make_trainer(tmp_path / "parts", name=name, workers=1 if name == "swav" else 0)
+    second.run()
+    assert same(final_state(second), final_state(whole))
+    logs = [(tmp_path / run / "logs" / "history.jsonl").read_text() for run in ("whole", "parts")]
+    assert logs[0] == logs[1]
 
 
 def test_killed_between_checkpoints_it_carries_on_from_the_last(
