@@ -9,7 +9,7 @@ from medssl_monai.cli.options import Config, Overrides, parse_overrides
 
 
 def run(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="spark.")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="spark, swav, moco or byol.")],
     overrides: Overrides = None,
     data: Annotated[Path, typer.Option("--data", help="Slice store, or folder of DICOM or NIfTI.")] = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = ...,  # type: ignore[assignment]
