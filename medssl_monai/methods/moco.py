@@ -14,6 +14,7 @@ from medssl_monai.losses.info_nce import info_nce_logits, info_nce_loss
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.feature_queue import RingQueue
 from medssl_monai.networks.moving_average import follow, follower
+from medssl_monai.networks.processes import process_cat
 from medssl_monai.networks.projection_heads import linear_head, moco_mlp
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
 
@@ -33,7 +34,7 @@ class MoCo(Method):
 
     The key encoder's parameters follow before each step; its batch norms see the keys' batches and keep statistics
     of their own. Under gradient accumulation every micro-batch is told from the same negatives; the keys enter the
-    queue after the last backward pass.
+    queue after the last backward pass, those of all processes in the order of their ranks.
     """
 
     advice = "lower learning_rate, raise momentum towards 0.999, or make the views differ more"
@@ -108,7 +109,7 @@ class MoCo(Method):
     def after_backward(self, progress: Progress) -> None:
         """Let the step's keys enter the queue."""
         if self._arrivals:
-            arrived = torch.cat(self._arrivals)
+            arrived = process_cat(torch.cat(self._arrivals))
             self._batch_size = arrived.shape[0]
             self.queue.enter(arrived)
         self._arrivals.clear()

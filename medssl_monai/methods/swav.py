@@ -16,6 +16,7 @@ from medssl_monai.losses.sinkhorn import sinkhorn
 from medssl_monai.losses.swapped_prediction import swapped_prediction_loss
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.feature_queue import NewestFirstQueue
+from medssl_monai.networks.processes import process_cat, process_count, process_rank
 from medssl_monai.networks.projection_heads import swav_projector
 from medssl_monai.networks.prototypes import Prototypes
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
@@ -43,7 +44,8 @@ class SwAV(Method):
         freeze_prototypes_epochs: the same in epochs (Wolf et al. 2023 froze them for 313 epochs); the longer holds.
 
     Under gradient accumulation codes are balanced within a micro-batch and the queue; the whole batch enters the
-    queue after its last backward pass.
+    queue after its last backward pass. With several processes, `use_process_batch_norm` makes N of them, each on its
+    part of the batch in the order of their ranks, compute what one computes on the whole.
     """
 
     advice = (
@@ -129,20 +131,23 @@ class SwAV(Method):
     def codes(self, scores: Tensor) -> list[Tensor]:
         """Codes (B, K) of each large crop from scores (A, B, K), balanced over the batch and, once full, the queue.
 
-        The queue's embeddings are scored against the prototypes as they now are.
+        The queue's embeddings are scored against the prototypes as they now are. In training all processes' batches
+        are balanced together; every process holds the whole queue and scores its share of it.
         """
+        rank, processes = (process_rank(), process_count()) if self.training else (0, 1)
         codes = []
         for view, own in enumerate(scores):
             rows = own
             if self.queue is not None and self.queue.is_full:
-                rows = torch.cat([own, self.prototypes(self.queue.features[view])])  # (B + L, K)
-            codes.append(sinkhorn(rows, self.epsilon, self.sinkhorn_iterations)[: own.shape[0]])
+                rows = torch.cat([own, self.prototypes(self.queue.features[view, rank::processes])])  # (B + L, K)
+            balanced = sinkhorn(rows, self.epsilon, self.sinkhorn_iterations, across_processes=processes > 1)
+            codes.append(balanced[: own.shape[0]])
         return codes
 
     def after_backward(self, progress: Progress) -> None:
         """Let the step's embeddings enter the queue; drop the prototypes' gradients while they are frozen."""
         if self.queue is not None and self._arrivals:
-            self.queue.enter(torch.cat(self._arrivals, dim=1))
+            self.queue.enter(process_cat(torch.cat(self._arrivals, dim=1), dim=1))
         self._arrivals.clear()
         if progress.step < self.freeze_prototypes_steps or progress.epoch < self.freeze_prototypes_epochs:
             # None, not zero: momentum and weight decay must not move them either.

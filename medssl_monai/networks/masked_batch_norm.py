@@ -2,6 +2,8 @@
 
 Shapes: B images, C channels, H × W positions; a mask (B, 1, H, W) is 1 at visible positions and 0 elsewhere.
 
+With several processes, a norm that `use_process_batch_norm` has turned counts the positions of all of them.
+
 Nothing is gathered: with masked positions at zero, a sum over all positions is the sum over the visible ones. The
 number of visible positions stays a tensor, so a step never waits for the device.
 """
@@ -10,13 +12,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from medssl_monai.networks.processes import process_sum
 
 __all__ = ["masked_batch_norm"]
 
 
-def masked_batch_norm(x: Tensor, mask: Tensor, count: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+def masked_batch_norm(x: Tensor, mask: Tensor, count: Tensor, norm: _BatchNorm) -> Tensor:
     """Normalise x (B, C, H, W) at visible positions with the parameters and buffers of `norm`; zero elsewhere.
 
     In training mode the batch's visible positions give the statistics (biased variance to normalise, unbiased into
@@ -29,9 +34,10 @@ def masked_batch_norm(x: Tensor, mask: Tensor, count: Tensor, norm: nn.BatchNorm
     if not norm.training:
         return F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps) * mask
     exact = torch.promote_types(x.dtype, torch.float32)
-    count = count.to(exact)
+    across: bool = getattr(norm, "across_processes", False)
+    count = _total(count.to(exact), across)
     out, batch_mean, batch_variance = _MaskedBatchNorm.apply(
-        x.to(exact), mask.to(exact), count, norm.weight, norm.bias, norm.eps
+        x.to(exact), mask.to(exact), count, norm.weight, norm.bias, norm.eps, across
     )
     if mean is not None and variance is not None and norm.num_batches_tracked is not None:
         with torch.no_grad():
@@ -51,14 +57,15 @@ class _MaskedBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mask: Tensor, count: Tensor, weight: Tensor, bias: Tensor, eps: float
+        ctx: Any, x: Tensor, mask: Tensor, count: Tensor, weight: Tensor, bias: Tensor, eps: float, across: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        mean = _sum_of_positions(x * mask) / count
+        mean = _total(_sum_of_positions(x * mask), across) / count
         centred = (x - _channels(mean)).mul_(mask)
-        variance = _sum_of_positions(centred.square()) / count
+        variance = _total(_sum_of_positions(centred.square()), across) / count
         inverse_deviation = torch.rsqrt(variance + eps)
         out = (centred * _channels(weight * inverse_deviation)).addcmul_(_channels(bias), mask)
         ctx.save_for_backward(centred, mask, count, weight, inverse_deviation)
+        ctx.across = across
         ctx.mark_non_differentiable(mean, variance)
         return out, mean, variance
 
@@ -71,15 +78,21 @@ class _MaskedBatchNorm(torch.autograd.Function):
         grad_weight = _sum_of_positions(grad * centred) * inverse_deviation
         # dx = w/σ · (g − mean(g) − x̂ · mean(g·x̂)) at visible positions, with x̂ = centred/σ.
         scale = weight * inverse_deviation
-        towards_centred = -scale * inverse_deviation * grad_weight / count
+        # The means are of all processes; the parameters' own gradients stay this process's, to be averaged with all.
+        total_weight, total_bias = _total(torch.stack([grad_weight, grad_bias]), ctx.across)
+        towards_centred = -scale * inverse_deviation * total_weight / count
         grad_x = grad.mul_(_channels(scale)).addcmul_(_channels(towards_centred), centred)
-        grad_x = grad_x.addcmul_(_channels(-scale * grad_bias / count), mask)
-        return grad_x, None, None, grad_weight, grad_bias, None
+        grad_x = grad_x.addcmul_(_channels(-scale * total_bias / count), mask)
+        return grad_x, None, None, grad_weight, grad_bias, None, None
 
 
 def _sum_of_positions(x: Tensor) -> Tensor:
     # The only place where positions are added up, forward and backward; `count` is its fellow for the mask.
     return x.sum((0, 2, 3))
+
+
+def _total(x: Tensor, across: bool) -> Tensor:
+    return process_sum(x) if across else x
 
 
 def _channels(values: Tensor) -> Tensor:
