@@ -79,6 +79,26 @@ def test_the_contrastive_methods_train_and_export(method: str, phantom_store: Sl
     assert (tmp_path / "run" / "figures" / "embeddings.png").is_file()
 
 
+@pytest.mark.parametrize("method", ["spark", "swav", "moco", "byol"])
+def test_the_papers_recipes_run(method: str, phantom_store: SliceStore, tmp_path: Path) -> None:
+    files = [bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml", config_file(f"paper_{method}")]
+    small: dict[str, Any] = {
+        **SMALL,
+        "max_epochs": 1,
+        "dataset_dir": str(phantom_store.path),
+        "output_dir": str(tmp_path),
+    }
+    small |= {"spark": {"warmup_epochs": 0, "decoder_width": 32}, "swav": {"counts": [2, 1]}}.get(method, {})
+    workflow = run_bundle(files, small)
+    assert workflow.parser.get_parsed_content("train::trainer").state.iteration == 5
+    view = workflow.parser.get_parsed_content("train::dataset")[0]["views"][0]
+    assert view.shape[0] == (3 if method == "spark" else 1)
+    if method == "swav":
+        trained = workflow.parser.get_parsed_content("method")
+        assert trained.freeze_prototypes_epochs == 313
+        assert trained.queue is None
+
+
 def test_every_file_of_a_run_opens_without_unpickling(pretrained: Path, finetuned: Path) -> None:
     files = [p for run in (pretrained, finetuned) for p in run.rglob("*.pt")]
     assert len(files) == 3
