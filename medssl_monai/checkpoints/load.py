@@ -20,7 +20,15 @@ from medssl_monai.checkpoints.preprocessing import Preprocessing
 from medssl_monai.checkpoints.report import LoadReport, some
 from medssl_monai.errors import CheckpointError
 
-__all__ = ["LoadReport", "load_encoder", "load_exactly", "load_into_resnet", "preprocessing_of", "put_into_resnet"]
+__all__ = [
+    "LoadReport",
+    "load_encoder",
+    "load_exactly",
+    "load_into_resnet",
+    "preprocessing_of",
+    "put_into_resnet",
+    "weights_file",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +53,7 @@ def load_encoder(
         CheckpointError: the file is missing, too large, broken, unsafe, of an unknown format, lacks a tensor of the
             encoder, or holds values that are not finite.
     """
-    file = _weights_file(Path(path))
+    file = weights_file(Path(path))
     content, header = read_weights(file)
     encoder = find_encoder(content, file.name, form, arm)
     found: dict[str, Tensor] = {}
@@ -115,7 +123,7 @@ def load_exactly(network: nn.Module, path: str | Path) -> None:
 
     Raises CheckpointError, and leaves the network as it was, where any name or shape differs.
     """
-    file = Path(path) / "models/model.pt" if Path(path).is_dir() else _weights_file(Path(path))
+    file = Path(path) / "models/model.pt" if Path(path).is_dir() else weights_file(Path(path))
     content, _ = read_weights(file)
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
@@ -132,7 +140,11 @@ def preprocessing_of(path: str | Path) -> Preprocessing:
     return Preprocessing.from_metadata(report.metadata, report.source)
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """The file itself, or the one of a run's that holds its network.
+
+    Raises CheckpointError where there is none.
+    """
     if path.is_file():
         return path
     if not path.is_dir():

@@ -1,38 +1,182 @@
-"""The encoder of a run as a file of its own, proven to load into a plain torchvision ResNet."""
+"""A run's network as a file of its own, proven to compute what it computed, with a card beside it."""
 
+import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal, get_args
 
-import torchvision
+import torch
+from torch import Tensor, nn
 
-from medssl_monai.checkpoints.export import export_encoder
-from medssl_monai.checkpoints.load import LoadReport, load_encoder, load_into_resnet
+from medssl_monai.atomic import write_json, write_text
+from medssl_monai.checkpoints.files import read_weights
+from medssl_monai.checkpoints.fingerprint import fingerprint
+from medssl_monai.checkpoints.first_convolution import fold_channels
+from medssl_monai.checkpoints.load import LoadReport, load_encoder, weights_file
+from medssl_monai.checkpoints.model_card import model_card
+from medssl_monai.checkpoints.network_files import NETWORK_FILES, NetworkFile, build
+from medssl_monai.checkpoints.onnx_file import require_onnx
+from medssl_monai.checkpoints.preprocessing import Preprocessing
 from medssl_monai.errors import CheckpointError
 
-__all__ = ["export_run"]
+__all__ = ["ExportFormat", "export_run"]
+
+ExportFormat = Literal["safetensors", "torchvision", "torchscript", "onnx", "timm", "bundle"]
+
+# Sizes for the proof: another batch and other sizes than any writer is given as an example.
+_PROOF_SIZES = ((1, 64, 64), (3, 96, 70))
+# Summed in another order, float32 features of a ResNet-50 differ by some 1e-6 of their scale.
+_TOLERANCE = 1e-4
 
 
-def export_run(run: str | Path, out: str | Path) -> LoadReport:
-    """Write a run's encoder to ``OUT.safetensors`` (and ``OUT.report.json``), then load it back.
+def export_run(
+    run: str | Path,
+    out: str | Path,
+    form: ExportFormat = "safetensors",
+    *,
+    single_channel: bool = False,
+    head: bool = False,
+    data: Mapping[str, Any] | None = None,
+    licence: str | None = None,
+) -> LoadReport:
+    """Write a run's encoder to `out`, ``OUT.report.json`` and the card ``OUT.md`` beside it, and read it back.
 
     Args:
         run: folder of a pre-training or fine-tuning run, or a file of weights.
-        out: file to write.
+        out: file to write, with the format's suffix; for ``bundle`` a folder, which gets ``models/model.pt``,
+            ``models/model.ts`` and ``docs/model_card.md``.
+        form: ``safetensors``, ``torchvision`` (.pth), ``torchscript`` (.ts), ``onnx``, ``timm`` or ``bundle``.
+        single_channel: fold the first convolution, so that the network takes one channel: exact for one window.
+        head: keep the classification layer of a fine-tuned run (a bundle always does).
+        data: what `model_card.describe_data` tells of the training data, for the card.
+        licence: terms of the weights, for the card.
 
     Returns:
-        The report of loading the new file into a fresh torchvision ResNet: only ``fc.*`` is missing.
+        The report of reading the weights; `missing` is ``fc.*`` unless the head was kept.
 
     Raises:
-        CheckpointError: there are no weights of a whole encoder, or ``out`` is not a .safetensors file.
+        CheckpointError: there are no weights of a whole encoder, no classification layer where one is wanted, or `out`
+            has another suffix.
+        ConfigError: ``onnx`` without its packages.
     """
-    out = Path(out)
-    if out.suffix != ".safetensors":
-        raise CheckpointError(f"{out.name}: an encoder is exported as .safetensors; give --out a name with that suffix")
-    _, found = load_encoder(run)
-    network = getattr(torchvision.models, found.arch)()
-    load_into_resnet(network, run)
-    metadata = {key: value for key, value in found.metadata.items() if key not in {"arch", "fingerprint"}}
-    export_encoder(network, out, metadata=metadata)
-    report = load_into_resnet(getattr(torchvision.models, found.arch)(), out)
-    if report.fingerprint != found.fingerprint or not all(name.startswith("fc.") for name in report.missing):
-        raise CheckpointError(f"{out.name}: what was written is not what the run holds; the disk may be full or faulty")
+    out, run = Path(out), Path(run)
+    if form not in get_args(ExportFormat):
+        raise CheckpointError(
+            f"--format {form}: must be one of {', '.join(get_args(ExportFormat))}; choose one of these"
+        )
+    if form == "onnx":
+        require_onnx()
+    if form != "bundle" and out.suffix not in NETWORK_FILES[form].suffixes:
+        known = " or ".join(NETWORK_FILES[form].suffixes)
+        raise CheckpointError(f"{out.name}: --format {form} is written as {known}; give --out a name with that suffix")
+    state, found = load_encoder(run)
+    layer = _classification_layer(run) if head or form == "bundle" else {}
+    if head and not layer:
+        raise CheckpointError(f"{found.source}: --head keeps fc.weight and fc.bias, found neither; leave it out")
+    source = build(found.arch, {**state, **layer})
+    folded = {**state, "conv1.weight": fold_channels(state["conv1.weight"])} if single_channel else state
+    network = build(found.arch, {**folded, **layer})
+    record = _record(run)
+    metadata = _metadata(found, record, fingerprint(folded), single_channel, bool(layer))
+    targets = (
+        (
+            (NETWORK_FILES["torchvision"], out / "models/model.pt"),
+            (NETWORK_FILES["torchscript"], out / "models/model.ts"),
+        )
+        if form == "bundle"
+        else ((NETWORK_FILES[form], out),)
+    )
+    for writer, path in targets:
+        writer.write(network, path, metadata)
+        proof = _prove(writer, path, source, network)
+    card = out / "docs/model_card.md" if form == "bundle" else out.with_suffix(".md")
+    title = "models/model.pt and models/model.ts" if form == "bundle" else out.name
+    words = "MONAI bundle" if form == "bundle" else NETWORK_FILES[form].title
+    page = model_card(
+        file=title,
+        form=words,
+        arch=found.arch,
+        metadata=metadata,
+        record=record,
+        data=data if data is not None else record.get("data"),
+        proof=proof,
+        licence=licence,
+    )
+    write_text(card, page)
+    report = replace(found, missing=() if layer else ("fc.weight", "fc.bias"), fingerprint=metadata["fingerprint"])
+    beside = out / "models/model.report.json" if form == "bundle" else out.with_suffix(".report.json")
+    write_json(beside, _report(title, form, network, metadata, proof))
     return report
+
+
+def _classification_layer(run: Path) -> dict[str, Tensor]:
+    content, _ = read_weights(weights_file(run))
+    names = ("fc.weight", "fc.bias")
+    layer = {name: content[name] for name in names if isinstance(content.get(name), Tensor)}
+    return layer if len(layer) == len(names) else {}
+
+
+def _record(run: Path) -> dict[str, Any]:
+    record = run / "run.json"
+    content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    return content
+
+
+def _metadata(
+    found: LoadReport, record: Mapping[str, Any], digest: str, single_channel: bool, head: bool
+) -> dict[str, str]:
+    kept = {key: value for key, value in found.metadata.items() if key not in {"arch", "fingerprint"}}
+    known = {"method": str(record["bundle"])} if "bundle" in record else {}
+    classes = record.get("settings", {}).get("classes") if head else None
+    return {
+        **known,
+        **kept,
+        **({"classes": json.dumps(classes)} if classes else {}),
+        **({"channels": "1"} if single_channel else {}),
+        "arch": found.arch,
+        "fingerprint": digest,
+    }
+
+
+@torch.no_grad()
+def _prove(writer: NetworkFile, path: Path, source: nn.Module, network: nn.Module) -> dict[str, Any]:
+    """Hold what the file computes to what the run's network computes, on images of one window."""
+    written = writer.read(path)
+    channels = network.get_parameter("conv1.weight").shape[1]
+    generator = torch.Generator().manual_seed(0)
+    difference = scale = 0.0
+    for batch, height, width in _PROOF_SIZES:
+        image = torch.randn(batch, 1, height, width, generator=generator)
+        expected = source(image.expand(-1, 3, -1, -1))
+        result = written(image.expand(-1, channels, -1, -1).contiguous())
+        scale = max(scale, float(expected.abs().max()))
+        difference = max(difference, float((result - expected).abs().max()))
+    if not difference <= _TOLERANCE * max(scale, 1e-6):
+        raise CheckpointError(
+            f"{path.name}: must compute what the run's network computes, found a difference of {difference:.1e} on "
+            f"values up to {scale:.1e}; the disk may be full or faulty, or a package's version may not fit"
+        )
+    wide = "features" if isinstance(network.fc, nn.Identity) else "logits"
+    return {
+        "input": f"(batch, {channels}, height, width)",
+        "output": f"(batch, {expected.shape[1]}) {wide}",
+        "difference": difference,
+        "scale": scale,
+    }
+
+
+def _report(
+    title: str, form: str, network: nn.Module, metadata: Mapping[str, str], proof: Mapping[str, Any]
+) -> dict[str, Any]:
+    state = network.state_dict()
+    return {
+        "file": title,
+        "format": form,
+        "count": len(state),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "fingerprint": metadata["fingerprint"],
+        "metadata": dict(metadata),
+        "preprocessing": vars(Preprocessing.from_metadata(metadata, title)),
+        "proof": dict(proof),
+    }

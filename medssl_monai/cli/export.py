@@ -1,7 +1,7 @@
 """``medssl export``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -10,10 +10,42 @@ from medssl_monai.cli.options import RunDir
 
 def run(
     run_dir: RunDir,
-    out: Annotated[Path, typer.Option("--out", help="File to write, ending in .safetensors.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write; a folder for --format bundle.")],
+    form: Annotated[
+        Literal["safetensors", "torchvision", "torchscript", "onnx", "timm", "bundle"],
+        typer.Option("--format", help="What the file is for."),
+    ] = "safetensors",
+    single_channel: Annotated[
+        bool, typer.Option("--single-channel", help="Fold the first convolution: the network takes one channel.")
+    ] = False,
+    head: Annotated[bool, typer.Option("--head", help="Keep a fine-tuned run's classification layer.")] = False,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Store the run was trained on, for the card's counts and spacing.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="Terms of the weights, for the card.")] = None,
 ) -> None:
-    """Write a run's encoder in torchvision's names, proven to load into a plain ResNet, with a report beside it."""
+    """Write a run's encoder in torchvision's names, proven to compute the same, with a report and a card beside it."""
     from medssl_monai.checkpoints.run_export import export_run
 
-    report = export_run(run_dir, out)
+    described = None if data is None else _described(data, run_dir)
+    report = export_run(run_dir, out, form, single_channel=single_channel, head=head, data=described, licence=licence)
     typer.echo(f"{out}: {len(report.matched)} tensors, fingerprint {report.fingerprint[:16]}")
+
+
+def _described(data: Path, run_dir: Path) -> dict[str, Any]:
+    """Counts and spacings of the slices that the run was trained on."""
+    import json
+
+    from medssl_monai.checkpoints.model_card import describe_data
+    from medssl_monai.errors import StoreError
+    from medssl_monai.ingest.store import SliceStore
+
+    store, record = SliceStore(data), run_dir / "run.json"
+    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    trained_on = known.get("data_fingerprint")
+    if trained_on not in {None, store.fingerprint}:
+        raise StoreError(
+            f"{data}: must be the store that {run_dir} was trained on (fingerprint {trained_on[:16]}), found "
+            f"{store.fingerprint[:16]}; give that store, or leave --data out"
+        )
+    return describe_data(store.select(known.get("settings", {}).get("filters")))

@@ -1,0 +1,132 @@
+"""The file formats that a network leaves in: how each is written, and how it computes when read back.
+
+Shapes: image (B, C, H, W) float32, normalised, C = 3 (1 with a folded first convolution); result (B, F) features, or
+(B, K) logits where the network has an ``fc``.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from medssl_monai.atomic import write_atomically
+from medssl_monai.checkpoints.files import read_weights
+from medssl_monai.checkpoints.manifests import architecture_of
+from medssl_monai.checkpoints.onnx_file import run_onnx, write_onnx
+
+__all__ = ["NETWORK_FILES", "Forward", "NetworkFile", "build"]
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """One format: the suffixes a file may have, how it is written, and what it computes.
+
+    `write` takes the network in evaluation mode, the path and the header's strings; `read` gives the function that the
+    file computes, read as its users would.
+    """
+
+    title: str
+    suffixes: tuple[str, ...]
+    write: Callable[[nn.Module, Path, Mapping[str, str]], None]
+    read: Callable[[Path], Forward]
+
+
+def build(arch: str, state: Mapping[str, Tensor]) -> nn.Module:
+    """torchvision's ResNet that fits `state`: with one or three input channels, with ``fc`` if it is there."""
+    classes = state["fc.weight"].shape[0] if "fc.weight" in state else 1
+    network: nn.Module = getattr(torchvision.models, arch)(num_classes=classes)
+    if state["conv1.weight"].shape[1] == 1:
+        network.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+    if "fc.weight" not in state:
+        network.fc = nn.Identity()
+    network.load_state_dict(dict(state))
+    return network.eval()
+
+
+def _write_safetensors(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    write_atomically(path, lambda file: save_file(_state(network), str(file), metadata=dict(metadata)))
+
+
+def _write_state_dict(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    # Through memory: torch names the archive's folder after the file, which is a temporary one.
+    content = BytesIO()
+    torch.save(_state(network), content)
+    write_atomically(path, lambda file: file.write_bytes(content.getbuffer()))
+
+
+def _write_timm(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    write = _write_safetensors if path.suffix == ".safetensors" else _write_state_dict
+    write(network, path, metadata)
+
+
+def _write_torchscript(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    # MONAI looks for metadata.json among the extra files.
+    with _without_deprecation():
+        script = torch.jit.script(network)
+        content = BytesIO()
+        torch.jit.save(script, content, _extra_files={"metadata.json": json.dumps(dict(metadata)).encode()})
+    write_atomically(path, lambda file: file.write_bytes(content.getbuffer()))
+
+
+def _read_state_dict(path: Path) -> Forward:
+    state, _ = read_weights(path)
+    return build(_arch(state), state)
+
+
+def _read_timm(path: Path) -> Forward:
+    import timm  # takes seconds, and only this format needs it
+
+    state, _ = read_weights(path)
+    classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
+    network: nn.Module = timm.create_model(
+        _arch(state),
+        pretrained=False,
+        num_classes=classes,
+        in_chans=state["conv1.weight"].shape[1],
+        checkpoint_path=str(path),
+    )
+    return network.eval()
+
+
+def _read_torchscript(path: Path) -> Forward:
+    with _without_deprecation():
+        script: Any = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    network: Forward = script.eval()
+    return network
+
+
+NETWORK_FILES: dict[str, NetworkFile] = {
+    "safetensors": NetworkFile("safetensors", (".safetensors",), _write_safetensors, _read_state_dict),
+    "torchvision": NetworkFile("torchvision state dict", (".pth", ".pt"), _write_state_dict, _read_state_dict),
+    "torchscript": NetworkFile("TorchScript", (".ts", ".pt"), _write_torchscript, _read_torchscript),
+    "onnx": NetworkFile("ONNX", (".onnx",), write_onnx, run_onnx),
+    "timm": NetworkFile("timm state dict", (".safetensors", ".pth"), _write_timm, _read_timm),
+}
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
+
+
+def _arch(state: Mapping[str, Tensor]) -> str:
+    return architecture_of(state) or "resnet50"
+
+
+@contextmanager
+def _without_deprecation() -> Iterator[None]:
+    """torch advises torch.export instead, but MONAI's bundles and C++ programs read TorchScript."""
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", message=r"`?torch\.jit\.\w+`? is deprecated", category=category)
+        yield
