@@ -86,11 +86,15 @@ class SwAV(Method):
         self.freeze_prototypes_steps = freeze_prototypes_steps
         self.freeze_prototypes_epochs = freeze_prototypes_epochs
         self._arrivals: list[Tensor] = []  # embeddings (A, B, D) of this step, on their way to the queue
+        # Decided before each step, so that the forward pass neither waits for the device nor splits when compiled.
+        self._queue_fills = self._queue_counts = False
 
     def before_step(self, progress: Progress) -> None:
-        """Normalise the prototypes."""
+        """Normalise the prototypes; see whether the queue is filled and full."""
         self._arrivals.clear()
         self.prototypes.normalise()
+        self._queue_fills = self.queue is not None and progress.epoch >= self.queue_start_epoch
+        self._queue_counts = self.queue is not None and self.queue.is_full
 
     def forward(self, batch: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
         """Loss of one batch: "views" a list (V) of (B, 1|3, h, w), the two large crops first.
@@ -103,7 +107,7 @@ class SwAV(Method):
         embeddings = self.embeddings(views)  # (V, B, D)
         scores = self.prototypes(embeddings)  # (V, B, K)
         codes = self.codes(scores[:CODE_VIEWS])
-        if self.training and self.queue is not None and (progress is None or progress.epoch >= self.queue_start_epoch):
+        if self.training and self._queue_fills:
             self._arrivals.append(embeddings[:CODE_VIEWS].detach())
         return {
             "loss": swapped_prediction_loss(scores, codes, self.temperature),
@@ -136,9 +140,9 @@ class SwAV(Method):
         """
         rank, processes = (process_rank(), process_count()) if self.training else (0, 1)
         codes = []
-        for view, own in enumerate(scores):
+        for view, own in enumerate(scores.unbind()):
             rows = own
-            if self.queue is not None and self.queue.is_full:
+            if self.queue is not None and self._queue_counts:
                 rows = torch.cat([own, self.prototypes(self.queue.features[view, rank::processes])])  # (B + L, K)
             balanced = sinkhorn(rows, self.epsilon, self.sinkhorn_iterations, across_processes=processes > 1)
             codes.append(balanced[: own.shape[0]])

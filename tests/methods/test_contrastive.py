@@ -279,3 +279,24 @@ def test_bfloat16_autocast_stays_close() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             low = copy.deepcopy(method)(views, progress_at(0))["loss"]
         assert low.dtype == torch.float32 and low.item() == pytest.approx(plain.item(), abs=0.1)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_compiles_whole(make: Callable[[], Method]) -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    plain = make().double()
+    compiled = copy.deepcopy(plain)
+    forward = torch.compile(compiled, backend="eager", fullgraph=True)
+    for step in range(4):  # SwAV's queue is full before the last
+        losses = []
+        for method, run in ((plain, plain), (compiled, forward)):
+            method.before_step(progress_at(step))
+            loss = run(views_at(step, method), progress_at(step))["loss"]
+            loss.backward()
+            method.after_backward(progress_at(step))
+            method.after_step(progress_at(step))
+            losses.append(loss.item())
+        assert losses[0] == losses[1]
+    for (name, ours), theirs in zip(compiled.state_dict().items(), plain.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
