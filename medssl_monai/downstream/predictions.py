@@ -76,18 +76,23 @@ class Predictions:
         self, labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
     ) -> dict[str, Any] | None:
         names, owner = np.unique(np.asarray(self.series), return_inverse=True)
-        truth = np.array([labels[owner == s][0] for s in range(len(names))])
+        truth = np.zeros(len(names), dtype=np.int64)
+        truth[owner] = labels  # any slice's will do: they agree, or there is no label of the study
         if len(names) < 2 or len(names) == len(labels) or (truth[owner] != labels).any():
             return None
-        pooled = np.stack([probabilities[owner == s].mean(axis=0) for s in range(len(names))])
+        pooled = np.zeros((len(names), len(self.classes)))
+        np.add.at(pooled, owner, probabilities)
+        pooled /= np.bincount(owner)[:, None]
         figures = classification_metrics(truth, pooled, self.classes)
         return {"pooling": "mean", "studies": figures.pop("slices"), **figures}
 
     def studies(self) -> list[dict[str, Any]]:
         """One entry a series: the mean of its slices' probabilities (mean pooling) and the class it is largest for."""
         table = []
-        for series in sorted(set(self.series)):
-            rows = [i for i, s in enumerate(self.series) if s == series]
+        rows_of: dict[str, list[int]] = {}
+        for i, series in enumerate(self.series):
+            rows_of.setdefault(series, []).append(i)
+        for series, rows in sorted(rows_of.items()):
             mean = np.mean([self.probabilities[i] for i in rows], axis=0)
             table.append(
                 {

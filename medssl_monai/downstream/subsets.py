@@ -1,0 +1,133 @@
+"""Which labelled slices are learned from: nested, stratified subsets, and those that the reference drew.
+
+Shapes: N slices, P patients.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medssl_monai.errors import ConfigError
+
+__all__ = ["Unit", "choose_unit", "grouped_split", "nested_subset", "reference_split", "reference_subset"]
+
+Ints = npt.NDArray[np.integer[Any]]
+Unit = Literal["patients", "slices"]
+
+
+def choose_unit(patients: Sequence[str], smallest_fraction: float) -> Unit:
+    """``patients`` where the smallest subset still has two or more of them, else ``slices`` within each patient."""
+    known = all(patients)
+    return "patients" if known and round(smallest_fraction * len(set(patients))) >= 2 else "slices"
+
+
+def nested_subset(
+    labels: npt.ArrayLike, patients: Sequence[str], fraction: float, *, unit: Unit = "patients", seed: int = 0
+) -> list[int]:
+    """Positions of a share of the slices, in their order; a smaller fraction's are all in a larger one's.
+
+    ``patients``: whole patients, in a random order that begins with patients who show all classes between them, and in
+    which the classes that patients mostly show then take turns in proportion. ``slices``: of each patient and class the
+    same share of slices, at least one; the patients then are as many as ever, and so the subset says less about few
+    labelled patients.
+
+    Args:
+        labels: (N,) class indices.
+        patients: per slice; "" is unknown: such slices are patients of their own, or all one patient's when slices are
+            drawn.
+        fraction: in (0, 1].
+        unit: what is drawn.
+        seed: of the draw, alone; the fraction takes no part in it.
+
+    Raises:
+        ConfigError: the fraction is not in (0, 1], or the unit is unknown.
+    """
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"label_fraction: must be above 0 and at most 1, found {fraction}; give for instance 0.1")
+    truth, owners = np.asarray(labels), _owners(patients)
+    generator = np.random.Generator(np.random.Philox(seed))
+    if unit == "patients":
+        order, least = _patient_order(truth, owners, generator)
+        chosen = set(order[: max(least, round(fraction * len(order)))])
+        return [i for i, owner in enumerate(owners) if owner in chosen]
+    if unit != "slices":
+        raise ConfigError(f"subset_unit: must be patients or slices, found {unit!r}; choose one of them")
+    kept: list[int] = []
+    owners = np.asarray(patients, dtype=np.str_)
+    for owner in np.unique(owners):
+        for label in np.unique(truth[owners == owner]):
+            group = np.flatnonzero((owners == owner) & (truth == label))
+            kept += generator.permutation(group)[: max(1, round(fraction * len(group)))].tolist()
+    return sorted(kept)
+
+
+def grouped_split(
+    labels: npt.ArrayLike, patients: Sequence[str], share: float, *, seed: int = 0
+) -> tuple[list[int], list[int]]:
+    """(rest, held out): about ``share`` of the patients held out, stratified; no patient on both sides.
+
+    Raises:
+        ConfigError: there are too few patients for both sides.
+    """
+    truth, owners = np.asarray(labels), _owners(patients)
+    order, least = _patient_order(truth, owners, np.random.Generator(np.random.Philox(seed)))
+    count = max(least, round(share * len(order)))
+    if count >= len(order):
+        raise ConfigError(f"split: {len(order)} patient(s) cannot be held apart; give more, or a table with a split")
+    out = set(order[:count])
+    sides: tuple[list[int], list[int]] = ([], [])
+    for i, owner in enumerate(owners):
+        sides[owner in out].append(i)
+    return sides
+
+
+def _owners(patients: Sequence[str]) -> npt.NDArray[np.str_]:
+    return np.array([name or f"unknown-{i}" for i, name in enumerate(patients)])
+
+
+def _patient_order(truth: Ints, owners: npt.NDArray[np.str_], generator: np.random.Generator) -> tuple[list[str], int]:
+    """Patients in a random order in which every beginning has the classes in about their shares.
+
+    And how many of them it takes to show every class.
+    """
+    shown = {str(owner): np.bincount(truth[owners == owner]) for owner in generator.permutation(np.unique(owners))}
+    first: list[str] = []
+    missing = set(np.unique(truth).tolist())
+    for owner, counts in shown.items():
+        if missing & set(np.flatnonzero(counts).tolist()):
+            missing -= set(np.flatnonzero(counts).tolist())
+            first.append(owner)
+    groups: dict[int, list[str]] = {}
+    for owner, counts in shown.items():
+        if owner not in first:
+            groups.setdefault(int(counts.argmax()), []).append(owner)
+    rest = [((place + 0.5) / len(members), name) for members in groups.values() for place, name in enumerate(members)]
+    return first + [name for _, name in sorted(rest)], len(first)
+
+
+def reference_split(items: int, *, seed: int = 42, share: float = 0.15) -> tuple[list[int], list[int]]:
+    """(train, validation) positions as the reference's brain task drew them: slices at random, whoever's they are.
+
+    Wolf et al. 2023, Brain.ipynb: the first ``int(share * items)`` of NumPy's legacy shuffle are validation. Patients
+    may be on both sides; `grouped_split` keeps them apart.
+    """
+    order = np.arange(items)
+    np.random.RandomState(seed).shuffle(order)  # the legacy generator is what is reproduced
+    held = int(share * items)
+    return order[held:].tolist(), order[:held].tolist()
+
+
+def reference_subset(items: int, fraction: float, *, shuffle: bool = True) -> list[int]:
+    """Positions of the training items that the reference kept, in its order.
+
+    Its ``seed`` setting had no effect: the order is always that of Python's generator seeded with 42 (Brain.ipynb,
+    COVID-19.ipynb), and OrganSMNIST kept the first ``int(items * fraction)`` unshuffled (``shuffle=False``).
+    `nested_subset` is the stratified draw with a seed.
+    """
+    order = list(range(items))
+    if shuffle:
+        random.Random(42).shuffle(order)
+    return order[: int(items * fraction)]

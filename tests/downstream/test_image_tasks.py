@@ -1,0 +1,245 @@
+"""Data sets of the reference in their published layouts (made here), its splits, subsets and views as it drew them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from medssl_monai.downstream.image_data import ImageData, ImageFiles
+from medssl_monai.downstream.image_tasks import ORGANS, covid_ct, folder_classes, image_task, organ_s_mnist
+from medssl_monai.downstream.image_view import COVID_STATISTICS, ORGAN_STATISTICS, ImageViewd
+from medssl_monai.downstream.subsets import (
+    choose_unit,
+    grouped_split,
+    nested_subset,
+    reference_split,
+    reference_subset,
+)
+from medssl_monai.errors import ConfigError, LabelError
+from medssl_monai.ingest.slice_dataset import SampleKey
+from tests.golden import fill
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+def picture(path: Path, shape: tuple[int, ...] = (20, 30), seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def covid_root(tmp_path: Path) -> Path:
+    counts = {("train", "COVID"): 6, ("val", "COVID"): 2, ("test", "COVID"): 3}
+    counts |= {("train", "NonCOVID"): 7, ("val", "NonCOVID"): 2, ("test", "NonCOVID"): 4}
+    for (split, name), count in counts.items():
+        names = [f"{split}-{name}%{i}.{'png' if i % 2 else 'jpg'}" for i in range(count)]
+        for i, file in enumerate(names):
+            picture(tmp_path / f"CT_{name}" / file, (20, 30, 3) if i % 3 else (20, 30))
+        table = tmp_path / "Data-split" / name / f"{split}CT_{name}.txt"
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text("\n".join(names) + "\n\n")
+    return tmp_path
+
+
+def test_covid_ct_as_published(covid_root: Path) -> None:
+    picture(covid_root / "CT_COVID" / "stray.png")
+    data = covid_ct(covid_root)
+    assert data.classes == ["COVID", "NonCOVID"]
+    assert {k: len(v) for k, v in data.splits.items()} == {"train": 13, "validation": 4, "test": 7}
+    assert data.labels_of("test") == [0, 0, 0, 1, 1, 1, 1]
+    assert "1 pictures are in no official list and are left out" in data.statements
+    assert any("patient unknown" in s for s in data.statements)
+    view = ImageViewd(32, *COVID_STATISTICS, augment=True)
+    batch = next(iter(DataLoader(data.dataset("train", view), batch_size=13)))
+    assert batch["image"].shape == (13, 3, 32, 32)
+    assert batch["label"].tolist() == [0] * 6 + [1] * 7
+    assert set(batch["patient"]) == {""}
+
+
+def test_covid_ct_in_one_folder_as_the_reference_had_it(covid_root: Path) -> None:
+    before = covid_ct(covid_root)
+    for name in ("COVID", "NonCOVID"):
+        for path in (covid_root / f"CT_{name}").iterdir():
+            path.rename(covid_root / path.name)
+    after = covid_ct(covid_root)
+    assert after.fingerprint == before.fingerprint
+    reduced = image_task("covid_ct", covid_root, fraction=0.5, as_reference=True)
+    assert list(reduced.splits["train"]) == reference_subset(13, 0.5)
+
+
+def test_covid_ct_names_what_is_missing(covid_root: Path) -> None:
+    next((covid_root / "CT_COVID").glob("train*")).unlink()
+    with pytest.raises(LabelError, match=r"a picture of trainCT_COVID.txt .* is missing"):
+        covid_ct(covid_root)
+    (covid_root / "Data-split" / "COVID" / "trainCT_COVID.txt").unlink()
+    with pytest.raises(LabelError, match=r"official list trainCT_COVID\.txt"):
+        covid_ct(covid_root)
+
+
+def organ_file(path: Path, sizes: tuple[int, int, int] = (44, 22, 33), **other: Any) -> Path:
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for part, n in zip(("train", "val", "test"), sizes, strict=True):
+        arrays[f"{part}_images"] = generator.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        arrays[f"{part}_labels"] = (np.arange(n) % 11).astype(np.uint8)[:, None]
+    np.savez(path, **{**arrays, **other})
+    return path
+
+
+def test_organ_s_mnist_as_published(tmp_path: Path) -> None:
+    file = organ_file(tmp_path / "organsmnist.npz")
+    data = organ_s_mnist(tmp_path)
+    assert data.classes == ORGANS
+    assert len(ORGANS) == 11
+    assert [len(data.splits[s]) for s in ("train", "validation", "test")] == [44, 22, 33]
+    with np.load(file) as content:
+        item = data.dataset("test")[5]
+        assert (item["image"][1].numpy() == content["test_images"][5]).all()
+        assert item["label"] == content["test_labels"][5, 0]
+    reduced = image_task("organ_s_mnist", file, fraction=0.25, as_reference=True)
+    assert list(reduced.splits["train"]) == list(range(11))
+    stratified = image_task("organ_s_mnist", file, fraction=0.25)
+    assert sorted(stratified.labels_of("train")) == list(range(11))
+
+
+def test_organ_s_mnist_refuses_other_files(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="missing"):
+        organ_s_mnist(tmp_path)
+    np.savez(tmp_path / "organsmnist.npz", train_images=np.zeros((2, 28, 28), np.uint8))
+    with pytest.raises(LabelError, match="no MedMNIST file"):
+        organ_s_mnist(tmp_path)
+    organ_file(tmp_path / "organsmnist.npz", val_labels=np.full((22, 1), 12, np.uint8))
+    with pytest.raises(LabelError, match="labels 0 to 10"):
+        organ_s_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("parts", ["", "train"])
+def test_folders_keep_patients_apart(tmp_path: Path, parts: str) -> None:
+    for label in ("bleeding", "none"):
+        for person in range(10):
+            for i in range(3):
+                picture(tmp_path / parts / label / f"DOE^{label}{person}" / f"{i}.png")
+    if parts:
+        picture(tmp_path / "test" / "none" / "ROE" / "0.png")
+        picture(tmp_path / "test" / "bleeding" / "ROE" / "0.png")
+    data = folder_classes(tmp_path)
+    owners = {split: {data.patients[i] for i in found} for split, found in data.splits.items()}
+    assert not owners["train"] & owners["validation"]
+    assert not owners["train"] & owners["test"]
+    assert all(set(data.labels_of(split)) == {0, 1} for split in ("train", "validation", "test"))
+    assert not any("DOE" in name for name in data.patients)
+
+
+def test_folders_as_the_reference_split_them(tmp_path: Path) -> None:
+    for i in range(20):
+        picture(tmp_path / "train" / ("a" if i < 9 else "b") / f"{i:02d}.png")
+        picture(tmp_path / "test" / ("a" if i < 9 else "b") / f"{i:02d}.png")
+    data = folder_classes(tmp_path, as_reference=True)
+    assert (list(data.splits["train"]), list(data.splits["validation"])) == reference_split(20)
+    with pytest.raises(LabelError, match="two or more"):
+        folder_classes(tmp_path / "train" / "a")
+
+
+def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "DOE.png")
+    with pytest.raises(LabelError, match="8 bits a channel") as caught:
+        ImageFiles([tmp_path / "DOE.png"])[0]
+    assert "DOE" not in str(caught.value)
+
+
+def test_the_references_views(tmp_path: Path) -> None:
+    meta, arrays = fill.load(GOLDEN / "downstream_transforms.npz")
+    for i, case in enumerate(meta["cases"]):
+        shape = tuple(case["shape"])
+        made = np.clip(np.round(fill.raw("image", shape, case["seed"]).astype(np.float64) * 60 + 128), 0, 255)
+        Image.fromarray(made.astype(np.uint8)).save(tmp_path / "image.png")
+        organ = case["task"] == "organ"
+        statistics = ORGAN_STATISTICS if organ else COVID_STATISTICS
+        view = ImageViewd(224, *statistics, as_reference=True, transpose=not organ)
+        data = ImageData("x", ["a"], ImageFiles([tmp_path / "image.png"]), np.zeros(1, np.int64), [""], {"test": [0]})
+        out = data.dataset("test", view)[0]["image"].numpy()
+        assert np.allclose(out[:, ::8, ::8], arrays[f"c{i}_out_strided"], atol=1e-5)
+        assert np.allclose(out[:, :6, :6], arrays[f"c{i}_corner"], atol=1e-5)
+        assert np.allclose(out.mean((1, 2)), arrays[f"c{i}_chan_mean_std"][0], atol=1e-5)
+        # The upright view shows the same picture: its transpose, shrunk, is close to the reference's.
+        upright = data.dataset("test", ImageViewd(224, *statistics))[0]["image"].numpy()
+        assert abs(upright.mean() - out.mean()) < 0.05
+
+
+def test_views_are_mirrored_by_seed_epoch_and_index() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    data = ImageData("x", ["a"], images, np.zeros(30, np.int64), [""] * 30, {"train": list(range(30))})
+    dataset = data.dataset("train", ImageViewd(8, *ORGAN_STATISTICS, augment=True))
+    plain = data.dataset("train", ImageViewd(8, *ORGAN_STATISTICS))
+    flips = []
+    for index in range(30):
+        key = SampleKey(1, index)
+        view, same, upright = dataset[key]["image"], dataset[key]["image"], plain[index]["image"]
+        assert view.equal(same)
+        assert view.equal(upright) != view.equal(upright.flip(2))
+        flips.append(bool(view.equal(upright)))
+    assert 5 < sum(flips) < 25
+
+
+def test_the_references_splits_and_subsets() -> None:
+    meta, arrays = fill.load(GOLDEN / "downstream_splits.npz")
+    for i, case in enumerate(meta["cases"]):
+        train, validation = reference_split(case["n"], seed=case["seed"])
+        assert validation == arrays[f"c{i}_val"].tolist()
+        assert train == arrays[f"c{i}_train_before_reduction"].tolist()
+        for share in case["sizes"]:
+            kept = [train[k] for k in reference_subset(len(train), float(share))]
+            assert kept == arrays[f"c{i}_train_p{share}"].tolist()
+    for i, case in enumerate(meta["covid"]):
+        assert reference_subset(case["n"], case["data_percentage"]) == arrays[f"covid{i}"].tolist()
+    assert reference_subset(10, 0.35, shuffle=False) == [0, 1, 2]
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["patients", "slices"]))
+@settings(max_examples=30)
+def test_smaller_subsets_lie_in_larger_ones(seed: int, unit: Any) -> None:
+    generator = np.random.default_rng(seed)
+    patients = [f"p{i:02d}" for i in generator.integers(0, 20, 120)]
+    labels = generator.integers(0, 3, 120)
+    fractions = (0.1, 0.25, 0.5, 1.0)
+    found = [set(nested_subset(labels, patients, f, unit=unit, seed=seed % 7)) for f in fractions]
+    assert found[0] <= found[1] <= found[2] <= found[3] == set(range(120))
+    assert all(set(labels[list(f)]) == {0, 1, 2} for f in found)
+    if unit == "patients":
+        for subset in found:
+            owners = {patients[i] for i in subset}
+            assert subset == {i for i, p in enumerate(patients) if p in owners}, "patients stay whole"
+    else:
+        assert len({patients[i] for i in found[0]}) == len(set(patients))
+
+
+def test_patients_of_rare_classes_come_along() -> None:
+    labels = np.array([0] * 36 + [1] * 4)  # a patient a slice
+    patients = [f"p{i:02d}" for i in range(40)]
+    for seed in range(5):
+        assert set(labels[nested_subset(labels, patients, 0.1, seed=seed)]) == {0, 1}
+        half = labels[nested_subset(labels, patients, 0.5, seed=seed)]
+        assert len(half) == 20
+        assert 1 <= half.sum() <= 3
+    assert nested_subset(labels, patients, 0.1, seed=0) != nested_subset(labels, patients, 0.1, seed=1)
+
+
+def test_units_and_bounds() -> None:
+    assert choose_unit([f"p{i}" for i in range(24)], 0.1) == "patients"
+    assert choose_unit(["a", "b", "c"] * 9, 0.1) == "slices"
+    assert choose_unit([""] * 100, 0.1) == "slices"
+    with pytest.raises(ConfigError, match="above 0"):
+        nested_subset([0, 1], ["a", "b"], 0.0)
+    with pytest.raises(ConfigError, match="patients or slices"):
+        nested_subset([0, 1], ["a", "b"], 0.5, unit="series")  # type: ignore[arg-type]
+    rest, held = grouped_split([0, 0, 1, 1], ["a", "a", "b", "c"], 0.5)
+    assert sorted(rest + held) == [0, 1, 2, 3]
+    with pytest.raises(ConfigError, match="held apart"):
+        grouped_split([0, 1], ["a", "a"], 0.5)
+    with pytest.raises(ConfigError, match="is unknown"):
+        image_task("chest", ".")  # type: ignore[arg-type]
