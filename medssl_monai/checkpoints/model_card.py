@@ -53,12 +53,13 @@ def model_card(
         licence: terms of the weights, or None where nobody has stated them.
     """
     settings = {key: value for key, value in record.get("settings", {}).items() if key not in _TOLD_ELSEWHERE}
-    method = metadata.get("method") or record.get("bundle") or "not recorded"
+    method = metadata.get("method") or record.get("bundle")
+    origin = f"trained by {method}" if method else "of an origin that is not recorded"
     fingerprint = metadata["fingerprint"]
     lines = [
         f"# {file}",
         "",
-        f"A {arch} ({form}), trained by {method}.",
+        f"A {arch} ({form}), {origin}.",
         "",
         *_table("Network", {**_network(proof), "fingerprint": f"`{fingerprint}`"}),
         *_table("Preprocessing", _preprocessing(metadata)),

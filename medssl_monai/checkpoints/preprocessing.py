@@ -38,6 +38,12 @@ class Preprocessing:
         """As strings of JSON, which a safetensors header takes; what is not known is left out."""
         return {key: json.dumps(value) for key, value in vars(self).items() if value is not None}
 
+    @property
+    def same_in_all_channels(self) -> bool:
+        """Whether all channels hold the same image, as far as is known: one window, one mean, one deviation."""
+        several = [isinstance(each, Sequence) and len(set(each)) > 1 for each in (self.mean, self.std)]
+        return not any(several) and (self.window is None or len(_limits(self.window)) == 1)
+
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str = "metadata") -> "Preprocessing":
         """The inverse of `to_metadata`; other entries are ignored.

@@ -75,9 +75,15 @@ def export_run(
     if head and not layer:
         raise CheckpointError(f"{found.source}: --head keeps fc.weight and fc.bias, found neither; leave it out")
     source = build(found.arch, {**state, **layer})
+    record = _record(run)
+    stated = Preprocessing.from_metadata(found.metadata, found.source)
+    if single_channel and not stated.same_in_all_channels:
+        raise CheckpointError(
+            f"{found.source}: --single-channel folds channels that hold the same image, found other windows, means or "
+            f"deviations in each ({stated}); export three channels"
+        )
     folded = {**state, "conv1.weight": fold_channels(state["conv1.weight"])} if single_channel else state
     network = build(found.arch, {**folded, **layer})
-    record = _record(run)
     metadata = _metadata(found, record, fingerprint(folded), single_channel, bool(layer))
     targets = (
         (

@@ -8,7 +8,7 @@ import ast
 import re
 import types
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,19 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from medssl_monai.checkpoints.formats import Arm
 from tests import golden
 
 Forward = Callable[[Tensor], Tensor]
+Encoders = dict[Arm, Forward]
 
 
 @dataclass(frozen=True)
 class Published:
-    """A file, the network it was saved from, and that network's encoder: images (B, 3, H, W) to features (B, 2048)."""
+    """A file, and by arm the encoders of the network it was saved from: images (B, 3, H, W) to features (B, 2048)."""
 
     path: Path
-    network: nn.Module
-    encode: Forward
+    encoders: Mapping[Arm, Forward]
 
 
 def resnet50(num_classes: int = 0) -> nn.Module:
@@ -48,10 +49,10 @@ def resnet50(num_classes: int = 0) -> nn.Module:
     return network
 
 
-def features(network: nn.Module, image: Tensor) -> Tensor:
+def features(network: Any, image: Tensor) -> Tensor:
     """What a torchvision ResNet hands to ``fc``."""
     taken: list[Tensor] = []
-    hook = network.avgpool.register_forward_hook(lambda _, __, output: taken.append(output.flatten(1)))  # type: ignore[union-attr]
+    hook = network.avgpool.register_forward_hook(lambda _, __, output: taken.append(output.flatten(1)))
     network.eval()(image)
     hook.remove()
     return taken[0]
@@ -62,7 +63,7 @@ def mlp(sizes: tuple[int, int, int], first_bias: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def swav() -> tuple[nn.Module, Forward]:
+def swav() -> tuple[nn.Module, Encoders]:
     """SwAV pads by a layer of its own before a convolution that pads by 2."""
     model = resnet50()
     del model.fc
@@ -79,10 +80,10 @@ def swav() -> tuple[nn.Module, Forward]:
         pooled: Tensor = x.mean((2, 3))
         return pooled
 
-    return nn.ModuleDict({"model": model}), encode
+    return nn.ModuleDict({"model": model}), {"online": encode}
 
 
-def moco(arm: str = "query", head: str = "linear") -> tuple[nn.Module, Forward]:
+def moco(head: str = "linear") -> tuple[nn.Module, Encoders]:
     network = nn.Module()
     # Constant tensors are views of one number: the file stays small.
     for name in ("queue", "val_queue"):
@@ -92,11 +93,11 @@ def moco(arm: str = "query", head: str = "linear") -> tuple[nn.Module, Forward]:
     if head == "mlp":
         for encoder in (network.encoder_q, network.encoder_k):
             encoder.fc = nn.Sequential(nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 128))
-    taken = network.encoder_q if arm == "query" else network.encoder_k
-    return network, lambda image: features(taken, image)
+    query, key = network.encoder_q, network.encoder_k
+    return network, {"query": lambda image: features(query, image), "key": lambda image: features(key, image)}
 
 
-def byol(arm: str = "online") -> tuple[nn.Module, Forward]:
+def byol() -> tuple[nn.Module, Encoders]:
     def arms() -> nn.Module:
         network = nn.Module()
         network.encoder = resnet50()
@@ -108,12 +109,15 @@ def byol(arm: str = "online") -> tuple[nn.Module, Forward]:
             setattr(network, name, part)
         return network
 
-    network = nn.ModuleDict({"online_network": arms(), "target_network": arms()})
-    taken = network[f"{arm}_network"].encoder
-    return network, lambda image: features(taken, image)  # type: ignore[arg-type]
+    online, target = arms(), arms()
+    encoders: Encoders = {
+        "online": lambda image: features(online.encoder, image),
+        "target": lambda image: features(target.encoder, image),
+    }
+    return nn.ModuleDict({"online_network": online, "target_network": target}), encoders
 
 
-def spark() -> tuple[nn.Module, Forward]:
+def spark() -> tuple[nn.Module, Encoders]:
     """SparK's encoder: after each convolution and the max-pool the hidden positions are zeroed; here none is hidden."""
     network = resnet50()
 
@@ -131,7 +135,7 @@ def spark() -> tuple[nn.Module, Forward]:
             hook.remove()
         return result
 
-    return network, encode
+    return network, {"online": encode}
 
 
 def lightning(manifest: str, network: nn.Module, **entries: object) -> dict[str, Any]:

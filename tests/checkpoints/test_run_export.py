@@ -220,6 +220,18 @@ def test_wrong_names_are_refused_before_anything_is_written(run: Path, tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+def test_channels_that_differ_are_not_folded(encoder: ResNetEncoder, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    for extra in ({"window": '["lung", "bone", "wide"]'}, {"mean": "[0.1, 0.2, 0.3]"}, {"std": "[0.1, 0.2, 0.3]"}):
+        export_encoder(encoder, tmp_path / "three.safetensors", metadata={**HEADER, **extra})
+        with pytest.raises(CheckpointError, match="folds channels that hold the same image"):
+            export_run(tmp_path / "three.safetensors", out, single_channel=True)
+    assert not out.exists()
+    export_encoder(encoder, tmp_path / "one.safetensors", metadata={**HEADER, "mean": "[0.2, 0.2, 0.2]"})
+    export_run(tmp_path / "one.safetensors", out, single_channel=True)
+    assert raw(out)["conv1.weight"].shape == (64, 1, 7, 7)
+
+
 def test_onnx_without_its_packages_names_the_remedy(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "_PACKAGES", ("onnx_that_is_not_there",))
     with pytest.raises(ConfigError, match=r"found no onnx_that_is_not_there; .*pip install 'medssl-monai\[onnx\]'"):

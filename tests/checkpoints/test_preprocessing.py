@@ -1,0 +1,94 @@
+"""Preprocessing travels with the weights; a transform that differs is an error."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medssl_monai.checkpoints.export import export_encoder
+from medssl_monai.checkpoints.load import load_encoder, preprocessing_of
+from medssl_monai.checkpoints.preprocessing import (
+    IMAGENET,
+    REFERENCE,
+    REFERENCE_SPARK,
+    Preprocessing,
+    check_preprocessing,
+)
+from medssl_monai.errors import CheckpointError
+from medssl_monai.networks.resnet import resnet_encoder
+from medssl_monai.transforms import fixed_limits, window_names
+
+TRAINED = {"window": '"lung"', "mean": "0.25", "std": "[0.2, 0.3, 0.2]", "channels": "1", "method": "spark"}
+limits = st.tuples(st.floats(-2000, 0, allow_nan=False), st.floats(1, 3000, allow_nan=False))
+constants = st.one_of(st.floats(0.01, 1), st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(tuple))
+
+
+@given(
+    window=st.one_of(st.none(), st.sampled_from(["lung", "minmax"]), limits, st.tuples(limits, limits, limits)),
+    mean=st.one_of(st.none(), constants),
+    std=st.one_of(st.none(), constants),
+    channels=st.sampled_from([None, 1, 3]),
+)
+def test_there_and_back_through_a_header(window: Any, mean: Any, std: Any, channels: Any) -> None:
+    stated = Preprocessing(window, mean, std, channels)
+    assert Preprocessing.from_metadata({**stated.to_metadata(), "method": "x"}) == stated
+    check_preprocessing(stated, window=window, mean=mean, std=std, channels=channels)
+
+
+def test_a_file_brings_what_its_run_knew(tmp_path: Path) -> None:
+    export_encoder(resnet_encoder("resnet18"), tmp_path / "encoder.safetensors", metadata=TRAINED)
+    found = preprocessing_of(tmp_path / "encoder.safetensors")
+    assert found == Preprocessing("lung", 0.25, (0.2, 0.3, 0.2), 1)
+    check_preprocessing(found, window="lung", mean=[0.25], std=(0.2, 0.3, 0.2), channels=1)
+    check_preprocessing(load_encoder(tmp_path / "encoder.safetensors")[1].metadata, window="lung")
+
+
+@pytest.mark.parametrize("name", [name for name in window_names() if name not in {"tags", "minmax"}])
+def test_a_window_equals_the_limits_it_stands_for(name: str) -> None:
+    found = fixed_limits(name)
+    assert found is not None
+    pair: Any = found[0]
+    trained = {"window": f'"{name}"'}
+    check_preprocessing(trained, window=list(pair))
+    check_preprocessing(trained, window=[name])
+    check_preprocessing(trained, window=[list(pair), name, name])
+    with pytest.raises(CheckpointError, match=f"window {name}, not "):
+        check_preprocessing(trained, window=[pair[0] + 1, pair[1]])
+
+
+@pytest.mark.parametrize(
+    ("here", "words"),
+    [
+        ({"window": "wide"}, "window lung, not wide"),
+        ({"window": "minmax"}, "window lung, not minmax"),
+        ({"window": ["lung", "bone", "wide"]}, "window lung, not"),
+        ({"mean": 0.3}, "mean 0.25, not 0.3"),
+        ({"mean": [0.25, 0.25, 0.26]}, r"mean 0.25, not \[0.25, 0.25, 0.26\]"),
+        ({"std": 0.2}, r"std \[0.2, 0.3, 0.2\], not 0.2"),
+        ({"channels": 3}, "channels 1, not 3"),
+        ({"window": "wide", "mean": 0.1}, "window lung, not wide; mean 0.25, not 0.1"),
+    ],
+)
+def test_a_difference_is_an_error_that_names_both(here: dict[str, Any], words: str) -> None:
+    with pytest.raises(CheckpointError, match=f"enc: images must be prepared as in pre-training, found {words}"):
+        check_preprocessing(TRAINED, **here, source="enc")
+
+
+def test_what_is_not_known_is_not_compared() -> None:
+    check_preprocessing({}, window="lung", mean=0.1, std=0.3, channels=3)
+    check_preprocessing(TRAINED)
+    check_preprocessing({"mean": "0.25"}, window="bone", mean=0.25)
+    check_preprocessing(TRAINED, mean=0.25 + 1e-9)
+
+
+def test_a_header_that_is_no_json_is_named() -> None:
+    for key, text in (("window", "lung"), ("mean", "a quarter"), ("std", '"x"'), ("channels", "1.5"), ("window", "3")):
+        with pytest.raises(CheckpointError, match=f"{key} in the header"):
+            Preprocessing.from_metadata({key: text})
+
+
+def test_the_published_recipes() -> None:
+    assert REFERENCE.mean == (0.1806,) * 3 and REFERENCE.std == (0.1907,) * 3 and REFERENCE.window == "minmax"
+    assert REFERENCE_SPARK.mean == IMAGENET.mean and REFERENCE_SPARK.channels == 1
