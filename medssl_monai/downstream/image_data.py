@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from medssl_monai.downstream.class_balance import balanced_positions
 from medssl_monai.downstream.subsets import Unit, nested_subset
 from medssl_monai.errors import LabelError
 from medssl_monai.ingest.slice_dataset import SampleKey
@@ -125,14 +126,26 @@ class ImageData:
         return replace(self, splits={**self.splits, "train": [train[i] for i in chosen]})
 
     def dataset(
-        self, split: str, transform: Callable[[dict[str, Any]], Any] | None = None, optional: bool = False
+        self,
+        split: str,
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+        optional: bool = False,
+        balanced: bool = False,
     ) -> Dataset[dict[str, Any]]:
         """A split as a dataset.
+
+        Args:
+            split: train, validation or test.
+            transform: applied to each item.
+            optional: an empty split gives an empty dataset.
+            balanced: the pictures of rare classes come again until all classes are as common.
 
         Raises:
             LabelError: the split is empty and not optional.
         """
         positions = self.splits.get(split, ())
+        if balanced and len(positions):
+            positions = [positions[i] for i in balanced_positions(self.labels_of(split), len(self.classes))]
         if len(positions):
             return ImageDataset(self, positions, transform)
         if not optional:

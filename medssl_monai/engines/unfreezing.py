@@ -1,11 +1,16 @@
 """Fine-tuning as Wolf et al. 2023 document it: a frozen encoder first, then one with a smaller, rising rate."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-__all__ = ["BackboneUnfreezing"]
+from medssl_monai.errors import ConfigError
+
+__all__ = ["BackboneUnfreezing", "Schedule"]
+
+Schedule = Literal["documented", "executed"]
+STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class BackboneUnfreezing:
@@ -15,6 +20,11 @@ class BackboneUnfreezing:
     ``learning_rate * min(1, first_ratio * growth ** (e - frozen_epochs))``; head and batch norm train throughout. A
     closed form of the epoch, so that a resumed run needs nothing from the past.
 
+    That is the ``documented`` schedule. The reference's code did otherwise (``executed``): its optimizer already held
+    the encoder, so that the callback which was to set the encoder's rate set everybody's. Head, batch norm and, from
+    ``frozen_epochs`` on, convolutions train at ``learning_rate`` up to that epoch, and at
+    ``learning_rate * min(1, first_ratio * growth)`` ever after: a fifth of it, the head included.
+
     Args:
         network: a torchvision ResNet with ``fc``.
         learning_rate: the head's.
@@ -23,6 +33,13 @@ class BackboneUnfreezing:
         growth: factor an epoch.
         train_batch_norm: whether batch norm's scale and shift are trained while the convolutions are frozen (as in the
             reference); otherwise they are thawed with the convolutions.
+        layer_decay: factor on the rate of the convolutions for each stage further from the head: ``layer4`` has the
+            factor itself, ``layer1`` its fourth power, the stem its fifth (Clark et al. 2020, arXiv 2003.10555,
+            appendix B); 1 treats all alike.
+        schedule: ``documented`` or ``executed``.
+
+    Raises:
+        ConfigError: another schedule, or a decay outside (0, 1].
     """
 
     def __init__(
@@ -33,26 +50,50 @@ class BackboneUnfreezing:
         first_ratio: float = 0.1,
         growth: float = 2.0,
         train_batch_norm: bool = True,
+        layer_decay: float = 1.0,
+        schedule: Schedule = "documented",
     ) -> None:
+        if schedule not in ("documented", "executed"):
+            raise ConfigError(f"schedule: must be documented or executed, found {schedule!r}; choose one of them")
+        if not 0 < layer_decay <= 1:
+            raise ConfigError(
+                f"layer_decay: must be above 0 and at most 1, found {layer_decay}; give for instance 0.75"
+            )
         self.learning_rate, self.frozen_epochs = learning_rate, frozen_epochs
         self.first_ratio, self.growth = first_ratio, growth
+        self.layer_decay, self.schedule = layer_decay, schedule
         head, norms, rest = _sort_parameters(network)
-        self.head = head + norms if train_batch_norm else head
-        self.backbone = rest if train_batch_norm else rest + norms
+        self.head = list((head | norms if train_batch_norm else head).values())
+        self._named = rest if train_batch_norm else rest | norms
+        self.backbone = list(self._named.values())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Two groups for an optimizer: what always trains, and what is thawed."""
-        return [{"params": self.head, "name": "head"}, {"params": self.backbone, "name": "backbone"}]
+        """Groups for an optimizer: what always trains, and what is thawed, by stage where their rates differ."""
+        groups: list[dict[str, Any]] = [{"params": self.head, "name": "head", "scale": 1.0}]
+        if self.layer_decay == 1:
+            return [*groups, {"params": self.backbone, "name": "backbone", "scale": 1.0}]
+        for depth, stage in enumerate(("stem", *STAGES)):
+            members = [p for name, p in self._named.items() if _stage(name) == stage]
+            groups.append({"params": members, "name": "backbone", "scale": self.layer_decay ** (5 - depth)})
+        return groups
 
     def backbone_rate(self, epoch: int) -> float:
-        """Learning rate of the convolutions in ``epoch`` (from 0)."""
+        """Learning rate of the convolutions in ``epoch`` (from 0), before any decay by stage."""
         if epoch < self.frozen_epochs:
             return 0.0
+        if self.schedule == "executed":
+            return self.head_rate(epoch)
         if self.frozen_epochs == 0:
             return self.learning_rate
         # The exponent is capped: beyond 64 doublings the minimum has long decided, and a float would overflow.
         ratio = self.first_ratio * self.growth ** min(epoch - self.frozen_epochs, 64)
         return self.learning_rate * min(1.0, ratio)
+
+    def head_rate(self, epoch: int) -> float:
+        """Learning rate of the head and of batch norm in ``epoch`` (from 0)."""
+        if self.schedule == "executed" and epoch > self.frozen_epochs:
+            return self.learning_rate * min(1.0, self.first_ratio * self.growth)
+        return self.learning_rate
 
     def apply(self, optimizer: torch.optim.Optimizer, epoch: int) -> None:
         """Freeze or thaw, and write the rates of ``epoch`` into the optimizer's groups."""
@@ -61,20 +102,25 @@ class BackboneUnfreezing:
             parameter.requires_grad_(thawed)
             if not thawed:
                 parameter.grad = None
-        rates = {"head": self.learning_rate, "backbone": self.backbone_rate(epoch)}
+        rates = {"head": self.head_rate(epoch), "backbone": self.backbone_rate(epoch)}
         for group in optimizer.param_groups:
-            group["lr"] = rates[group["name"]]
+            group["lr"] = rates[group["name"]] * group.get("scale", 1.0)
 
 
-def _sort_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters of the head (``fc``), of batch norms, and the rest, each once."""
+def _stage(name: str) -> str:
+    """``layer1`` to ``layer4``, or ``stem``."""
+    return next((stage for stage in STAGES if name.startswith(f"{stage}.")), "stem")
+
+
+def _sort_parameters(
+    network: nn.Module,
+) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """Parameters of the head (``fc``), of batch norms, and the rest, each once, by name."""
     norms = {id(p) for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for p in m.parameters()}
-    head, batch_norm, rest = [], [], []
+    head: dict[str, nn.Parameter] = {}
+    batch_norm: dict[str, nn.Parameter] = {}
+    rest: dict[str, nn.Parameter] = {}
     for name, parameter in network.named_parameters():
-        if name.startswith("fc."):
-            head.append(parameter)
-        elif id(parameter) in norms:
-            batch_norm.append(parameter)
-        else:
-            rest.append(parameter)
+        side = head if name.startswith("fc.") else batch_norm if id(parameter) in norms else rest
+        side[name] = parameter
     return head, batch_norm, rest

@@ -5,6 +5,8 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm.auto import tqdm
 
+from medssl_monai.networks.processes import process_rank
+
 __all__ = ["RunProgress"]
 
 
@@ -32,13 +34,19 @@ class RunProgress:
     def _open(self, engine: Any) -> None:
         if self.bar is None:
             total = engine.state.max_epochs * engine.state.epoch_length
-            self.bar = tqdm(total=total, initial=engine.state.iteration, desc=self.description, unit="step")
+            self.bar = tqdm(
+                total=total,
+                initial=engine.state.iteration,
+                desc=self.description,
+                unit="step",
+                disable=process_rank() > 0,
+            )
 
     def _advance(self, engine: Any) -> None:
         self.bar.update()
         output = engine.state.output
         if isinstance(output, dict) and "loss" in output and engine.state.iteration % self.every == 0:
-            self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{float(output['loss']):.4f}")
+            self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{float(output['loss'].detach()):.4f}")
 
     def _close(self, engine: Any) -> None:
         if self.bar is not None:
