@@ -4,17 +4,21 @@ from typing import Any
 
 import torch
 from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
 
 from medssl_monai.engines.loader import StepLoader
+from medssl_monai.engines.processes import average_gradients
 from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.engines.unfreezing import BackboneUnfreezing
 from medssl_monai.errors import ConfigError
+from medssl_monai.networks.process_batch_norm import use_process_batch_norm
+from medssl_monai.networks.processes import process_count
 
 __all__ = ["FinetuneTrainer"]
 
 
 class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
-    """A MONAI ``SupervisedTrainer`` that freezes and thaws by epoch and resumes exactly.
+    """A MONAI ``SupervisedTrainer`` that freezes and thaws by epoch, resumes exactly, and may span processes.
 
     Args:
         device: where the network lies.
@@ -41,12 +45,17 @@ class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
         if amp and device.type != "cuda":
             raise ConfigError(f"amp=true needs a CUDA device, found device={device}; set amp=false")
         self.unfreezing = unfreezing
+        if process_count() > 1:
+            use_process_batch_norm(kwargs["network"])
         super().__init__(
             device=device,
             train_data_loader=train_data_loader,
             epoch_length=epoch_length or train_data_loader.steps_per_pass,
             amp=amp,
             **kwargs,
+        )
+        self.add_event_handler(
+            IterationEvents.BACKWARD_COMPLETED, lambda: average_gradients(kwargs["network"].parameters())
         )
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:

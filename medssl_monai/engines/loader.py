@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medssl_monai.engines.sampler import StepBatchSampler
+from medssl_monai.networks.processes import process_count, process_rank
 
 __all__ = ["StepLoader"]
 
@@ -15,7 +16,7 @@ class StepLoader(DataLoader[dict[str, Any]]):
 
     Args:
         dataset: takes `SampleKey`, gives dictionaries of tensors (`SliceDataset` with a view transform).
-        batch_size: slices an optimizer step.
+        batch_size: slices an optimizer step, of all processes together.
         seed: order of the slices.
         shuffle: whether passes are permuted.
         num_workers: loader processes; any number gives the same batches.
@@ -24,7 +25,14 @@ class StepLoader(DataLoader[dict[str, Any]]):
     def __init__(
         self, dataset: Dataset[dict[str, Any]], batch_size: int, seed: int, shuffle: bool = True, num_workers: int = 0
     ) -> None:
-        self.step_sampler = StepBatchSampler(len(dataset), batch_size, seed, shuffle)  # type: ignore[arg-type]
+        self.step_sampler = StepBatchSampler(
+            len(dataset),  # type: ignore[arg-type]
+            batch_size,
+            seed,
+            shuffle,
+            processes=process_count(),
+            rank=process_rank(),
+        )
         super().__init__(
             dataset,
             batch_sampler=self.step_sampler,

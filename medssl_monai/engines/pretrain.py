@@ -9,9 +9,12 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor
 
 from medssl_monai.engines.loader import StepLoader
+from medssl_monai.engines.processes import average_gradients
 from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Method, Progress
+from medssl_monai.networks.process_batch_norm import use_process_batch_norm
+from medssl_monai.networks.processes import process_count, process_sum
 
 __all__ = ["PretrainTrainer", "Schedule", "split_batch"]
 
@@ -27,6 +30,9 @@ class Schedule(Protocol):
 
 class PretrainTrainer(ResumableTrainer):
     """Trains a `Method` on views. One iteration is one optimizer step.
+
+    Where several processes were joined (`start_processes`), they share each batch and compute what one process would
+    on the whole of it: batch norm, queues, codes and gradients reach over all of them.
 
     Args:
         device: where the method lies.
@@ -69,6 +75,8 @@ class PretrainTrainer(ResumableTrainer):
             raise ConfigError("amp=true needs a GPU: autocast is slower than float32 on most CPUs; set amp=false")
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.method = method.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        if process_count() > 1:
+            use_process_batch_norm(self.method)
         self.forward: Callable[..., dict[str, Tensor]] = torch.compile(self.method) if compile_method else self.method
         self.optimizer = optimizer
         self.schedules = tuple(schedules)
@@ -102,6 +110,7 @@ class PretrainTrainer(ResumableTrainer):
         self.method.before_step(progress)
         self.optimizer.zero_grad(set_to_none=True)
         output = self._accumulate(batchdata, progress)
+        average_gradients(self.method.parameters())
         self.method.after_backward(progress)
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if self.clip_norm is not None:
@@ -112,14 +121,15 @@ class PretrainTrainer(ResumableTrainer):
         return output
 
     def _accumulate(self, batchdata: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Gradients of the mean loss over the micro-batches; returns the mean of what they report, detached."""
+        """Gradients of the mean loss over the micro-batches; returns what they report, detached, mean over all."""
         parts: list[dict[str, Tensor]] = []
         for part in split_batch(batchdata, self.accumulation_steps):
             with self._precision():
                 result = self.forward(self._to_device(part), progress)
             torch.autograd.backward(result["loss"] / self.accumulation_steps)
             parts.append({name: value.detach() for name, value in result.items()})
-        return {name: torch.stack([part[name].float() for part in parts]).mean(0) for name in parts[0]}
+        means = {name: torch.stack([part[name].float() for part in parts]).mean(0) for name in parts[0]}
+        return {name: process_sum(value) / process_count() for name, value in means.items()}
 
     def _precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.state.device.type, torch.bfloat16) if self.autocast else nullcontext()

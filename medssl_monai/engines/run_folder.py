@@ -12,6 +12,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from medssl_monai.atomic import write_json, write_text
+from medssl_monai.networks.processes import process_rank
 
 __all__ = ["record_run"]
 
@@ -30,7 +31,7 @@ def record_run(
     """Make ``output_dir`` a bundle that says how it came to be.
 
     Writes ``configs/`` (the bundle's own files with the settings as run), ``run.json`` (versions, settings, data
-    fingerprint), licence and README. Paths of data are left out.
+    fingerprint), licence and README. Paths of data are left out. Of several processes the first writes.
 
     Args:
         output_dir: the run's folder; made if need be.
@@ -44,6 +45,15 @@ def record_run(
     """
     run, bundle = Path(output_dir).resolve(), Path(bundle_root).resolve()
     kept = {key: _plain(value) for key, value in settings.items() if key not in _PRIVATE}
+    content = {
+        "bundle": bundle.name,
+        "settings": kept,
+        "data_fingerprint": data_fingerprint,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
+    if process_rank() > 0:
+        return content
     for folder in ("checkpoints", "configs", "figures", "logs", "models"):
         (run / folder).mkdir(parents=True, exist_ok=True)
     if run != bundle:
@@ -52,13 +62,6 @@ def record_run(
             if (bundle / name).is_file():
                 (run / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(bundle / name, run / name)
-    content = {
-        "bundle": bundle.name,
-        "settings": kept,
-        "data_fingerprint": data_fingerprint,
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
-    }
     write_json(run / "run.json", content)
     return content
 

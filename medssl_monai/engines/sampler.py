@@ -33,20 +33,35 @@ class StepBatchSampler(Sampler[list[SampleKey]]):
         seed: order of the passes.
         shuffle: False keeps the data's own order in every pass.
         start_step: the first step that iteration yields; a trainer sets it before it asks for an iterator.
+        processes: how many share a batch; each gets a contiguous part of it.
+        rank: which part, from 0.
 
     Raises:
-        ConfigError: no slices, or a batch size below one.
+        ConfigError: no slices, a batch size below one, or one that the processes cannot share evenly.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, shuffle: bool = True, start_step: int = 0) -> None:
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+        start_step: int = 0,
+        processes: int = 1,
+        rank: int = 0,
+    ) -> None:
         if length < 1 or batch_size < 1:
             raise ConfigError(
                 f"sampling needs at least one slice and a batch size of at least 1, found {length} slices and "
                 f"batch_size={batch_size}; check the filters on the store and the batch size"
             )
+        if batch_size % processes:
+            raise ConfigError(f"batch_size {batch_size} cannot be shared by {processes} processes; make it a multiple")
         super().__init__()
         self.length, self.batch_size, self.seed, self.shuffle = length, batch_size, seed, shuffle
         self.start_step = start_step
+        share = batch_size // processes
+        self._part = slice(rank * share, (rank + 1) * share)
 
     @property
     def steps_per_pass(self) -> int:
@@ -58,7 +73,8 @@ class StepBatchSampler(Sampler[list[SampleKey]]):
         while True:
             order = self._order(epoch)
             for first in range(batch * self.batch_size, len(order), self.batch_size):
-                yield [SampleKey(epoch, index) for index in order[first : first + self.batch_size]]
+                whole = order[first : first + self.batch_size]
+                yield [SampleKey(epoch, index) for index in whole[self._part]]
             epoch, batch = epoch + 1, 0
 
     def _order(self, epoch: int) -> list[int]:

@@ -15,6 +15,7 @@ from medssl_monai.downstream.embedding_statistics import alignment, effective_ra
 from medssl_monai.errors import ConfigError, DivergedError
 from medssl_monai.ingest.slice_dataset import SampleKey
 from medssl_monai.methods.base import Method
+from medssl_monai.networks.processes import process_rank
 
 __all__ = ["CollapseGuard"]
 
@@ -83,7 +84,9 @@ class CollapseGuard:
             self.rows = [row for row in lines if row["step"] <= engine.state.iteration]
 
     def __call__(self, engine: Any) -> None:
-        """Look now."""
+        """Look now; the first process does, and the others stop when it stops."""
+        if process_rank() > 0:
+            return
         row = {"step": engine.state.iteration, **self.measure(engine.state.device)}
         self.rows.append(row)
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in self.rows))

@@ -18,6 +18,7 @@ from medssl_monai.downstream.baselines import encoder_features
 from medssl_monai.downstream.probes import free_labels, probe
 from medssl_monai.ingest.slice_dataset import SliceDataset
 from medssl_monai.ingest.store import SliceStore
+from medssl_monai.networks.processes import process_rank
 
 __all__ = ["EmbeddingProbe", "draw_embeddings"]
 
@@ -74,7 +75,9 @@ class EmbeddingProbe:
             self.lines = [line for line in lines if line["step"] <= engine.state.iteration]
 
     def __call__(self, engine: Any) -> None:
-        """Look now."""
+        """Look now; the first process does."""
+        if process_rank() > 0:
+            return
         self.look(engine.state.iteration, engine.state.device)
 
     def _finish(self, engine: Any) -> None:

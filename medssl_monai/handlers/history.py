@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medssl_monai.atomic import write_atomically, write_text
 from medssl_monai.errors import DivergedError
+from medssl_monai.networks.processes import process_rank
 
 __all__ = ["History", "draw_history"]
 
@@ -66,6 +67,8 @@ class History:
             self._check(step, values)
             self.rows.append({"step": step} | {k: float(v) for k, v in values.items()})
         self._pending.clear()
+        if process_rank() > 0:
+            return
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def _check(self, step: int, values: dict[str, Any]) -> None:
@@ -77,7 +80,7 @@ class History:
             )
 
     def _draw(self, engine: Any) -> None:
-        if self.rows:
+        if self.rows and process_rank() == 0:
             draw_history(self.rows, self.figure, engine.state.epoch_length)
 
 

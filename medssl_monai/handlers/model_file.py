@@ -8,6 +8,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from medssl_monai.atomic import write_atomically
+from medssl_monai.networks.processes import process_rank
 
 __all__ = ["ModelFile"]
 
@@ -51,5 +52,7 @@ class ModelFile:
             self._write(engine)
 
     def _write(self, engine: Any) -> None:
+        if process_rank() > 0:
+            return
         state = {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
         write_atomically(self.path, lambda p: torch.save(state, p))

@@ -8,6 +8,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
 from medssl_monai.downstream.predictions import Predictions
+from medssl_monai.networks.processes import process_rank
 
 __all__ = ["PredictionTable"]
 
@@ -56,5 +57,5 @@ class PredictionTable:
                 engine.state.metrics[name] = figures[name]
 
     def _write(self, engine: Any) -> None:
-        if self.output_dir is not None:
+        if self.output_dir is not None and process_rank() == 0:
             self.predictions.write(self.output_dir)

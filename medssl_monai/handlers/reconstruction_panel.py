@@ -13,6 +13,7 @@ from torch import Tensor
 from medssl_monai.atomic import write_atomically
 from medssl_monai.ingest.slice_dataset import SampleKey
 from medssl_monai.methods.spark import SparK
+from medssl_monai.networks.processes import process_rank
 
 __all__ = ["ReconstructionPanel", "draw_reconstructions"]
 
@@ -54,7 +55,9 @@ class ReconstructionPanel:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
-        """Draw what the method has learned so far."""
+        """Draw what the method has learned so far; the first process does."""
+        if process_rank() > 0:
+            return
         self.draw(engine.state.device, f"SparK after {engine.state.epoch} epochs")
 
     def draw(self, device: str | torch.device, title: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medssl_monai.atomic import write_atomically
 from medssl_monai.errors import CheckpointError
+from medssl_monai.networks.processes import process_count, process_rank, process_sum
 
 __all__ = ["RunCheckpoint", "random_state", "restore_random_state"]
 
@@ -64,7 +65,9 @@ class RunCheckpoint:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def save(self, engine: Any) -> None:
-        """Write the whole state of the run."""
+        """Write the whole state of the run; of several processes the first does, for all hold the same."""
+        if process_rank() > 0:
+            return
         content: dict[str, Any] = {name: obj.state_dict() for name, obj in self.save_dict.items()}
         content["trainer"] = {
             "iteration": engine.state.iteration,
@@ -136,6 +139,9 @@ class RunCheckpoint:
 
     def _stop_if_interrupted(self, engine: Any) -> None:
         # After an epoch's last step its own handlers (validation, pictures) must still run: a resume would skip them.
+        if process_count() > 1:  # a signal reaches the processes at different steps; they must stop at the same
+            flag = torch.tensor(float(engine.state.interrupted), device=engine.state.device)
+            engine.state.interrupted = bool(process_sum(flag) > 0)
         if engine.state.interrupted and engine.state.iteration % engine.state.epoch_length:
             self._halt(engine)
 
