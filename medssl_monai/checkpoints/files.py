@@ -47,6 +47,8 @@ STAND_INS: dict[str, Any] = {
     "argparse.Namespace": _Ignored,
     "pathlib.PosixPath": _Ignored,
     "pathlib.WindowsPath": _Ignored,
+    "pathlib._local.PosixPath": _Ignored,  # Python 3.13
+    "pathlib._local.WindowsPath": _Ignored,
     # Lightning: its dictionary of hyper-parameters under the names it has had; before 1.2.8 a function, before 1.5
     # the classes of callbacks.
     "pytorch_lightning.utilities.parsing.AttributeDict": OrderedDict,

@@ -16,7 +16,7 @@ from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.first_convolution import spread_channels
 from medssl_monai.checkpoints.formats import Arm, find_encoder, reason_for
 from medssl_monai.checkpoints.manifests import LAYOUTS, architecture_of, backbone_shapes
-from medssl_monai.checkpoints.preprocessing import Preprocessing
+from medssl_monai.checkpoints.preprocessing import Constants, Preprocessing, Window, check_preprocessing
 from medssl_monai.checkpoints.report import LoadReport, some
 from medssl_monai.errors import CheckpointError
 
@@ -25,6 +25,7 @@ __all__ = [
     "load_encoder",
     "load_exactly",
     "load_into_resnet",
+    "preprocessing_for",
     "preprocessing_of",
     "put_into_resnet",
     "weights_file",
@@ -138,6 +139,36 @@ def preprocessing_of(path: str | Path) -> Preprocessing:
     """
     _, report = load_encoder(path)
     return Preprocessing.from_metadata(report.metadata, report.source)
+
+
+def preprocessing_for(
+    path: str | Path | None,
+    *,
+    window: Window | None = None,
+    mean: Constants | None = None,
+    std: Constants | None = None,
+    default: Mapping[str, Any] | None = None,
+    check: bool = True,
+) -> Preprocessing:
+    """How images must be prepared for a network that starts from these weights.
+
+    Args:
+        path: file or run; None or "" for a network that starts from nothing.
+        window: what the user asks for; None takes the weights' own. The same for `mean` and `std`.
+        mean: see `window`.
+        std: see `window`.
+        default: values for what neither the user nor the weights tell, by name.
+        check: refuse what contradicts the weights.
+
+    Raises:
+        CheckpointError: the weights cannot be read, or `check` and the user's values differ from theirs.
+    """
+    trained = preprocessing_of(path) if path else Preprocessing()
+    if check:
+        check_preprocessing(trained, window=window, mean=mean, std=std, source=str(path and Path(path).name))
+    asked = {"window": window, "mean": mean, "std": std}
+    layers: tuple[Mapping[str, Any], ...] = (default or {}, vars(trained), asked)
+    return Preprocessing(**{name: value for layer in layers for name, value in layer.items() if value is not None})
 
 
 def weights_file(path: Path) -> Path:

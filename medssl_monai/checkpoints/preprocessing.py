@@ -15,7 +15,16 @@ import yaml
 from medssl_monai.errors import CheckpointError
 from medssl_monai.resources import resource_dir
 
-__all__ = ["IMAGENET", "REFERENCE", "REFERENCE_SPARK", "UNKNOWN", "Preprocessing", "check_preprocessing"]
+__all__ = [
+    "IMAGENET",
+    "REFERENCE",
+    "REFERENCE_SPARK",
+    "UNKNOWN",
+    "Constants",
+    "Preprocessing",
+    "Window",
+    "check_preprocessing",
+]
 
 Window: TypeAlias = str | Sequence[float] | Sequence[str | Sequence[float]]
 Constants: TypeAlias = float | Sequence[float]

@@ -40,7 +40,7 @@ def export_run(
     data: Mapping[str, Any] | None = None,
     licence: str | None = None,
 ) -> LoadReport:
-    """Write a run's encoder to `out`, ``OUT.report.json`` and the card ``OUT.md`` beside it, and read it back.
+    """Write a run's encoder to `out`, ``OUT.report.json`` and the card ``OUT.card.md`` beside it, and read it back.
 
     Args:
         run: folder of a pre-training or fine-tuning run, or a file of weights.
@@ -96,7 +96,7 @@ def export_run(
     for writer, path in targets:
         writer.write(network, path, metadata)
         proof = _prove(writer, path, source, network)
-    card = out / "docs/model_card.md" if form == "bundle" else out.with_suffix(".md")
+    card = out / "docs/model_card.md" if form == "bundle" else out.with_suffix(".card.md")
     title = "models/model.pt and models/model.ts" if form == "bundle" else out.name
     words = "MONAI bundle" if form == "bundle" else NETWORK_FILES[form].title
     page = model_card(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medssl_monai.checkpoints.export import export_encoder
-from medssl_monai.checkpoints.load import load_encoder, preprocessing_of
+from medssl_monai.checkpoints.load import load_encoder, preprocessing_for, preprocessing_of
 from medssl_monai.checkpoints.preprocessing import (
     IMAGENET,
     REFERENCE,
@@ -43,6 +43,18 @@ def test_a_file_brings_what_its_run_knew(tmp_path: Path) -> None:
     assert found == Preprocessing("lung", 0.25, (0.2, 0.3, 0.2), 1)
     check_preprocessing(found, window="lung", mean=[0.25], std=(0.2, 0.3, 0.2), channels=1)
     check_preprocessing(load_encoder(tmp_path / "encoder.safetensors")[1].metadata, window="lung")
+
+
+def test_a_network_takes_the_weights_preprocessing_unless_told_otherwise(tmp_path: Path) -> None:
+    path, default = tmp_path / "encoder.safetensors", {"window": "wide", "mean": 0.5, "std": 0.5}
+    export_encoder(resnet_encoder("resnet18"), path, metadata={"window": '"lung"', "mean": "0.25"})
+    assert preprocessing_for(path, default=default) == Preprocessing("lung", 0.25, 0.5)
+    assert preprocessing_for(path, std=0.3, window="lung") == Preprocessing("lung", 0.25, 0.3)
+    with pytest.raises(CheckpointError, match=r"encoder\.safetensors: images must be .* window lung, not bone"):
+        preprocessing_for(path, window="bone")
+    assert preprocessing_for(path, window="bone", check=False) == Preprocessing("bone", 0.25)
+    for nothing in (None, ""):
+        assert preprocessing_for(nothing, mean=0.1, default=default) == Preprocessing("wide", 0.1, 0.5)
 
 
 @pytest.mark.parametrize("name", [name for name in window_names() if name not in {"tags", "minmax"}])

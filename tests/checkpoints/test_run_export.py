@@ -189,7 +189,7 @@ def test_the_card_tells_method_recipe_data_preprocessing_and_licence(
     assert (data["patients"], data["slices"]) == (5, len(phantom_store.select(None)))
     assert len(data["pixel_spacing_mm"]) == 3 and data["modality"] == ["CT"]
     report = export_run(run, tmp_path / "encoder.safetensors", data=data, licence="CC BY 4.0")
-    card = (tmp_path / "encoder.md").read_text()
+    card = (tmp_path / "encoder.card.md").read_text()
     for words in (
         "# encoder.safetensors",
         "trained by spark",
@@ -207,7 +207,7 @@ def test_the_card_tells_method_recipe_data_preprocessing_and_licence(
     patients = {row["patient"] for row in phantom_store.select(None)}
     assert not any(patient in card for patient in patients), "counts only"
     export_run(run, tmp_path / "encoder.safetensors")
-    card = (tmp_path / "encoder.md").read_text()
+    card = (tmp_path / "encoder.card.md").read_text()
     assert "not recorded; export with --data STORE" in card and "Not stated" in card
 
 
