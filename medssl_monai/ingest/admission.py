@@ -41,7 +41,7 @@ def refusal(instance: Instance, rules: Rules) -> tuple[Reason, str] | None:
     if words & DERIVED_WORDS or any(word.endswith((" MIP", " MINIP", " VRT", " SSD")) for word in words):
         return Reason.DERIVED_IMAGE, "ImageType says that it is a projection or rendering of other images"
     if instance.frames > 1:
-        return Reason.MULTIFRAME, f"holds {instance.frames} frames; convert enhanced objects to single-frame ones"
+        return Reason.MULTIFRAME, f"holds {instance.frames} frames that are not slices; only enhanced objects are cut"
     if instance.samples != 1 or instance.photometric not in ("MONOCHROME1", "MONOCHROME2", ""):
         return Reason.COLOUR, "is a colour image; only grey values are measurements"
     return _not_hounsfield(instance, rules) if instance.modality == "CT" else None

@@ -5,7 +5,6 @@ Patient identifiers (PatientID, UIDs) stay in memory, as input to keyed hashes.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ import pydicom
 from pydicom.uid import UID
 
 from medssl_monai.errors import GeometryError
+from medssl_monai.ingest.code_words import body_part, kernel
 from medssl_monai.ingest.dicom_tags import integer, number, numbers, reading, text, texts
+from medssl_monai.ingest.functional_groups import FrameHeader
 from medssl_monai.ingest.geometry import canonical_orientation
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
-__all__ = ["DISCRIMINATORS", "IMAGE_CLASSES", "Instance", "read_instance", "sniff_dicom"]
+__all__ = ["DISCRIMINATORS", "IMAGE_CLASSES", "Instance", "read_frames", "read_instance", "sniff_dicom"]
 
 IMAGE_CLASSES: dict[str, str] = {
     "1.2.840.10008.5.1.4.1.1.1": "CR",
@@ -28,13 +29,27 @@ IMAGE_CLASSES: dict[str, str] = {
     "1.2.840.10008.5.1.4.1.1.1.2.1": "MG",
     "1.2.840.10008.5.1.4.1.1.2": "CT",
     "1.2.840.10008.5.1.4.1.1.2.1": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.3.1": "US",
     "1.2.840.10008.5.1.4.1.1.4": "MR",
     "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.6.1": "US",
     "1.2.840.10008.5.1.4.1.1.12.1": "XA",
     "1.2.840.10008.5.1.4.1.1.12.2": "RF",
     "1.2.840.10008.5.1.4.1.1.128": "PT",
+    "1.2.840.10008.5.1.4.1.1.128.1": "PT",
+    "1.2.840.10008.5.1.4.1.1.130": "PT",
 }
 """SOP classes that are pictures of a patient, and their modality (PS3.4 B.5). All else is skipped by class."""
+
+ENHANCED_CLASSES = frozenset(
+    {
+        *("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2", "1.2.840.10008.5.1.4.1.1.4.1"),
+        *("1.2.840.10008.5.1.4.1.1.4.4", "1.2.840.10008.5.1.4.1.1.128.1", "1.2.840.10008.5.1.4.1.1.130"),
+    }
+)
+"""Those whose frames are slices, described by functional groups (PS3.3 C.7.6.16)."""
 
 LOSSY_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"})
 
@@ -59,16 +74,22 @@ HEADER_TAGS = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing"),
     *("SliceThickness", "SpacingBetweenSlices", "InstanceNumber", "BodyPartExamined"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
-    *("WindowCenter", "WindowWidth", "LossyImageCompression"),
+    *("WindowCenter", "WindowWidth", "LossyImageCompression", "ImagesInAcquisition"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 """The allow-list: nothing else is read from a header."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One DICOM image: what grouping, sorting and the index need of its header.
+    """One DICOM image, or one frame of many: what grouping, sorting and the index need of its header.
 
     Attributes:
+        path: where it stands, for a member of an archive as if the archive were a folder.
+        content: the file that holds its bytes.
+        frame: its number in an enhanced object, from 0; None for an object that is one image.
+        stack: StackID of an enhanced object's frame.
+        expected: ImagesInAcquisition.
         position: ImagePositionPatient, LPS mm.
         orientation: ImageOrientationPatient, six cosines of two axes at right angles.
         spacing_mm: (row, column).
@@ -79,6 +100,10 @@ class Instance:
     """
 
     path: Path
+    content: Path
+    frame: int | None
+    stack: str
+    expected: int | None
     series_uid: str
     sop_uid: str
     sop_class: str
@@ -107,20 +132,51 @@ class Instance:
     burned_in: bool
     discriminators: tuple[str, ...]
 
+    @property
+    def identity(self) -> str:
+        """What tells this image from all others: its UID, else its path; and the frame."""
+        name = self.sop_uid or str(self.path.resolve())
+        return name if self.frame is None else f"{name} frame {self.frame}"
+
 
 def sniff_dicom(head: bytes) -> bool:
     """Whether a file's first 132 bytes look like DICOM: with the preamble, or starting with a group 0002 or 0008."""
     return head[128:132] == b"DICM" or head[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 
 
-def read_instance(path: Path) -> Instance:
-    """The allow-listed header of one file.
+def read_instance(path: Path, content: Path | None = None) -> Instance:
+    """The allow-listed header of one file, of its top level only.
+
+    Args:
+        path: where the file stands.
+        content: the file that holds its bytes, where that is another.
 
     Raises:
         RejectedError: it is not readable as DICOM, or not an image.
     """
+    return _instance(_header(content or path), path, content or path, None)
+
+
+def read_frames(path: Path, content: Path | None = None) -> list[Instance]:
+    """The headers of all images in one file: of each frame of an enhanced object, otherwise one.
+
+    Raises:
+        RejectedError: as `read_instance`.
+    """
+    content = content or path
+    dataset = _header(content)
+    whole = _instance(dataset, path, content, None)
+    if whole.sop_class not in ENHANCED_CLASSES:
+        return [whole]
+    return [_instance(FrameHeader(dataset, i), path, content, i) for i in range(max(1, whole.frames))]
+
+
+def _header(content: Path) -> Any:
     with reading():
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(HEADER_TAGS))
+        return pydicom.dcmread(content, stop_before_pixels=True, force=True, specific_tags=list(HEADER_TAGS))
+
+
+def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Instance:
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     stored_class = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     sop_class = text(dataset, "SOPClassUID") or stored_class
@@ -132,7 +188,7 @@ def read_instance(path: Path) -> Instance:
         # Only names of the standard's own dictionary may leave: an unknown UID could carry anything.
         name = UID(sop_class).name
         shown = name if name != sop_class else "an unknown SOP class"
-        raise RejectedError(Reason.NOT_AN_IMAGE, f"{shown} is not an image of a patient")
+        raise RejectedError(Reason.NOT_AN_IMAGE, f"{shown} is no kind of image that is read")
     rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
     if not rows or not columns:
         raise RejectedError(Reason.UNREADABLE, "has no Rows and Columns; the object is incomplete")
@@ -144,6 +200,10 @@ def read_instance(path: Path) -> Instance:
         spacing, imager = None, False
     return Instance(
         path=path,
+        content=content,
+        frame=frame,
+        stack=text(dataset, "StackID") if frame is not None else "",
+        expected=integer(dataset, "ImagesInAcquisition") if frame is None else None,
         series_uid=text(dataset, "SeriesInstanceUID"),
         sop_uid=text(dataset, "SOPInstanceUID"),
         sop_class=sop_class,
@@ -151,7 +211,7 @@ def read_instance(path: Path) -> Instance:
         patient_id=text(dataset, "PatientID"),
         modality=IMAGE_CLASSES[sop_class],
         shape=(rows, columns),
-        frames=integer(dataset, "NumberOfFrames") or 1,
+        frames=(integer(dataset, "NumberOfFrames") or 1) if frame is None else 1,
         samples=integer(dataset, "SamplesPerPixel") or 1,
         photometric=text(dataset, "PhotometricInterpretation"),
         image_type=tuple(word.strip().upper() for word in texts(dataset, "ImageType")),
@@ -165,8 +225,8 @@ def read_instance(path: Path) -> Instance:
         intercept=number(dataset, "RescaleIntercept"),
         has_lut="ModalityLUTSequence" in dataset,
         rescale_type=text(dataset, "RescaleType").upper(),
-        body_part=_code(text(dataset, "BodyPartExamined").upper()),
-        kernel=_code(" ".join(texts(dataset, "ConvolutionKernel"))),
+        body_part=body_part(text(dataset, "BodyPartExamined")),
+        kernel=kernel(texts(dataset, "ConvolutionKernel")),
         window=_window(dataset),
         lossy=text(dataset, "LossyImageCompression") == "01" or syntax in LOSSY_SYNTAXES,
         burned_in=text(dataset, "BurnedInAnnotation").upper() == "YES",
@@ -190,8 +250,3 @@ def _window(dataset: Any) -> tuple[float, float] | None:
     """First WindowCenter and WindowWidth (PS3.3 C.11.2.1.2); there may be several, and widths must be at least 1."""
     level, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
     return None if level is None or width is None or width < 1 else (level, width)
-
-
-def _code(content: str) -> str:
-    """A short code as it is, anything else as nothing: free text can carry a name."""
-    return content if re.fullmatch(r"[A-Za-z0-9 _.+/\-]{1,16}", content) else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,18 +21,20 @@ __all__ = ["pixel_digest", "read_pixels"]
 
 PLUGINS: dict[str, str] = {
     "1.2.840.10008.1.2.4.50": "python-gdcm",
-    "1.2.840.10008.1.2.4.51": "pylibjpeg with pylibjpeg-libjpeg",
+    "1.2.840.10008.1.2.4.51": "pylibjpeg-libjpeg pylibjpeg",
     "1.2.840.10008.1.2.4.57": "python-gdcm",
     "1.2.840.10008.1.2.4.70": "python-gdcm",
     "1.2.840.10008.1.2.4.80": "pyjpegls",
     "1.2.840.10008.1.2.4.81": "pyjpegls",
-    "1.2.840.10008.1.2.4.90": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.91": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg-openjpeg pylibjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg-openjpeg pylibjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg pylibjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg pylibjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg pylibjpeg",
 }
 """Transfer syntax to the Python package that decodes it."""
+
+J2K_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
 
 
 def read_pixels(instance: Instance) -> HounsfieldSlice:
@@ -39,21 +43,27 @@ def read_pixels(instance: Instance) -> HounsfieldSlice:
     Raises:
         RejectedError: the pixels cannot be decoded.
     """
-    with reading():
-        dataset = pydicom.dcmread(instance.path, force=True)
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        dataset.file_meta.TransferSyntaxUID = _implied_syntax(dataset)
-    try:
-        with reading():
-            raw = dataset.pixel_array
-    except RejectedError as rejection:
-        raise RejectedError(Reason.UNDECODABLE, _decoding_remedy(dataset.file_meta.TransferSyntaxUID)) from rejection
+    if instance.frame is None:
+        dataset, raw = _decode(instance.content)
+    else:
+        status = instance.content.stat()
+        dataset, frames = _decode_once(instance.content, status.st_mtime_ns, status.st_size)
+        frames = frames[None] if frames.ndim == 2 else frames
+        raw = frames[instance.frame] if instance.frame < len(frames) else frames
     if raw.shape != instance.shape:
         raise RejectedError(Reason.UNDECODABLE, "the decoded image has another shape than its Rows and Columns say")
+    pixels, flags = _grey_values(instance, dataset, raw)
+    return HounsfieldSlice(pixels, flags | _sign_flags(dataset))
+
+
+def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any]) -> HounsfieldSlice:
+    """HU for CT, the stored values otherwise; X-rays stored white on black (MONOCHROME1) turned over."""
     stored = _significant_bits(raw, dataset)
     if instance.modality != "CT":
-        pixels, clipped = clip_to_int16(stored)
-        return HounsfieldSlice(pixels, frozenset({"clipped"} if clipped else ()))
+        inverted = instance.photometric == "MONOCHROME1"
+        pixels, clipped = clip_to_int16(_turned_over(stored, dataset) if inverted else stored)
+        names = {"clipped": clipped, "inverted": inverted}
+        return HounsfieldSlice(pixels, frozenset(name for name, holds in names.items() if holds))
     slope = 1.0 if instance.slope is None else instance.slope
     intercept = 0.0 if instance.intercept is None else instance.intercept
     padding = padding_mask(stored, slope, intercept, _declared_padding(dataset))
@@ -61,6 +71,46 @@ def read_pixels(instance: Instance) -> HounsfieldSlice:
         with reading():
             return to_slice(_modality_lut(dataset, stored), padding, lossy=instance.lossy)
     return to_slice(rescale(stored, slope, intercept), padding, lossy=instance.lossy)
+
+
+def _decode(content: Path) -> tuple[Any, NDArray[Any]]:
+    """The whole object, and its pixels as decoded."""
+    with reading():
+        dataset = pydicom.dcmread(content, force=True)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        dataset.file_meta.TransferSyntaxUID = _implied_syntax(dataset)
+    try:
+        with reading():
+            return dataset, dataset.pixel_array
+    except RejectedError as rejection:
+        raise RejectedError(Reason.UNDECODABLE, _decoding_remedy(dataset.file_meta.TransferSyntaxUID)) from rejection
+
+
+@lru_cache(maxsize=2)
+def _decode_once(content: Path, modified: int, size: int) -> tuple[Any, NDArray[Any]]:
+    """As `_decode`, kept for two objects (an object and its copy), so that all frames cost one decoding."""
+    return _decode(content)
+
+
+def _turned_over(stored: NDArray[np.int64], dataset: Any) -> NDArray[np.int64]:
+    """MONOCHROME1 shows its lowest value white (PS3.3 C.7.6.3.1.2): what was lowest becomes highest."""
+    bits = integer(dataset, "BitsStored") or 16
+    return -1 - stored if integer(dataset, "PixelRepresentation") == 1 else (1 << bits) - 1 - stored
+
+
+def _sign_flags(dataset: Any) -> frozenset[str]:
+    """Whether a JPEG 2000 codestream contradicts PixelRepresentation; the decoder believes the codestream.
+
+    The sign is the highest bit of Ssiz in the SIZ marker (ISO/IEC 15444-1 A.5.1).
+    """
+    if dataset.file_meta.TransferSyntaxUID not in J2K_SYNTAXES:
+        return frozenset()
+    head = bytes(dataset.PixelData[:4096])
+    start = head.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(head) < start + 43:
+        return frozenset()
+    signed = bool(head[start + 42] & 0x80)
+    return frozenset() if signed == (integer(dataset, "PixelRepresentation") == 1) else frozenset({"sign_corrected"})
 
 
 def pixel_digest(instance: Instance) -> str:

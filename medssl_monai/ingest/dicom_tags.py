@@ -5,6 +5,7 @@ pydicom's warnings and messages may quote a tag's content, so that neither is le
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,10 @@ __all__ = ["integer", "number", "numbers", "reading", "text", "texts"]
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """pydicom's view of a broken file becomes a `RejectedError`, and its warnings are not shown: they quote values."""
+    """pydicom's view of a broken file becomes a `RejectedError`; its warnings and logs quote values: not shown."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -33,6 +37,8 @@ def reading() -> Iterator[None]:
         raise RejectedError(
             Reason.UNREADABLE, f"is not readable as DICOM ({type(error).__name__}): truncated or damaged"
         ) from error
+    finally:
+        logger.setLevel(level)
 
 
 def _value(dataset: Any, keyword: str) -> Any:

@@ -38,7 +38,7 @@ class DicomPlan:
         instance_ids: pseudonyms of the images, sorted.
         orientation: None where the tags give none.
         depths_mm: position of each instance along the slice direction; empty where there is no orientation.
-        files: how many files it accounts for, dropped copies included.
+        owned: the files it accounts for, dropped copies included; a file's frames may be in several plans.
         flags, repairs: see `Verdict`.
     """
 
@@ -49,9 +49,14 @@ class DicomPlan:
     instance_ids: tuple[str, ...]
     orientation: Orientation | None
     depths_mm: tuple[float, ...]
-    files: int
+    owned: frozenset[Path]
     flags: frozenset[str]
     repairs: tuple[str, ...]
+
+    @property
+    def files(self) -> int:
+        """How many files it accounts for."""
+        return len(self.owned)
 
     def without(self, broken: set[int]) -> DicomPlan:
         """The plan without the instances of these positions, which have verdicts of their own."""
@@ -59,12 +64,13 @@ class DicomPlan:
         instances = tuple(self.instances[i] for i in kept)
         depths = tuple(self.depths_mm[i] for i in kept) if self.depths_mm else ()
         flags = (self.flags - {"gap", "variable_spacing"}) | _spacing_flags(instances, depths)
+        lost = {self.instances[i].path for i in broken} - {instance.path for instance in instances}
         left_out = f"left out {len(broken)} image{'s' * (len(broken) > 1)} that cannot be decoded"
         return replace(
             self,
             instances=instances,
             depths_mm=depths,
-            files=self.files - len(broken),
+            owned=self.owned - lost,
             flags=flags,
             repairs=(*self.repairs, left_out),
         )
@@ -96,17 +102,30 @@ def plan_series(instances: Sequence[Instance], key: bytes) -> tuple[list[DicomPl
 
 @dataclass
 class _Copies:
-    """What was found while looking for copies: how many each image had, and which images could not be compared."""
+    """What was found while looking for copies: those of each image, and which images could not be compared."""
 
-    count: Counter[Instance] = field(default_factory=Counter)
+    of: dict[Instance, list[Instance]] = field(default_factory=lambda: defaultdict(list))
     broken: dict[Instance, RejectedError] = field(default_factory=dict)
+
+
+@dataclass
+class _Account:
+    """Gives each file to one verdict: the first that asks for it."""
+
+    given: set[Path] = field(default_factory=set)
+
+    def take(self, members: Iterable[Instance], copies: _Copies) -> frozenset[Path]:
+        """The files of these images and of their copies that nobody has yet."""
+        files = {one.path for member in members for one in (member, *copies.of.get(member, ()))} - self.given
+        self.given |= files
+        return frozenset(files)
 
 
 def _plan_one_uid(uid: str, members: list[Instance], key: bytes) -> tuple[list[DicomPlan], list[Verdict]]:
     base = pseudonym(key, "series", uid)
     source = source_id(key, common_folder(member.path for member in members))
     # Content decides the order of everything from here on, so that renamed files give the same store.
-    members = sorted(members, key=lambda m: (m.sop_uid, m.position or (), str(m.path)))
+    members = sorted(members, key=lambda m: (m.sop_uid, m.frame or 0, m.position or (), str(m.path)))
     copies = _Copies()
     stacks: list[list[Instance]] = []
     tangled: list[list[Instance]] = []
@@ -115,6 +134,8 @@ def _plan_one_uid(uid: str, members: list[Instance], key: bytes) -> tuple[list[D
         stacks += parts
         if not parts and (rest := [member for member in group if member not in copies.broken]):
             tangled.append(rest)
+    several, account = len(stacks) + len(tangled) > 1, _Account()
+    plans = [_plan(base, source, stack, copies, account, several, key) for stack in stacks]
     detail = "several images share a position and no tag tells them apart; split the series before ingestion"
     verdicts = [
         Verdict(
@@ -122,7 +143,7 @@ def _plan_one_uid(uid: str, members: list[Instance], key: bytes) -> tuple[list[D
             "series",
             source,
             base,
-            files=sum(1 + copies.count[member] for member in group),
+            files=len(account.take(group, copies)),
             modality=group[0].modality,
             reason=Reason.AMBIGUOUS_POSITIONS,
             detail=detail,
@@ -134,18 +155,18 @@ def _plan_one_uid(uid: str, members: list[Instance], key: bytes) -> tuple[list[D
             Outcome.REJECTED,
             "file",
             source_id(key, member.path),
+            files=len(account.take([member], copies)),
             modality=member.modality,
             reason=rejection.reason,
             detail=rejection.detail,
         )
         for member, rejection in copies.broken.items()
     ]
-    several = len(stacks) + len(tangled) > 1
-    return [_plan(base, source, stack, copies.count, several, key) for stack in stacks], verdicts
+    return plans, verdicts
 
 
 def _plan(
-    base: str, source: str, stack: list[Instance], copies: Counter[Instance], several: bool, key: bytes
+    base: str, source: str, stack: list[Instance], copies: _Copies, account: _Account, several: bool, key: bytes
 ) -> DicomPlan:
     """Sorts a stack and says what holds for it."""
     first = stack[0]
@@ -157,9 +178,11 @@ def _plan(
         depths = tuple(_depth(member, orientation) for member in stack)
     else:
         stack = sorted(stack, key=lambda member: (member.number is None, member.number or 0, member.sop_uid))
-    dropped = sum(copies[member] for member in stack)
+    dropped = sum(len(copies.of.get(member, ())) for member in stack)
     flags = {name for name in ("lossy", "burned_in") if any(getattr(member, name) for member in stack)}
     flags |= _spacing_flags(stack, depths)
+    if _incomplete(stack):
+        flags.add("incomplete")
     repairs = []
     if dropped:
         repairs.append(f"dropped {dropped} cop{'ies' if dropped > 1 else 'y'} of images")
@@ -176,7 +199,7 @@ def _plan(
         repairs.append("took stored values as HU where rescale tags are missing, as the caller declared")
     if not first.patient_id:
         flags.add("patient_unknown")
-    identities = sorted({pseudonym(key, "instance", member.sop_uid or str(member.path.resolve())) for member in stack})
+    identities = sorted({pseudonym(key, "instance", member.identity) for member in stack})
     return DicomPlan(
         series_id=f"{base}-{identities[0][1:7]}" if several else base,
         # Without a PatientID the series stands for the patient: two of them are then never taken for one.
@@ -186,7 +209,7 @@ def _plan(
         instance_ids=tuple(identities),
         orientation=orientation,
         depths_mm=depths,
-        files=len(stack) + dropped,
+        owned=account.take(stack, copies),
         flags=frozenset(flags),
         repairs=tuple(repairs),
     )
@@ -196,7 +219,7 @@ def _drop_copies(members: list[Instance], copies: _Copies) -> list[Instance]:
     """One of each SOPInstanceUID with the same content."""
     by_uid: dict[str, list[Instance]] = defaultdict(list)
     for member in members:
-        by_uid[member.sop_uid or str(member.path)].append(member)
+        by_uid[member.identity].append(member)
     return [kept for same in by_uid.values() for kept in _distinct(same, copies)]
 
 
@@ -212,7 +235,7 @@ def _distinct(members: list[Instance], copies: _Copies) -> list[Instance]:
             copies.broken[member] = rejection
             continue
         if content in kept:
-            copies.count[kept[content]] += 1
+            copies.of[kept[content]].append(member)
         else:
             kept[content] = member
     return list(kept.values())
@@ -233,7 +256,7 @@ def _by_geometry(members: list[Instance]) -> list[list[Instance]]:
 def _stackable(first: Instance, second: Instance) -> bool:
     def exact(member: Instance) -> object:
         located = member.position is not None and member.orientation is not None
-        return member.shape, member.patient_id, member.frame_of_reference, member.modality, located
+        return member.shape, member.patient_id, member.frame_of_reference, member.modality, member.stack, located
 
     return (
         exact(first) == exact(second)
@@ -292,3 +315,13 @@ def _spacing_flags(stack: Sequence[Instance], depths: Sequence[float]) -> set[st
     if not depths:
         return set()
     return classify_spacing(depths, [member.number for member in stack], [member.thickness_mm for member in stack])
+
+
+def _incomplete(stack: Sequence[Instance]) -> bool:
+    """Whether an acquisition has fewer images than ImagesInAcquisition promises (PS3.3 C.7.6.1), as far as it is told.
+
+    This is how a missing end is known: nothing about the slices that are left shows it.
+    """
+    acquisition = DISCRIMINATORS.index("AcquisitionNumber")
+    found = Counter(member.discriminators[acquisition] for member in stack)
+    return any((member.expected or 0) > found[member.discriminators[acquisition]] for member in stack)

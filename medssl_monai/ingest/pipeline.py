@@ -12,6 +12,8 @@ stopped. Nothing about order, workers or interruptions shows in the finished sto
 from __future__ import annotations
 
 import multiprocessing
+import os
+import secrets
 import shutil
 import signal
 from collections import Counter, defaultdict
@@ -26,9 +28,10 @@ from tqdm import tqdm
 
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.admission import Rules
+from medssl_monai.ingest.archives import RefusedFile, SourceFile, unpacked
 from medssl_monai.ingest.notes import SeriesNote
 from medssl_monai.ingest.processing import Plan, process
-from medssl_monai.ingest.pseudonyms import key_check, load_key
+from medssl_monai.ingest.pseudonyms import key_check, load_key, source_id
 from medssl_monai.ingest.scan import find_files, look_at, plan_all
 from medssl_monai.ingest.verdicts import Outcome, Reason, Verdict, merge_verdicts
 from medssl_monai.ingest.writer import StoreWriter
@@ -97,12 +100,12 @@ def ingest(
     """Reads every image in files and folders into a slice store.
 
     Args:
-        sources: files, and folders with all that is in them; DICOM, NIfTI, NRRD and MetaImage are told by content and
-            name, whatever else is there ends in a verdict.
+        sources: files, and folders with all that is in them; DICOM, NIfTI, NRRD, MetaImage, PNG and JPEG are told by
+            content and name, archives are read as folders, whatever else is there ends in a verdict.
         out: the store; made, or added to.
         key: of the pseudonyms; None loads the user's own (see `pseudonyms.load_key`).
         modality: the one to take, such as CT; None takes every imaging modality. Volume files say nothing of theirs:
-            they are CT if their values are HU, or whatever else is named here.
+            they are CT if their values are HU, or whatever else is named here. Pictures are never CT.
         workers: processes; more than one needs the caller's main module to be importable, as spawned processes do.
         progress: whether to show bars on stderr.
         assume_hu: take CT without rescale tags, and volume files, for HU unseen.
@@ -136,9 +139,27 @@ def ingest(
 def _run(
     sources: Sequence[Path], writer: StoreWriter, key: bytes, rules: Rules, workers: int, progress: bool
 ) -> IngestSummary:
-    files = find_files(sources, writer.path)
+    drafts = writer.path / f".draft-{os.getpid()}-{secrets.token_hex(4)}"
+    with unpacked(find_files(sources, writer.path), drafts) as (files, refused):
+        return _run_files(sources, files, refused, writer, key, rules, workers, progress)
+
+
+def _run_files(
+    sources: Sequence[Path],
+    files: Sequence[SourceFile],
+    refused: Sequence[RefusedFile],
+    writer: StoreWriter,
+    key: bytes,
+    rules: Rules,
+    workers: int,
+    progress: bool,
+) -> IngestSummary:
     found = _map(partial(look_at, rules=rules), files, workers, "looking at files", progress, chunk=64)
     plans, verdicts = plan_all(found, key, rules)
+    verdicts += [
+        Verdict(Outcome.REJECTED, "file", source_id(key, one.path), reason=one.reason, detail=one.detail)
+        for one in refused
+    ]
     new, stored, partial_views, contradicting = _compare(plans, writer)
     verdicts += [*stored, *contradicting]
     work = partial(_process_one, writer=writer, key=key)
@@ -146,13 +167,13 @@ def _run(
     verdicts += [verdict for group in written for verdict in group]
     taken = [verdict for verdict in [*verdicts, *partial_views] if verdict.outcome is not Outcome.REJECTED]
     if not taken:
-        raise _nothing(sources, rules, len(files), verdicts)
+        raise _nothing(sources, rules, len(files) + len(refused), verdicts)
     writer.finish(verdicts)
     verdicts += partial_views
     added = sum(verdict.outcome is not Outcome.REJECTED for group in written for verdict in group)
     return IngestSummary(
         store=writer.path,
-        files=len(files),
+        files=len(files) + len(refused),
         series=len(taken),
         slices=sum(verdict.slices for verdict in taken),
         added=added,

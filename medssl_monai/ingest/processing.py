@@ -13,6 +13,7 @@ from medssl_monai.ingest.geometry import local_spacing, stack_affine
 from medssl_monai.ingest.grouping import DicomPlan
 from medssl_monai.ingest.nifti import read_volume
 from medssl_monai.ingest.notes import SeriesNote
+from medssl_monai.ingest.pictures import is_picture_file, read_picture
 from medssl_monai.ingest.pseudonyms import source_id
 from medssl_monai.ingest.verdicts import FLAGS, REPAIRING_FLAGS, Outcome, Reason, RejectedError, Verdict
 from medssl_monai.ingest.volumes import check_values, cut
@@ -23,7 +24,7 @@ __all__ = ["Plan", "VolumePlan", "process"]
 
 @dataclass(frozen=True)
 class VolumePlan:
-    """A volume file as it will be written; the names are those of `DicomPlan`."""
+    """A volume file or a picture as it will be written; the names are those of `DicomPlan`."""
 
     series_id: str
     patient: str
@@ -44,7 +45,8 @@ def process(plan: Plan, writer: StoreWriter, key: bytes, replaces: bool = False)
     Broken input ends in a verdict. What the disk refuses is raised.
     """
     if isinstance(plan, VolumePlan):
-        return _process_volume(plan, writer, replaces)
+        work = _process_picture if is_picture_file(plan.path) else _process_volume
+        return work(plan, writer, replaces)
     return _process_dicom(plan, writer, key, replaces)
 
 
@@ -58,25 +60,31 @@ def _process_dicom(plan: DicomPlan, writer: StoreWriter, key: bytes, replaces: b
     except _BrokenImageError:
         pass
     # Rare, so that it may cost a second decoding: find all that are broken, and write the series without them.
-    broken: dict[int, Verdict] = {}
+    broken: dict[int, RejectedError] = {}
     for i, instance in enumerate(plan.instances):
         try:
             read_pixels(instance)
         except RejectedError as rejection:
-            broken[i] = Verdict(
-                Outcome.REJECTED,
-                "file",
-                source_id(key, instance.path),
-                modality=instance.modality,
-                reason=rejection.reason,
-                detail=rejection.detail,
-            )
-    verdicts = tuple(broken.values())
-    if len(broken) < len(plan.instances):
-        return _write_dicom(plan.without(set(broken)), writer, verdicts, replaces)
-    spare = plan.files - len(broken)  # copies of images that turned out broken
-    first = replace(verdicts[0], files=1 + spare)
-    return (first, *verdicts[1:])
+            broken[i] = rejection
+    rest = plan.without(set(broken))
+    lost = plan.owned - rest.owned
+    verdicts = {
+        plan.instances[i].path: Verdict(
+            Outcome.REJECTED,
+            "file",
+            source_id(key, plan.instances[i].path),
+            files=int(plan.instances[i].path in lost),
+            modality=plan.instances[i].modality,
+            reason=rejection.reason,
+            detail=rejection.detail,
+        )
+        for i, rejection in broken.items()
+    }
+    if rest.instances:
+        return _write_dicom(rest, writer, tuple(verdicts.values()), replaces)
+    first, *others = verdicts.values()
+    # What is left are copies of images that turned out broken.
+    return (replace(first, files=first.files + rest.files), *others)
 
 
 def _write_dicom(
@@ -192,6 +200,27 @@ def _process_volume(plan: VolumePlan, writer: StoreWriter, replaces: bool) -> tu
         return SeriesNote(plan.instance_ids, (_taken(header, plan.files, repairs, slice_flags),), writer.key_check)
 
     return writer.write(header, slices.slices(plan.modality), note, replace=replaces).verdicts
+
+
+def _process_picture(plan: VolumePlan, writer: StoreWriter, replaces: bool) -> tuple[Verdict, ...]:
+    try:
+        pixels, slice_flags = read_picture(plan.path)
+    except RejectedError as rejection:
+        return (_refused(plan, rejection.reason, rejection.detail),)
+    header = SeriesHeader(
+        series_id=plan.series_id,
+        patient=plan.patient,
+        source_id=plan.source_id,
+        modality=plan.modality,
+        plane="unknown",
+        shape=(1, pixels.shape[0], pixels.shape[1]),
+        flags=frozenset({"no_geometry", "patient_unknown"}),
+    )
+
+    def note(flags: frozenset[str]) -> SeriesNote:
+        return SeriesNote(plan.instance_ids, (_taken(header, plan.files, (), flags),), writer.key_check)
+
+    return writer.write(header, [SliceRecord(pixels, flags=slice_flags)], note, replace=replaces).verdicts
 
 
 def _refused(plan: VolumePlan, reason: Reason, detail: str) -> Verdict:

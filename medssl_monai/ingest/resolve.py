@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medssl_monai.errors import LabelError, StoreError
-from medssl_monai.ingest.dicom import read_instance, sniff_dicom
+from medssl_monai.ingest.dicom import read_frames, sniff_dicom
 from medssl_monai.ingest.digests import file_digest
 from medssl_monai.ingest.grouping import series_uid
 from medssl_monai.ingest.nifti import is_volume_file
@@ -33,7 +33,8 @@ def resolve(store: SliceStore, source: str | Path, key: bytes | None = None) -> 
             "give that key (`--key FILE` or MEDSSL_KEY), or name a series id"
         )
     path = Path(source)
-    if path.exists():
+    # Members of archives have paths that exist only in the store.
+    if path.exists() or source_id(key, path) in store.series_by_source:
         candidates = _by_path(store, path, key, known)
     elif re.fullmatch(r"[0-9.]+", str(source)):
         candidates = _by_uid(str(source), key, known)
@@ -70,11 +71,11 @@ def _by_file(store: SliceStore, file: Path, key: bytes, known: set[str]) -> set[
         if not sniff_dicom(opened.read(132)):
             return set()
     try:
-        instance = read_instance(file)
+        instances = read_frames(file)
     except RejectedError:
         return set()
-    candidates = _by_uid(series_uid(instance), key, known)
+    candidates = _by_uid(series_uid(instances[0]), key, known)
     if len(candidates) < 2:
         return candidates
-    image = pseudonym(key, "instance", instance.sop_uid or str(file.resolve()))
-    return {series_id for series_id in candidates if image in store.note(series_id).instances}
+    images = {pseudonym(key, "instance", instance.identity) for instance in instances}
+    return {series_id for series_id in candidates if images & set(store.note(series_id).instances)}

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medssl_monai.ingest.admission import Rules, refusal
-from medssl_monai.ingest.dicom import Instance, read_instance, sniff_dicom
+from medssl_monai.ingest.archives import SourceFile
+from medssl_monai.ingest.dicom import Instance, read_frames, sniff_dicom
 from medssl_monai.ingest.digests import file_digest
 from medssl_monai.ingest.grouping import common_folder, plan_series, series_uid
 from medssl_monai.ingest.nifti import VOLUME_SUFFIXES, is_volume_file
+from medssl_monai.ingest.pictures import PICTURE_MODALITY, PICTURE_SUFFIXES, is_picture_file
 from medssl_monai.ingest.processing import Plan, VolumePlan
 from medssl_monai.ingest.pseudonyms import pseudonym, source_id
 from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
@@ -22,10 +24,15 @@ __all__ = ["Found", "find_files", "look_at", "plan_all", "volume_series_id"]
 
 @dataclass(frozen=True)
 class Found:
-    """What one file is: an image of DICOM, a volume file (its digest), or neither, with a reason and a sentence."""
+    """What one file is: images of DICOM, each with why it is not taken; a volume file or picture; or neither.
 
-    path: Path
-    instance: Instance | None = None
+    Attributes:
+        digest: of a volume file or picture.
+        refused: why the file as a whole is not taken.
+    """
+
+    file: SourceFile
+    instances: tuple[tuple[Instance, tuple[Reason, str] | None], ...] = ()
     digest: str = ""
     refused: tuple[Reason, str] | None = None
 
@@ -40,34 +47,39 @@ def find_files(sources: Iterable[Path], store: Path | None = None) -> list[Path]
     return [found[path] for path in sorted(found)]
 
 
-def look_at(path: Path, rules: Rules) -> Found:
+def look_at(file: SourceFile, rules: Rules) -> Found:
     """Says what a file is; never raises for what is in it."""
     try:
-        if is_volume_file(path):
-            return Found(path, digest=file_digest(path))
-        with path.open("rb") as file:
-            head = file.read(132)
+        if is_volume_file(file.path):
+            return Found(file, digest=file_digest(file.content))
+        if is_picture_file(file.path):
+            if rules.modality == "CT":
+                what = "is a picture, whose grey values are not Hounsfield units; ingest it without `modality` CT"
+                return Found(file, refused=(Reason.NOT_HOUNSFIELD, what))
+            return Found(file, digest=file_digest(file.content))
+        with file.content.open("rb") as opened:
+            head = opened.read(132)
         if not sniff_dicom(head):
-            known = ", ".join(VOLUME_SUFFIXES)
-            what = "is empty" if not head else f"is neither DICOM nor a volume file ({known})"
-            return Found(path, refused=(Reason.NOT_AN_IMAGE_FILE, what))
-        instance = read_instance(path)
+            known = ", ".join((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES))
+            what = "is empty" if not head else f"is neither DICOM nor a volume file or picture ({known})"
+            return Found(file, refused=(Reason.NOT_AN_IMAGE_FILE, what))
+        frames = read_frames(file.path, file.content)
     except RejectedError as rejection:
-        return Found(path, refused=(rejection.reason, rejection.detail))
+        return Found(file, refused=(rejection.reason, rejection.detail))
     except OSError as error:
-        return Found(path, refused=(Reason.UNREADABLE, f"cannot be opened ({type(error).__name__})"))
-    return Found(path, instance, refused=refusal(instance, rules))
+        return Found(file, refused=(Reason.UNREADABLE, f"cannot be opened ({type(error).__name__})"))
+    return Found(file, tuple((frame, refusal(frame, rules)) for frame in frames))
 
 
 def plan_all(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list[Plan], list[Verdict]]:
     """The series to be stored, and a verdict for every file that is in none of them."""
     verdicts = [
-        Verdict(Outcome.REJECTED, "file", source_id(key, one.path), reason=one.refused[0], detail=one.refused[1])
+        Verdict(Outcome.REJECTED, "file", source_id(key, one.file.path), reason=one.refused[0], detail=one.refused[1])
         for one in found
-        if one.instance is None and one.refused is not None
+        if one.refused is not None
     ]
-    verdicts += _refused_series(found, key)
-    taken = [one.instance for one in found if one.instance is not None and one.refused is None]
+    taken = [instance for one in found for instance, refused in one.instances if refused is None]
+    verdicts += _refused_series(found, {instance.path for instance in taken}, key)
     dicom_plans, ambiguous = plan_series(taken, key)
     volume_plans, copies = _plan_volumes([one for one in found if one.digest], key, rules)
     return [*dicom_plans, *volume_plans], [*verdicts, *ambiguous, *copies]
@@ -91,33 +103,44 @@ def _walk(folder: Path, own: Path | None) -> Iterable[Path]:
         yield from (path for path in (Path(root) / name for name in sorted(names)) if path.is_file())
 
 
-def _refused_series(found: Sequence[Found], key: bytes) -> list[Verdict]:
-    """One verdict for all images of a series that were refused for the same reason."""
+def _refused_series(found: Sequence[Found], counted: set[Path], key: bytes) -> list[Verdict]:
+    """One verdict for all images of a series that were refused for the same reason.
+
+    Args:
+        found: everything.
+        counted: files that other verdicts account for, because some of their frames were taken.
+        key: of the pseudonyms.
+    """
     groups: dict[tuple[str, Reason, str], list[Instance]] = defaultdict(list)
     for one in found:
-        if one.instance is not None and one.refused is not None:
-            groups[(series_uid(one.instance), *one.refused)].append(one.instance)
-    return [
-        Verdict(
-            Outcome.REJECTED,
-            "series",
-            source_id(key, common_folder(member.path for member in members)),
-            pseudonym(key, "series", uid),
-            files=len(members),
-            modality=members[0].modality,
-            reason=reason,
-            detail=detail,
+        for instance, refused in one.instances:
+            if refused is not None:
+                groups[(series_uid(instance), *refused)].append(instance)
+    verdicts = []
+    for (uid, reason, detail), members in groups.items():
+        files = {member.path for member in members} - counted
+        counted = counted | files
+        verdicts.append(
+            Verdict(
+                Outcome.REJECTED,
+                "series",
+                source_id(key, common_folder(member.path for member in members)),
+                pseudonym(key, "series", uid),
+                files=len(files),
+                modality=members[0].modality,
+                reason=reason,
+                detail=detail,
+            )
         )
-        for (uid, reason, detail), members in groups.items()
-    ]
+    return verdicts
 
 
 def _plan_volumes(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list[VolumePlan], list[Verdict]]:
-    """One series for each distinct content; further files with the same content are copies."""
+    """One series for each distinct volume file or picture; further files with the same bytes are copies."""
     plans: dict[str, VolumePlan] = {}
     copies = []
     for one in found:
-        source, series_id = source_id(key, one.path), volume_series_id(key, one.digest)
+        source, series_id = source_id(key, one.file.path), volume_series_id(key, one.digest)
         if series_id in plans:
             detail = "has the same bytes as another file of this run"
             copies.append(Verdict(Outcome.REJECTED, "file", source, reason=Reason.DUPLICATE, detail=detail))
@@ -127,8 +150,8 @@ def _plan_volumes(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[lis
             # Nothing in a volume file says whose it is: the file stands for the patient.
             patient=pseudonym(key, "patient", f"file {one.digest}"),
             source_id=source,
-            path=one.path,
-            modality=rules.modality or "CT",
+            path=one.file.content,
+            modality=rules.modality or (PICTURE_MODALITY if is_picture_file(one.file.content) else "CT"),
             assume_hu=rules.assume_hu,
             instance_ids=(pseudonym(key, "instance", one.digest),),
         )

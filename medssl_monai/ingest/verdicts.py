@@ -41,6 +41,9 @@ class Reason(str, Enum):
 
     NOT_AN_IMAGE_FILE = "NOT_AN_IMAGE_FILE"
     UNREADABLE = "UNREADABLE"
+    HOSTILE_MEMBER = "HOSTILE_MEMBER"
+    ARCHIVE_LIMIT = "ARCHIVE_LIMIT"
+    NOT_RETRIEVED = "NOT_RETRIEVED"
     DICOMDIR = "DICOMDIR"
     NOT_AN_IMAGE = "NOT_AN_IMAGE"
     OTHER_MODALITY = "OTHER_MODALITY"
@@ -70,6 +73,8 @@ FLAGS: dict[str, str] = {
     "burned_in": "the tags say that text is burned into the pixels",
     "clipped": "values beyond int16 were clipped",
     "gantry_tilt": "slices are sheared against their normal; the affine carries the shear",
+    "incomplete": "fewer images than the tags say the acquisition has: slices are missing, perhaps at an end",
+    "inverted": "MONOCHROME1: turned over, so that what attenuates more is brighter",
     "gap": "inner slices are missing; the slices are fine, the volume is not",
     "lossy": "compressed with loss before ingestion",
     "no_geometry": "no position or orientation: the slices are as stored, in the order of their numbers",
@@ -79,6 +84,7 @@ FLAGS: dict[str, str] = {
     "patient_unknown": "patients cannot be told apart: the pseudonym stands for the series or the file",
     "qform_sform_differ": "NIfTI qform and sform disagree; the sform was used",
     "sheared": "the affine is not orthogonal",
+    "sign_corrected": "PixelRepresentation contradicts the JPEG 2000 codestream, which was believed",
     "spacing_from_imager": "spacing is that of the detector (ImagerPixelSpacing), not of the patient",
     "split": "one of several series that shared a SeriesInstanceUID",
     "undeclared_padding": "padding that no tag declares was found, and set to -1024",
@@ -86,7 +92,7 @@ FLAGS: dict[str, str] = {
 }
 """The words that may stand in the index's `flags` column, and what they say."""
 
-REPAIRING_FLAGS = frozenset({"clipped", "non_finite", "undeclared_padding"})
+REPAIRING_FLAGS = frozenset({"clipped", "inverted", "non_finite", "sign_corrected", "undeclared_padding"})
 """Flags that say that values were changed: a series with one of them counts as repaired."""
 
 

@@ -1,0 +1,246 @@
+"""Archives (zip, tar, tar.gz) read as folders: members are streamed to a private folder for the time of a run.
+
+A member stands at `ARCHIVE/member/name`, as if the archive were a folder. Members that point outside the archive
+(absolute names, `..`), links, devices and encrypted members are refused one by one; an archive beyond the limits is
+refused whole. Archives within archives are read alike, and count towards the limits of the outermost.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from medssl_monai.ingest.verdicts import Reason, RejectedError
+
+__all__ = ["ARCHIVE_SUFFIXES", "ArchiveLimits", "RefusedFile", "SourceFile", "is_archive", "unpacked"]
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+BLOCK_BYTES = 1 << 20
+
+
+class SourceFile(NamedTuple):
+    """A file to be read.
+
+    Attributes:
+        path: where it stands; for a member of an archive as if the archive were a folder.
+        content: the file that holds its bytes.
+    """
+
+    path: Path
+    content: Path
+
+
+class RefusedFile(NamedTuple):
+    """A file that is not read; with a reason and a sentence."""
+
+    path: Path
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """What one archive may hold, those within it included; beyond any of these it is refused whole.
+
+    Attributes:
+        members: entries.
+        unpacked_bytes: of all members.
+        ratio: unpacked bytes for each byte of the archive, once `ratio_from_bytes` are exceeded (CT compresses to a
+            third at best; a bomb has 1,000 and more).
+        depth: archives within one another, the outermost included.
+    """
+
+    members: int = 500_000
+    unpacked_bytes: int = 256 * 2**30
+    ratio: float = 200.0
+    ratio_from_bytes: int = 256 * 2**20
+    depth: int = 4
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is that of an archive."""
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+@contextmanager
+def unpacked(
+    files: Sequence[Path], folder: Path, limits: ArchiveLimits | None = None
+) -> Iterator[tuple[list[SourceFile], list[RefusedFile]]]:
+    """All files, members of archives instead of the archives; and what was refused of them.
+
+    Args:
+        files: as found.
+        folder: where members are kept meanwhile; made where there are archives, and removed at the end.
+        limits: see `ArchiveLimits`.
+    """
+    taken: list[SourceFile] = []
+    refused: list[RefusedFile] = []
+    try:
+        for number, path in enumerate(files):
+            if not is_archive(path):
+                taken.append(SourceFile(path, path))
+                continue
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            run = _Unpacking(limits or ArchiveLimits(), _size(path), folder / str(number))
+            try:
+                run.unpack(SourceFile(path, path), 1)
+            except RejectedError as rejection:
+                shutil.rmtree(run.folder, ignore_errors=True)
+                refused.append(RefusedFile(path, rejection.reason, rejection.detail))
+                continue
+            taken += sorted(run.taken)
+            refused += run.refused
+        yield taken, refused
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+class _Member(NamedTuple):
+    """One entry of an archive."""
+
+    name: str
+    refusal: str
+    is_folder: bool
+    stream: IO[bytes] | None
+
+
+@dataclass
+class _Unpacking:
+    """One outermost archive on its way to a folder."""
+
+    limits: ArchiveLimits
+    packed_bytes: int
+    folder: Path
+    members: int = 0
+    unpacked_bytes: int = 0
+    taken: list[SourceFile] = field(default_factory=list)
+    refused: list[RefusedFile] = field(default_factory=list)
+
+    def unpack(self, archive: SourceFile, depth: int) -> None:
+        """Unpacks an archive and those within it; a broken one keeps what could be read of it.
+
+        Raises:
+            RejectedError: the outermost archive is beyond the limits.
+        """
+        if depth > self.limits.depth:
+            raise _beyond(f"archives lie {depth} deep within one another, the limit is {self.limits.depth}")
+        home = self.folder / f"{len(self.taken) + len(self.refused)}-{depth}"
+        nested: list[SourceFile] = []
+        try:
+            for member in _members(archive.content):
+                self._count_member()
+                if member.is_folder:
+                    continue
+                self._take(member, archive, home, nested)
+        except RejectedError:
+            raise
+        except Exception as error:
+            what = f"is an archive that cannot be read to its end ({type(error).__name__}): truncated or damaged"
+            self._refuse(archive.path, Reason.UNREADABLE, what)
+        for inner in nested:
+            self.unpack(inner, depth + 1)
+            inner.content.unlink(missing_ok=True)
+
+    def _take(self, member: _Member, archive: SourceFile, home: Path, nested: list[SourceFile]) -> None:
+        why = member.refusal or _hostile(member.name)
+        if why or member.stream is None:
+            # A hostile name is not repeated: the place is told by its number.
+            place = archive.path / f"refused member {self.members}"
+            self._refuse(place, Reason.HOSTILE_MEMBER, why or "is no plain file")
+            return
+        name = PurePosixPath(member.name.replace("\\", "/"))
+        path, content = archive.path / name, home / name
+        try:
+            content.parent.mkdir(parents=True, exist_ok=True)
+            target = content.open("xb")
+        except FileExistsError:
+            self._refuse(path, Reason.DUPLICATE, "has the name of another member of its archive")
+            return
+        except OSError as error:
+            what = f"cannot be unpacked ({type(error).__name__}): its name is too long, or that of a folder"
+            self._refuse(path, Reason.UNREADABLE, what)
+            return
+        try:
+            with target:
+                self._copy(member.stream, target)
+        except RejectedError:
+            raise
+        except Exception as error:  # zipfile, tarfile, zlib and lzma each have errors of their own
+            content.unlink()
+            self._refuse(path, Reason.UNREADABLE, f"cannot be unpacked ({type(error).__name__}): truncated or damaged")
+            return
+        (nested if is_archive(content) else self.taken).append(SourceFile(path, content))
+
+    def _copy(self, stream: IO[bytes], target: IO[bytes]) -> None:
+        while block := stream.read(BLOCK_BYTES):
+            self.unpacked_bytes += len(block)
+            if self.unpacked_bytes > self.limits.unpacked_bytes:
+                raise _beyond(f"it unpacks to more than {self.limits.unpacked_bytes} bytes, which is the limit")
+            allowed = max(self.limits.ratio * self.packed_bytes, self.limits.ratio_from_bytes)
+            if self.unpacked_bytes > allowed:
+                raise _beyond(f"it unpacks to more than {self.limits.ratio:g} times its size, as bombs do")
+            target.write(block)
+
+    def _count_member(self) -> None:
+        self.members += 1
+        if self.members > self.limits.members:
+            raise _beyond(f"it has more than {self.limits.members} members, which is the limit")
+
+    def _refuse(self, path: Path, reason: Reason, detail: str) -> None:
+        self.refused.append(RefusedFile(path, reason, detail))
+
+
+def _beyond(why: str) -> RejectedError:
+    return RejectedError(Reason.ARCHIVE_LIMIT, f"is an archive beyond the limits: {why}; unpack it by hand")
+
+
+def _hostile(name: str) -> str:
+    """Why a name may not be followed; empty where it may."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if not parts or "\0" in name:
+        return "has no usable name"
+    if parts[0] == "/" or parts[0].endswith(":"):
+        return "has an absolute name"
+    return "has a name that leads out of the archive" if ".." in parts else ""
+
+
+def _members(path: Path) -> Iterator[_Member]:
+    """The members in the archive's order; each stream is good until the next is asked for."""
+    if path.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                yield from _zip_member(archive, entry)
+    else:
+        # "r|*" reads the file once from front to end, without looking back.
+        with tarfile.open(path, "r|*") as tar:
+            for item in tar:
+                refusal = "" if item.isfile() or item.isdir() else "is a link or a device, which is not followed"
+                stream = tar.extractfile(item) if item.isfile() else None
+                yield _Member(item.name, refusal, item.isdir(), stream)
+
+
+def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[_Member]:
+    kind = (entry.external_attr >> 16) & 0o170000
+    if entry.is_dir() or kind not in (0, 0o100000):
+        refusal = "" if entry.is_dir() else "is a link or a device, which is not followed"
+        yield _Member(entry.filename, refusal, entry.is_dir(), None)
+        return
+    if entry.flag_bits & 1:
+        yield _Member(entry.filename, "is encrypted; unpack it by hand", False, None)
+        return
+    with archive.open(entry) as stream:
+        yield _Member(entry.filename, "", False, stream)

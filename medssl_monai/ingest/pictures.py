@@ -1,0 +1,56 @@
+"""PNG and JPEG pictures: one slice each, in the values they are stored in. They are never Hounsfield units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_monai.ingest.hounsfield import HounsfieldSlice, clip_to_int16
+from medssl_monai.ingest.verdicts import Reason, RejectedError
+
+__all__ = ["PICTURE_MODALITY", "PICTURE_SUFFIXES", "is_picture_file", "read_picture"]
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+PICTURE_MODALITY = "OT"
+"""DICOM's word for "other" (PS3.3 C.7.3.1.1.1), where the caller does not name a modality."""
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether the name is that of a picture."""
+    return path.name.lower().endswith(PICTURE_SUFFIXES)
+
+
+def read_picture(path: Path) -> HounsfieldSlice:
+    """The grey values of a picture, 8 or 16 bits; colours that are all grey count as grey.
+
+    Raises:
+        RejectedError: it cannot be decoded, or shows colour.
+    """
+    import cv2
+
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    try:
+        # As stored: neither turned by the orientation that a camera noted, nor converted to colour.
+        image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise RejectedError(Reason.UNDECODABLE, "is not readable as a picture: truncated or damaged") from error
+    if image is None or image.size == 0:
+        raise RejectedError(Reason.UNDECODABLE, "is not readable as a picture: truncated or damaged")
+    pixels, clipped = clip_to_int16(_grey(np.asarray(image)))
+    lossy = not path.name.lower().endswith(".png")
+    return HounsfieldSlice(pixels, frozenset(["clipped"] * clipped + ["lossy"] * lossy))
+
+
+def _grey(image: NDArray[Any]) -> NDArray[Any]:
+    """(H, W) from (H, W) or (H, W, channels)."""
+    if image.ndim == 2:
+        return image
+    colours, alpha = image[..., :3], image[..., 3:]
+    highest = np.iinfo(image.dtype).max
+    if (colours != colours[..., :1]).any() or (alpha != highest).any():
+        raise RejectedError(Reason.COLOUR, "is a colour or transparent picture; only grey values are measurements")
+    return np.ascontiguousarray(colours[..., 0])
