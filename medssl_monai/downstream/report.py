@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["comparison_table", "metrics_table", "studies_table"]
+__all__ = ["comparison_table", "metrics_table", "studies_table", "study_table"]
 
 
 COLUMNS = {
@@ -68,3 +68,28 @@ def comparison_table(title: str, columns: Sequence[str], rows: Mapping[str, Mapp
         figures = [values[c] for c in columns]
         table.add_row(method, *(f"{v:.3f}" for v in figures), f"{sum(figures) / len(figures):.3f}")
     return table
+
+
+def study_table(points: Sequence[Any], note: str) -> Table:
+    """A study's metric: one row an encoder and head, one column a share of the labels.
+
+    Args:
+        points: `medssl_monai.downstream.study_results.Point`.
+        note: on the intervals.
+    """
+    table = Table(title="Mean over seeds, by share of labels", caption=note)
+    table.add_column("encoder")
+    table.add_column("head")
+    fractions = sorted({p.fraction for p in points})
+    for fraction in fractions:
+        table.add_column(f"{fraction:.0%}", justify="right")
+    for head, encoder in dict.fromkeys((p.head, p.encoder) for p in points):
+        row = {p.fraction: p for p in points if (p.head, p.encoder) == (head, encoder)}
+        table.add_row(encoder, head, *(_with_interval(row[f]) for f in fractions))
+    return table
+
+
+def _with_interval(point: Any) -> str:
+    if point.mean is None:
+        return "–"
+    return f"{point.mean:.3f}" + ("" if point.low is None else f" ({point.low:.2f}–{point.high:.2f})")

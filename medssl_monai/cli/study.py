@@ -1,0 +1,49 @@
+"""``medssl study``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medssl_monai.cli.options import Json, print_json
+
+
+def run(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a name in configs/: study_demo.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the study; a stopped one carries on.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Label table, in place of the file's data.")] = None,
+    store: Annotated[Path | None, typer.Option("--store", help="Store that holds the table's sources.")] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option("--encoder", metavar="NAME=FILE", help="One more encoder. May be repeated.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Trainings side by side.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare encoders by how few labels they need: the paper's figure, with intervals and tests."""
+    from medssl_monai.downstream.study import run_study
+    from medssl_monai.downstream.study_plan import read_plan
+
+    given = None if data is None else {"labels": str(data), "store": None if store is None else str(store)}
+    plan = read_plan(config, data=given, encoders=_encoders(encoder), workers=workers)
+    results = run_study(plan, out)
+    if json:
+        print_json(results.record)
+    else:
+        from rich.console import Console
+
+        from medssl_monai.downstream.report import study_table
+
+        Console().print(study_table(results.points, results.interval_note))
+        typer.echo(f"{out}: report.html, results.csv, comparisons.csv, figures/study.png")
+
+
+def _encoders(pairs: list[str] | None) -> dict[str, Any]:
+    from medssl_monai.errors import ConfigError
+
+    found = {}
+    for pair in pairs or []:
+        name, separator, file = pair.partition("=")
+        if not separator or not name or not file:
+            raise ConfigError(f"--encoder: {pair!r} is not NAME=FILE; write for instance SparK=encoder.safetensors")
+        found[name] = file
+    return found

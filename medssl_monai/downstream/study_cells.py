@@ -1,0 +1,166 @@
+"""One cell of a study: train on a share of the labels, judge on the test patients, write the predictions down."""
+
+import contextlib
+import json
+import logging
+import shutil
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.utils import set_determinism
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer
+from torch.utils.data import DataLoader, Dataset
+
+from medssl_monai.atomic import write_json, write_text
+from medssl_monai.downstream.baselines import Floats, linear_probe
+from medssl_monai.downstream.classify import evaluate_run
+from medssl_monai.downstream.predictions import Predictions
+from medssl_monai.downstream.study_inputs import StudyInputs, weights_fingerprint
+from medssl_monai.downstream.study_plan import Cell, StudyPlan, digest
+from medssl_monai.engines.bundle_run import run_bundle
+from medssl_monai.networks.resnet import resnet_encoder
+
+__all__ = ["cell_done", "run_cell"]
+
+NEIGHBOURS = 5
+
+
+def cell_done(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path) -> bool:
+    """Whether the cell's folder holds the results of exactly this cell."""
+    path = out / "cells" / cell.folder / "cell.json"
+    if not path.is_file():
+        return False
+    return bool(json.loads(path.read_text(encoding="utf-8"))["signature"] == _signature(plan, inputs, cell))
+
+
+def run_cell(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path, threads: int | None = None) -> None:
+    """Fill ``OUT/cells/<cell>``: ``evaluation/``, ``cell.json`` (last) and ``log.txt``.
+
+    A fine-tuning that was stopped carries on; one of other settings starts anew.
+
+    Args:
+        plan: of the study.
+        inputs: from `prepare`.
+        cell: which.
+        out: the study's folder.
+        threads: of torch in this process; None leaves them.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder, signature = out / "cells" / cell.folder, _signature(plan, inputs, cell)
+    mark = folder / "signature.txt"
+    if folder.exists() and (not mark.is_file() or mark.read_text(encoding="utf-8") != signature):
+        shutil.rmtree(folder)
+    write_text(mark, signature)
+    started = time.monotonic()
+    with (folder / "log.txt").open("a", encoding="utf-8") as log, _into(log):
+        learned = (_finetune if cell.head == "finetune" else _frozen)(plan, inputs, cell, folder)
+    seconds = round(time.monotonic() - started, 1)
+    write_json(folder / "cell.json", {"signature": signature, **vars(cell), **learned, "seconds": seconds})
+
+
+def _signature(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> str:
+    """What decides a cell's result."""
+    overlays = [path.read_text(encoding="utf-8") for path in inputs.overlays]
+    weights = weights_fingerprint(inputs.encoders[cell.encoder])
+    return digest([vars(cell), dict(plan.settings), overlays, inputs.unit, inputs.fingerprint, weights])
+
+
+def _overrides(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> dict[str, Any]:
+    return {
+        **inputs.overrides,
+        **plan.settings,
+        "overlays": [str(p) for p in inputs.overlays],
+        "encoder_weights": inputs.encoders[cell.encoder],
+        "label_fraction": cell.fraction,
+        "subset_unit": inputs.unit,
+        "subset_seed": cell.seed,
+        "seed": cell.seed,
+    }
+
+
+def _finetune(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> dict[str, Any]:
+    """Through the bundle, as a user fine-tunes."""
+    run = folder / "run"
+    workflow = run_bundle(inputs.files, {**_overrides(plan, inputs, cell), "output_dir": str(run)})
+    trainer = workflow.parser.get_parsed_content("train::trainer")
+    data = workflow.parser.get_parsed_content("data")
+    place = inputs.overrides
+    evaluate_run(
+        run,
+        Path(place["dataset_dir"]),
+        folder / "evaluation",
+        store=Path(place["store_dir"]) if "store_dir" in place else None,
+    )
+    for heavy in ("checkpoints", "models"):
+        shutil.rmtree(run / heavy, ignore_errors=True)
+    return {"steps": int(trainer.state.iteration), **_learned_from(data)}
+
+
+def _frozen(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> dict[str, Any]:
+    """A classifier on features of the frozen encoder, of views that nothing is drawn for."""
+    parser = ConfigParser(ConfigParser.load_config_files([str(f) for f in inputs.files]))
+    parser.update(_overrides(plan, inputs, cell))
+    data, view = (parser.get_parsed_content(name) for name in ("data", "validate::preprocessing"))
+    set_determinism(seed=cell.seed)  # of an encoder from scratch
+    encoder = resnet_encoder(parser["arch"], encoder_weights=inputs.encoders[cell.encoder])
+    encoder.to(parser.get_parsed_content("device"))
+    train, labels, _ = _features(encoder, data.dataset("train", view))
+    test, _, items = _features(encoder, data.dataset("test", view))
+    judge = linear_probe if cell.head == "linear" else _nearest
+    predictions = Predictions(inputs.classes)
+    for probabilities, item in zip(judge(train, labels, test, len(inputs.classes)), items, strict=True):
+        predictions.add(probabilities, *item)
+    predictions.write(folder / "evaluation")
+    return {"steps": 0, **_learned_from(data)}
+
+
+def _learned_from(data: Any) -> dict[str, Any]:
+    """How many slices and patients a cell saw; patients None where unknown."""
+    rows = data.rows("train") if hasattr(data, "rows") else None
+    patients = [r["patient"] for r in rows] if rows else [data.patients[i] for i in data.splits["train"]]
+    return {"train_slices": len(patients), "train_patients": len(set(patients)) if all(patients) else None}
+
+
+@torch.no_grad()
+def _features(
+    encoder: torch.nn.Module, dataset: Dataset[dict[str, Any]]
+) -> tuple[Floats, list[int], list[tuple[str, int, str, int]]]:
+    """Features (N, D), labels, and of each slice (series, slice, patient, label)."""
+    encoder.eval()
+    device = next(encoder.parameters()).device
+    parts, items = [], []
+    for batch in DataLoader(dataset, batch_size=32):
+        parts.append(encoder(batch["image"].to(device)).float().cpu().numpy())
+        columns = (batch["series_id"], batch["slice"].tolist(), batch["patient"], batch["label"].tolist())
+        items += list(zip(*columns, strict=True))
+    return np.concatenate(parts), [item[3] for item in items], items
+
+
+def _nearest(train: Floats, labels: list[int], test: Floats, classes: int) -> Floats:
+    """Votes (N, C) of the nearest neighbours by cosine, weighted by nearness."""
+    voters = KNeighborsClassifier(min(NEIGHBOURS, len(labels)), weights="distance")
+    model = make_pipeline(Normalizer(), voters).fit(train, labels)
+    votes = np.zeros((len(test), classes))
+    votes[:, list(model.classes_)] = model.predict_proba(test)
+    return votes
+
+
+@contextlib.contextmanager
+def _into(log: Any) -> Any:
+    """Send what libraries print to the cell's log: bars of several processes on one terminal are no use."""
+    handler = logging.StreamHandler(log)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
+            yield
+    finally:
+        root.removeHandler(handler)

@@ -1,0 +1,158 @@
+"""What a study's cells read: labels and store, made once; encoders, pre-trained once; all on training patients only."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.downstream.image_tasks import image_task
+from medssl_monai.downstream.labelled_data import LabelledData
+from medssl_monai.downstream.study_plan import StudyPlan, digest
+from medssl_monai.downstream.subsets import Unit, choose_unit
+from medssl_monai.engines.bundle_run import run_bundle
+from medssl_monai.errors import ConfigError
+from medssl_monai.ingest import ingest
+from medssl_monai.ingest.pseudonyms import KEY_VARIABLE
+from medssl_monai.phantom import write_phantom
+from medssl_monai.resources import bundle_dir, config_file
+
+__all__ = ["StudyInputs", "prepare", "public_key", "weights_fingerprint"]
+
+# The phantom is nobody: with one key for everyone its slices have the same order, and the figures are the same.
+PUBLIC_KEY = "medssl-monai phantom: public images only"
+
+
+@dataclass(frozen=True)
+class StudyInputs:
+    """What every cell needs.
+
+    Attributes:
+        overrides: keys of ``ct_classification`` that say where the data are.
+        overlays: files given after its ``train.yaml``.
+        unit: what the subsets are drawn of.
+        classes: names.
+        train_patients: number of patients to learn from; None where unknown.
+        fingerprint: of labels and images.
+        encoders: name -> file or run with the weights, None for scratch.
+    """
+
+    overrides: dict[str, Any]
+    overlays: list[Path]
+    unit: Unit
+    classes: list[str]
+    train_patients: int | None
+    fingerprint: str
+    encoders: dict[str, str | None]
+
+    @property
+    def files(self) -> list[Path]:
+        """Configuration files of a cell."""
+        return [bundle_dir("ct_classification") / "configs" / "train.yaml", *self.overlays]
+
+
+@contextmanager
+def public_key(plan: StudyPlan) -> Iterator[None]:
+    """While it lasts, the phantom's pseudonyms are made with a public key; other data keep the user's own."""
+    before = os.environ.get(KEY_VARIABLE)
+    if plan.data.get("phantom"):
+        os.environ[KEY_VARIABLE] = PUBLIC_KEY
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(KEY_VARIABLE, None)
+        else:
+            os.environ[KEY_VARIABLE] = before
+
+
+def prepare(plan: StudyPlan, out: Path) -> StudyInputs:
+    """Make or find data and encoders; what an earlier run of the study left is used again.
+
+    Raises:
+        ConfigError: pictures cannot be pre-trained on, or a setting does not exist.
+        LabelError: the labels do not fit, or have no training or test part.
+    """
+    overlays = [config_file(name) for name in plan.overlays]
+    if plan.data.get("images"):
+        return _pictures(plan, overlays)
+    labels, store = plan.data.get("labels"), plan.data.get("store")
+    if plan.data.get("phantom"):
+        labels = write_phantom(out / "data" / "phantom", **plan.data["phantom"])
+        store = out / "data" / "store"
+        ingest([labels.parent], store, modality="CT", progress=False)
+    assert labels is not None  # read_plan saw to it
+    data = LabelledData(labels, store, cache_dir=out / "data" / "stores")
+    train = data.rows("train")
+    patients = [row["patient"] for row in train]
+    table = digest([(row["series_id"], row["slice"], row["label"]) for row in [*train, *data.rows("test")]])
+    series = sorted({row["series_id"] for row in train})
+    return StudyInputs(
+        overrides={"dataset_dir": str(labels), "store_dir": str(data.store.path), "classes": data.classes},
+        overlays=overlays,
+        unit=choose_unit(patients, min(plan.fractions)),
+        classes=data.classes,
+        train_patients=len(set(patients)),
+        fingerprint=digest([data.fingerprint, table]),
+        encoders={name: _encoder(plan, name, data.store.path, series, out) for name in plan.encoders},
+    )
+
+
+def _pictures(plan: StudyPlan, overlays: list[Path]) -> StudyInputs:
+    name = plan.data["images"]
+    wanted = [n for n, source in plan.encoders.items() if source.bundle]
+    if wanted:
+        raise ConfigError(f"the encoder {wanted[0]!r} cannot be pre-trained on pictures; give its weights")
+    data = image_task(name, plan.data["root"])
+    positions = data.splits["train"]
+    patients = [data.patients[i] for i in positions]
+    return StudyInputs(
+        overrides={"dataset_dir": str(plan.data["root"])},
+        overlays=[config_file(f"finetune_{name}"), *overlays],
+        unit=choose_unit(patients, min(plan.fractions)),
+        classes=data.classes,
+        train_patients=len(set(patients)) if all(patients) else None,
+        fingerprint=data.fingerprint,
+        encoders={n: source.weights for n, source in plan.encoders.items()},
+    )
+
+
+def _encoder(plan: StudyPlan, name: str, store: Path, series: list[str], out: Path) -> str | None:
+    """Path of an encoder's weights; a bundle is pre-trained on the training patients' series unless it is done."""
+    source = plan.encoders[name]
+    if source.bundle is None:
+        return source.weights
+    run = out / "encoders" / "".join(c if c.isalnum() else "_" for c in name.lower())
+    mark = run / "study.sha256"
+    content = digest([source.bundle, dict(source.settings), list(source.overlays), series])
+    if mark.is_file() and mark.read_text() == content:
+        return str(run)
+    overlays = [config_file(overlay) for overlay in source.overlays]
+    filters = [["modality", "==", "CT"], ["plane", "==", "axial"], ["series_id", "in", series]]
+    run_bundle(
+        [bundle_dir(source.bundle) / "configs" / "train.yaml", *overlays],
+        {
+            "dataset_dir": str(store),
+            "output_dir": str(run),
+            "filters": filters,
+            "overlays": [str(p) for p in overlays],
+            "arch": plan.settings.get("arch", "resnet50"),
+            **source.settings,
+        },
+    )
+    mark.write_text(content)
+    return str(run)
+
+
+def weights_fingerprint(path: str | None) -> str | None:
+    """SHA-256 of an encoder's weights; of the files of a run those in ``models``."""
+    if path is None:
+        return None
+    source = Path(path)
+    files = sorted((source / "models").glob("*")) if source.is_dir() else [source]
+    hashes = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()]
+    if not hashes:
+        raise ConfigError(f"encoder weights {source.name!r} do not exist; check the path")
+    return digest(hashes)

@@ -1,0 +1,191 @@
+"""What a study compares: encoders, heads, shares of the labels, seeds; read from a YAML file."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from medssl_monai.errors import ConfigError
+from medssl_monai.resources import resource_dir
+
+__all__ = ["HEADS", "METRICS", "Cell", "EncoderSource", "Head", "StudyPlan", "digest", "read_plan"]
+
+Head = Literal["finetune", "linear", "knn"]
+HEADS = {
+    "finetune": "fine-tuned",
+    "linear": "linear probe, encoder frozen",
+    "knn": "nearest neighbours, encoder frozen",
+}
+METRICS = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "auc": "AUC, one class against the rest",
+    "f1_macro": "F1, mean over classes",
+}
+KEYS = {
+    "data",
+    "settings",
+    "overlays",
+    "encoders",
+    "heads",
+    "fractions",
+    "seeds",
+    "metric",
+    "baseline",
+    "workers",
+    "title",
+}
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Where an encoder comes from: weights of a file or run, a bundle that the study pre-trains, or neither (scratch).
+
+    Attributes:
+        weights: what `classifier` takes, or None.
+        bundle: such as ``ct_ssl_spark``, or None.
+        settings: top-level keys of that bundle.
+        overlays: names or paths, given after the bundle's own file.
+    """
+
+    weights: str | None = None
+    bundle: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    overlays: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its evaluation."""
+
+    encoder: str
+    head: Head
+    fraction: float
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in ``OUT/cells``."""
+        return f"{_slug(self.encoder)}-{self.head}-{self.fraction:g}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A checked study configuration.
+
+    Attributes:
+        title: over the report.
+        data: ``phantom: {…}`` of `write_phantom`; or ``labels`` (a label table) with ``store`` or not; or ``images``, a
+            name of `image_task`, with ``root``.
+        settings: top-level keys of ``ct_classification``, the same for all cells: the budget.
+        overlays: names or paths, given after its ``train.yaml``.
+        encoders: by name.
+        heads: how the encoders are judged.
+        fractions: shares of the training labels, ascending.
+        seeds: each with its own draw of the subset, start of the head, and order of the slices.
+        metric: the figure that is drawn and compared in the table.
+        baseline: name of the encoder that the others are tested against.
+        workers: processes that train side by side.
+    """
+
+    title: str
+    data: Mapping[str, Any]
+    encoders: Mapping[str, EncoderSource]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    overlays: Sequence[str] = ()
+    heads: Sequence[Head] = ("finetune",)
+    fractions: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
+    seeds: Sequence[int] = (0, 1, 2)
+    metric: str = "balanced_accuracy"
+    baseline: str = ""
+    workers: int = 1
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All trainings, the seeds innermost."""
+        return [
+            Cell(encoder, head, fraction, seed)
+            for head in self.heads
+            for encoder in self.encoders
+            for fraction in self.fractions
+            for seed in self.seeds
+        ]
+
+
+def read_plan(path: str | Path, **changes: Any) -> StudyPlan:
+    """Read a study: a YAML file, or the name of one in ``configs/`` such as ``study_demo``.
+
+    Args:
+        path: file or name.
+        changes: attributes of the plan that replace the file's; None leaves the file's. ``encoders`` maps names to
+            weights and joins those of the file.
+
+    Raises:
+        ConfigError: the file is missing, or a key or value is not one of a study.
+    """
+    file = Path(path)
+    if file.suffix not in {".yaml", ".yml"}:
+        file = resource_dir("configs") / f"{path}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(p.stem for p in resource_dir("configs").glob("study_*.yaml")))
+        raise ConfigError(f"study {str(path)!r} is neither a YAML file nor one of {known}; check the path")
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or set(content) - KEYS:
+        wrong = sorted(set(content) - KEYS) if isinstance(content, dict) else "no mapping"
+        raise ConfigError(f"{file.name}: {wrong} not known in a study; the keys are {', '.join(sorted(KEYS))}")
+    encoders = {
+        str(name): _encoder(file, name, source) for name, source in (content.pop("encoders", None) or {}).items()
+    }
+    encoders |= {
+        name: EncoderSource(weights=str(weights)) for name, weights in (changes.pop("encoders", None) or {}).items()
+    }
+    values = {"title": file.stem, **content, **{k: v for k, v in changes.items() if v is not None}}
+    values["fractions"] = sorted(float(f) for f in values.get("fractions", StudyPlan.fractions))
+    values["baseline"] = values.get("baseline") or next(iter(encoders), "")
+    plan = StudyPlan(**{"data": {}, **values}, encoders=encoders)
+    _check(file, plan)
+    return plan
+
+
+def _encoder(file: Path, name: str, source: Any) -> EncoderSource:
+    if source is None or isinstance(source, str):
+        return EncoderSource(weights=source)
+    known = {"pretrain", "settings", "overlays"}
+    if not isinstance(source, dict) or "pretrain" not in source or set(source) - known:
+        raise ConfigError(
+            f"{file.name}: the encoder {name!r} must be null (scratch), a path of weights, or a mapping with "
+            f"'pretrain' (a bundle), 'settings' and 'overlays', found {source!r}; correct it"
+        )
+    return EncoderSource(None, source["pretrain"], source.get("settings") or {}, tuple(source.get("overlays") or ()))
+
+
+def _check(file: Path, plan: StudyPlan) -> None:
+    kinds = [kind for kind in ("phantom", "labels", "images") if plan.data.get(kind)]
+    rules = {
+        "data: give one of phantom, labels (--data) or images": len(kinds) == 1,
+        "encoders: give one or more (--encoder NAME=FILE)": bool(plan.encoders),
+        f"heads: each one of {', '.join(HEADS)}": bool(plan.heads) and set(plan.heads) <= set(HEADS),
+        "fractions: each above 0 and at most 1": bool(plan.fractions) and all(0 < f <= 1 for f in plan.fractions),
+        "seeds: one or more different whole numbers": bool(plan.seeds) and len(set(plan.seeds)) == len(plan.seeds),
+        f"metric: one of {', '.join(METRICS)}": plan.metric in METRICS,
+        f"baseline: one of the encoders, found {plan.baseline!r}": plan.baseline in plan.encoders,
+        "workers: 1 or more": plan.workers >= 1,
+        "encoders: names that differ in letters and digits": len({_slug(e) for e in plan.encoders})
+        == len(plan.encoders),
+    }
+    for rule, kept in rules.items():
+        if not kept:
+            raise ConfigError(f"{file.name}: {rule}; correct the study's configuration")
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name.lower())
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of JSON-ready content: what a finished cell is recognised by."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,186 @@
+"""The study: its plan, a small one from end to end, what is run again and what is not, its report."""
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from medssl_monai.cli.study import _encoders
+from medssl_monai.downstream import study_cells
+from medssl_monai.downstream.report import study_table
+from medssl_monai.downstream.study import run_study
+from medssl_monai.downstream.study_plan import Cell, EncoderSource, StudyPlan, read_plan
+from medssl_monai.downstream.study_report import draw_study, statements
+from medssl_monai.downstream.study_results import Contrast, Point, StudyResults
+from medssl_monai.errors import ConfigError
+from medssl_monai.networks.resnet import resnet_encoder
+from medssl_monai.resources import resource_dir
+
+TINY = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0, "device": "cpu"}
+TINY |= {"max_epochs": 1, "epoch_length": 2, "frozen_epochs": 0, "augment": False}
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
+    weights = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
+    torch.manual_seed(5)
+    save_file({k: v.contiguous() for k, v in resnet_encoder("resnet18").state_dict().items()}, weights)
+    return StudyPlan(
+        title="Tiny & quick",
+        data={"phantom": {"patients": 20, "size": 32, "slices": 3, "seed": 0}},
+        encoders={"scratch": EncoderSource(), "given": EncoderSource(str(weights))},
+        settings=TINY,
+        heads=("finetune", "linear"),
+        fractions=(0.25, 1.0),
+        seeds=(0,),
+        baseline="scratch",
+    )
+
+
+@pytest.fixture(scope="module")
+def done(plan: StudyPlan, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyResults, Path]:
+    out = tmp_path_factory.mktemp("study")
+    return run_study(plan, out), out
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_all_cells_are_in_the_results(done: tuple[StudyResults, Path], plan: StudyPlan) -> None:
+    results, out = done
+    table = rows(out / "results.csv")
+    assert len(table) == len(plan.cells) == 8
+    assert {r["steps"] for r in table if r["head"] == "finetune"} == {"2"}, "equal budgets"
+    by_fraction = {r["fraction"]: (r["train_patients"], r["train_slices"]) for r in table}
+    assert by_fraction == {"0.25": ("3", "9"), "1": ("12", "36")}
+    assert {r["test_patients"] for r in table} == {"8"}
+    assert results.record["subset_unit"] == "patients"
+    assert len(rows(out / "comparisons.csv")) == 4
+    assert all(c.p is None and "fewer than 10" in c.note for c in results.contrasts)
+    for point in results.points:
+        mine = [r for r in table if (r["encoder"], r["head"], float(r["fraction"])) == point_key(point)]
+        assert point.mean == pytest.approx(np.mean([float(r["balanced_accuracy"]) for r in mine]), abs=1e-5)
+        assert point.low is None
+    assert study_table(results.points, results.interval_note).row_count == 4
+
+
+def point_key(point: Point) -> tuple[str, str, float]:
+    return (point.encoder, point.head, point.fraction)
+
+
+def test_report_stands_alone_and_tells_no_path(done: tuple[StudyResults, Path]) -> None:
+    _, out = done
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Tiny &amp; quick" in page
+    assert "fewer than 10: too few for an interval" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert str(out) not in page
+    assert str(out) not in (out / "study.json").read_text()
+    assert (out / "figures" / "study.png").stat().st_size > 10_000
+
+
+def test_only_what_is_missing_is_run(
+    done: tuple[StudyResults, Path], plan: StudyPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, out = done
+    ran: list[str] = []
+    whole = study_cells._frozen
+
+    def counted(*arguments: Any) -> Any:
+        ran.append(arguments[2].folder)
+        return whole(*arguments)
+
+    monkeypatch.setattr(study_cells, "_frozen", counted)
+    monkeypatch.setattr(study_cells, "_finetune", lambda *_: pytest.fail("a finished cell was trained again"))
+    again = run_study(plan, out)
+    assert ran == []
+    assert again.points == results.points
+    (out / "cells" / "scratch-linear-1-seed0" / "cell.json").unlink()
+    assert run_study(plan, out).points == results.points, "the same seed gives the same figures"
+    assert ran == ["scratch-linear-1-seed0"]
+    more = replace(plan, heads=("linear", "knn"), encoders={"given": plan.encoders["given"]}, baseline="given")
+    found = run_study(more, out)
+    assert ran[1:] == ["given-knn-0.25-seed0", "given-knn-1-seed0"]
+    assert found.contrasts == []
+
+
+def contrived(heads: tuple[Any, ...] = ("finetune",), metric: str = "balanced_accuracy") -> StudyResults:
+    encoders = {name: EncoderSource() for name in ("scratch", "SwAV", "MoCo v2", "BYOL", "SparK")}
+    plan = StudyPlan("t", {}, encoders, heads=heads, baseline="scratch", metric=metric)
+    points = [
+        Point(e, h, f, 3, 0.5 + 0.1 * i * f, 0.4, 0.9, 0.45, 0.8, 100 * f, None)
+        for h in heads
+        for i, e in enumerate(encoders)
+        for f in plan.fractions
+    ]
+    record = {"subset_unit": "slices", "classes": ["a", "b"], "test_slices": 9, "test_patients": None, "steps": [0, 5]}
+    record |= {"encoders": dict.fromkeys(encoders, "x")}
+    return StudyResults(
+        plan, ["a", "b"], points, [Contrast("SwAV", "finetune", 0.1, 0.1, 0.0001, 0.001, None, "n")], record, "note"
+    )
+
+
+def test_slices_for_patients_are_labelled_so(tmp_path: Path) -> None:
+    results = contrived(("finetune", "linear", "knn"))
+    assert any("not a study of few labelled patients" in s for s in statements(results))
+    draw_study(results, tmp_path / "study.png")
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in resource_dir("configs").glob("study_*.yaml")))
+def test_shipped_studies_are_valid(name: str, tmp_path: Path) -> None:
+    plan = read_plan(name, data={"labels": "x.csv"}, encoders={"ImageNet": "i.pt"})
+    assert plan.baseline == "scratch"
+    assert plan.encoders["ImageNet"].weights == "i.pt"
+    assert len({cell.folder for cell in plan.cells}) == len(plan.cells)
+    if name == "study_fractions":
+        with pytest.raises(ConfigError, match="data: give one of"):
+            read_plan(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fractions": [0, 1]}, "fractions"),
+        ({"heads": ["svm"]}, "heads"),
+        ({"metric": "loss"}, "metric"),
+        ({"baseline": "imagenet"}, "baseline"),
+        ({"encoder": {}}, r"\['encoder'\] not known"),
+        ({"encoders": {"a b": None, "a-b": None}}, "differ in letters"),
+        ({"encoders": {"x": {"bundle": "ct_ssl_spark"}}}, "'pretrain'"),
+        ({"seeds": [1, 1]}, "seeds"),
+    ],
+)
+def test_mistakes_in_a_study_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    content = {"data": {"labels": "x.csv"}, "encoders": {"scratch": None}, **change}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=message):
+        read_plan(path)
+    with pytest.raises(ConfigError, match="neither a YAML file nor one of study_demo"):
+        read_plan("study_dmeo")
+    with pytest.raises(ConfigError, match="NAME=FILE"):
+        _encoders(["x"])
+
+
+def test_a_cell_of_other_settings_starts_anew(done: tuple[StudyResults, Path], plan: StudyPlan) -> None:
+    from medssl_monai.downstream.study_inputs import prepare, public_key
+
+    _, out = done
+    cell = Cell("scratch", "linear", 0.25, 0)
+    with public_key(plan):
+        inputs = prepare(plan, out)
+    assert study_cells.cell_done(plan, inputs, cell, out)
+    changed = replace(plan, settings={**TINY, "image_size": 48})
+    assert not study_cells.cell_done(changed, inputs, cell, out)
+    assert json.loads((out / "cells" / cell.folder / "cell.json").read_text())["train_slices"] == 9
