@@ -34,6 +34,18 @@ def phantom(slices: int = 6, height: int = 20, width: int = 16, seed: int = 0) -
     return volume.astype(np.int16)
 
 
+def anatomy(seed: int, slices: int = 12) -> NDArray[np.int16]:
+    """(slices, 64, 64) HU: a patient of smooth organs, unlike that of another seed."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.meshgrid(np.linspace(0, 1, slices), np.linspace(-1, 1, 64), np.linspace(-1, 1, 64), indexing="ij")
+    hu = np.where(x**2 + (y * 1.3) ** 2 < 0.9, 40.0, -1000.0)
+    for _ in range(25):
+        cz, cy, cx, size = rng.uniform(0, 1), *rng.uniform(-0.6, 0.6, 2), rng.uniform(0.1, 0.3)
+        inside = ((x - cx) ** 2 + (y - cy) ** 2) / size**2 + ((z - cz) / 1.5) ** 2 < 1
+        hu[inside] = rng.choice([-850, -100, 150, 400, 900])
+    return hu.astype(np.int16)
+
+
 def dataset(
     pixels: NDArray[Any],
     *,

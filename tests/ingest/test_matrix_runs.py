@@ -16,7 +16,7 @@ import pytest
 from medssl_monai.ingest import IngestSummary
 from medssl_monai.ingest.archives import ArchiveLimits, unpacked
 from medssl_monai.ingest.audit import audit
-from tests.ingest.dicom_fixtures import KEY, dataset, phantom, tree_bytes, uid, write, write_series
+from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, phantom, tree_bytes, uid, write, write_series
 from tests.ingest.matrix import Bench, Case, cases, flags, judged, row, stored, volume
 
 
@@ -223,10 +223,10 @@ def unknown_patients(bench: Bench) -> IngestSummary:
 def one_patient_twice(bench: Bench) -> IngestSummary:
     """The same slices under another PatientID and other UIDs, a little noisier: found by what they look like."""
     rng = np.random.default_rng(5)
-    mine = _anatomy(0)
+    mine = anatomy(0)
     write_series(bench.source / "a", mine, series="a", PatientID="A")
     write_series(bench.source / "b", mine + rng.integers(-8, 8, mine.shape).astype(np.int16), series="b", PatientID="B")
-    write_series(bench.source / "c", _anatomy(1), series="c", PatientID="C")
+    write_series(bench.source / "c", anatomy(1), series="c", PatientID="C")
     store, summary = bench.run()
     ids = {name: store.resolve(uid(name), KEY) for name in "abc"}
     table = bench.folder / "labels.csv"
@@ -239,18 +239,6 @@ def one_patient_twice(bench: Bench) -> IngestSummary:
     assert found.slices == 12
     assert report.leaks
     return summary
-
-
-def _anatomy(seed: int) -> np.ndarray:
-    """(12, 64, 64): a patient of smooth organs, unlike that of another seed."""
-    rng = np.random.default_rng(seed)
-    z, y, x = np.meshgrid(np.linspace(0, 1, 12), np.linspace(-1, 1, 64), np.linspace(-1, 1, 64), indexing="ij")
-    hu = np.where(x**2 + (y * 1.3) ** 2 < 0.9, 40.0, -1000.0)
-    for _ in range(14):
-        cz, cy, cx, size = rng.uniform(0, 1), *rng.uniform(-0.6, 0.6, 2), rng.uniform(0.1, 0.3)
-        inside = ((x - cx) ** 2 + (y - cy) ** 2) / size**2 + ((z - cz) / 0.4) ** 2 < 1
-        hu[inside] = rng.choice([-850, -100, 150, 400, 900])
-    return hu.astype(np.int16)
 
 
 @pytest.mark.parametrize("case", cases(globals()), ids=lambda case: case.name)

@@ -1,0 +1,44 @@
+"""``medssl audit``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl_monai.cli.options import Json, Key, print_json
+
+
+def run(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="STORE_OR_LABELS...", help="Stores, and label tables (CSV or JSON).")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for all that was found.")] = None,
+    store: Annotated[Path | None, typer.Option("--store", help="Store that holds the tables' sources.")] = None,
+    distance: Annotated[
+        int, typer.Option("--distance", min=0, max=15, help="Bits of 64 in which hashes of look-alikes may differ.")
+    ] = 6,
+    key: Key = None,
+    json: Json = False,
+) -> int:
+    """Find patients and look-alike slices that pre-training, train, validation and test sets share; 1 if any leak."""
+    import json as standard_json
+
+    from medssl_monai.ingest import load_key
+    from medssl_monai.ingest.audit import audit
+    from medssl_monai.ingest.audit_table import audit_tables
+
+    report = audit(inputs, store=store, key=load_key(key), distance=distance)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(standard_json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    if json:
+        print_json(report.to_json())
+    else:
+        from rich.console import Console
+
+        for table in audit_tables(report):
+            Console().print(table)
+        for sentence in (*report.refusals, *report.statements):
+            typer.echo(sentence)
+        typer.echo("leaks found" if report.leaks else "no leak found")
+    return int(report.leaks)
