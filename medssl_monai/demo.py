@@ -144,7 +144,7 @@ def _baselines(labels: Path, train: Path, test: Path, run: Path, seed: int) -> d
     view = LabelledViewd(
         "image",
         image_size=settings["image_size"],
-        window=settings["window"],
+        window=settings["window"],  # as the fine-tuned run recorded it
         mean=settings["mean"],
         std=settings["std"],
         augment=False,

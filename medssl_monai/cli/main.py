@@ -10,7 +10,18 @@ import warnings
 
 import typer
 
-from medssl_monai.cli import demo, evaluate, export, finetune, ingest, phantom, predict, pretrain, sample_data
+from medssl_monai.cli import (
+    demo,
+    evaluate,
+    export,
+    finetune,
+    import_weights,
+    ingest,
+    phantom,
+    predict,
+    pretrain,
+    sample_data,
+)
 from medssl_monai.errors import MedSSLError
 from medssl_monai.version import __version__
 
@@ -24,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (sample_data, phantom, ingest, pretrain, export, finetune, evaluate, predict, demo):
+for verb in (sample_data, phantom, ingest, pretrain, export, import_weights, finetune, evaluate, predict, demo):
     name = verb.__name__.rsplit(".", 1)[-1].replace("_", "-")
     app.command(name)(verb.run)
 

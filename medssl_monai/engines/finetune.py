@@ -12,7 +12,7 @@ from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.engines.unfreezing import BackboneUnfreezing
 from medssl_monai.errors import ConfigError
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
-from medssl_monai.networks.processes import process_count
+from medssl_monai.networks.processes import process_count, process_sum
 
 __all__ = ["FinetuneTrainer"]
 
@@ -62,4 +62,5 @@ class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
         if self.unfreezing is not None:
             self.unfreezing.apply(self.optimizer, (self.state.iteration - 1) // self.state.epoch_length)
         output: dict[str, Any] = super()._iteration(engine, batchdata)
+        output["loss"] = process_sum(output["loss"].detach()) / process_count()
         return output

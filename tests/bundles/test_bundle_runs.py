@@ -230,3 +230,16 @@ def test_bad_input_is_named(
     with pytest.raises(CheckpointError, match="no finished fine-tuning run"):
         predict_run(pretrained, [phantom_labels.parent], tmp_path / "e")
     assert not [name for name in "abcde" if (tmp_path / name).exists()], "nothing is left behind"
+
+
+def test_preprocessing_travels_with_the_weights(
+    phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path
+) -> None:
+    pretrain(phantom_store, tmp_path / "lung", window="lung", mean=0.3, max_epochs=1, warmup_epochs=0)
+    settings = {"store_dir": str(phantom_store.path), "encoder_weights": str(tmp_path / "lung"), "max_epochs": 1}
+    finetune(phantom_labels, tmp_path / "run", **settings)
+    recorded = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["settings"]
+    assert (recorded["window"], recorded["window_hu"], recorded["mean"]) == ("lung", [[-1350.0, 150.0]], 0.3)
+    with pytest.raises(CheckpointError, match="window lung, not bone"):
+        finetune(phantom_labels, tmp_path / "other", window="bone", **settings)
+    finetune(phantom_labels, tmp_path / "meant", window="bone", check_weights=False, **settings)
