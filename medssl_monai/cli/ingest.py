@@ -15,13 +15,14 @@ def run(
     modality: Annotated[str | None, typer.Option("--modality", help="Only this modality, such as CT.")] = None,
     key: Key = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet to draw (PNG).")] = None,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html into the store.")] = True,
     json: Json = False,
 ) -> None:
     """Read clinical images into a store of Hounsfield-unit slices, with a verdict for every series."""
     from medssl_monai.ingest import SliceStore, ingest, load_key
     from medssl_monai.ingest.verdict_table import verdict_counts, verdict_table
 
-    summary = ingest(sources, out, key=load_key(key), modality=modality, workers=workers)
+    summary = ingest(sources, out, key=load_key(key), modality=modality, workers=workers, report=report)
     if sheet is not None:
         from medssl_monai.ingest.contact_sheet import contact_sheet
 
@@ -33,3 +34,5 @@ def run(
 
         Console().print(verdict_table(summary.verdicts))
         typer.echo(f"{out}: {len(SliceStore(out))} slices; verdicts in {out / 'verdicts.jsonl'}")
+        if report:
+            typer.echo(f"open {out / 'report.html'} to see each series")

@@ -129,13 +129,15 @@ def _plan_one_uid(uid: str, members: list[Instance], key: bytes) -> tuple[list[D
     copies = _Copies()
     stacks: list[list[Instance]] = []
     tangled: list[list[Instance]] = []
-    for group in _by_geometry(_drop_copies(members, copies)):
+    single = _drop_copies(members, copies)
+    short = _short_acquisitions(single)
+    for group in _by_geometry(single):
         parts = _untangle(group, copies)
         stacks += parts
         if not parts and (rest := [member for member in group if member not in copies.broken]):
             tangled.append(rest)
     several, account = len(stacks) + len(tangled) > 1, _Account()
-    plans = [_plan(base, source, stack, copies, account, several, key) for stack in stacks]
+    plans = [_plan(base, source, stack, copies, account, short, several, key) for stack in stacks]
     detail = "several images share a position and no tag tells them apart; split the series before ingestion"
     verdicts = [
         Verdict(
@@ -166,7 +168,14 @@ def _plan_one_uid(uid: str, members: list[Instance], key: bytes) -> tuple[list[D
 
 
 def _plan(
-    base: str, source: str, stack: list[Instance], copies: _Copies, account: _Account, several: bool, key: bytes
+    base: str,
+    source: str,
+    stack: list[Instance],
+    copies: _Copies,
+    account: _Account,
+    short: frozenset[str],
+    several: bool,
+    key: bytes,
 ) -> DicomPlan:
     """Sorts a stack and says what holds for it."""
     first = stack[0]
@@ -181,7 +190,7 @@ def _plan(
     dropped = sum(len(copies.of.get(member, ())) for member in stack)
     flags = {name for name in ("lossy", "burned_in") if any(getattr(member, name) for member in stack)}
     flags |= _spacing_flags(stack, depths)
-    if _incomplete(stack):
+    if short & {_acquisition(member) for member in stack}:
         flags.add("incomplete")
     repairs = []
     if dropped:
@@ -317,11 +326,14 @@ def _spacing_flags(stack: Sequence[Instance], depths: Sequence[float]) -> set[st
     return classify_spacing(depths, [member.number for member in stack], [member.thickness_mm for member in stack])
 
 
-def _incomplete(stack: Sequence[Instance]) -> bool:
-    """Whether an acquisition has fewer images than ImagesInAcquisition promises (PS3.3 C.7.6.1), as far as it is told.
+def _short_acquisitions(members: Iterable[Instance]) -> frozenset[str]:
+    """Acquisitions with fewer images than ImagesInAcquisition promises (PS3.3 C.7.6.1).
 
     This is how a missing end is known: nothing about the slices that are left shows it.
     """
-    acquisition = DISCRIMINATORS.index("AcquisitionNumber")
-    found = Counter(member.discriminators[acquisition] for member in stack)
-    return any((member.expected or 0) > found[member.discriminators[acquisition]] for member in stack)
+    found = Counter(_acquisition(member) for member in members)
+    return frozenset(_acquisition(one) for one in members if (one.expected or 0) > found[_acquisition(one)])
+
+
+def _acquisition(member: Instance) -> str:
+    return member.discriminators[DISCRIMINATORS.index("AcquisitionNumber")]

@@ -32,7 +32,9 @@ from medssl_monai.ingest.archives import RefusedFile, SourceFile, unpacked
 from medssl_monai.ingest.notes import SeriesNote
 from medssl_monai.ingest.processing import Plan, process
 from medssl_monai.ingest.pseudonyms import key_check, load_key, source_id
+from medssl_monai.ingest.report import write_report
 from medssl_monai.ingest.scan import find_files, look_at, plan_all
+from medssl_monai.ingest.store import SliceStore
 from medssl_monai.ingest.verdicts import Outcome, Reason, Verdict, merge_verdicts
 from medssl_monai.ingest.writer import StoreWriter
 
@@ -96,6 +98,7 @@ def ingest(
     workers: int = 1,
     progress: bool = True,
     assume_hu: bool = False,
+    report: bool = False,
 ) -> IngestSummary:
     """Reads every image in files and folders into a slice store.
 
@@ -109,6 +112,7 @@ def ingest(
         workers: processes; more than one needs the caller's main module to be importable, as spawned processes do.
         progress: whether to show bars on stderr.
         assume_hu: take CT without rescale tags, and volume files, for HU unseen.
+        report: whether to write `report.html` into the store (see `report.write_report`).
 
     Raises:
         NoImagesError: nothing there could be stored; no store is left behind, and an existing one is unchanged.
@@ -127,13 +131,16 @@ def ingest(
     rules = Rules(modality=modality, assume_hu=assume_hu)
     is_new = not out.exists()
     try:
-        return _run(sources, writer, key, rules, workers, progress)
+        summary = _run(sources, writer, key, rules, workers, progress)
     except NoImagesError:
         if is_new:
             shutil.rmtree(out, ignore_errors=True)
         elif writer.series_folder.is_dir() and not any(writer.series_folder.iterdir()):
             writer.series_folder.rmdir()  # a folder that was there, but empty, is empty again
         raise
+    if report:
+        write_report(SliceStore(out))
+    return summary
 
 
 def _run(

@@ -5,6 +5,7 @@
         series/<series_id>.parquet   one row a slice
         index.parquet                all rows, sorted by series and slice
         verdicts.jsonl               what became of every file that was met
+        report.html                  the same for people, where it was asked for
         store.json                   schema version, counts, fingerprint; written last: a store without it is unfinished
 
 `writer.py` makes stores. Nothing here imports torch or MONAI.

@@ -189,8 +189,9 @@ class StoreWriter:
                 (drafts / name).replace(self.path / name)
 
     def _reopen(self) -> None:
-        """The index no longer tells the truth: until `finish`, the store counts as unfinished."""
-        (self.path / "store.json").unlink(missing_ok=True)
+        """The index no longer tells the truth, nor does a report: until `finish`, the store counts as unfinished."""
+        for name in ("store.json", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
 
     def _sweep(self, notes: dict[str, SeriesNote]) -> None:
         """Removes what killed runs left behind."""
