@@ -4,6 +4,7 @@ Where there are no labels, ingestion knows some for free: plane, kernel, body pa
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from medssl_monai.downstream.metrics import balanced_accuracy
+from medssl_monai.errors import LabelError
+from medssl_monai.ingest.labels import read_labels, resolve
+from medssl_monai.ingest.pseudonyms import load_key
+from medssl_monai.ingest.store import SliceStore
 
-__all__ = ["free_labels", "probe"]
+__all__ = ["free_labels", "labelled_rows", "probe"]
 
 FREE_COLUMNS = ("plane", "kernel", "body_part")
 QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
@@ -37,6 +42,23 @@ def free_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     }
     labels["place"] = [QUARTERS[min(3, 4 * row["slice"] // (last[row["series_id"]] + 1))] for row in rows]
     return labels
+
+
+def labelled_rows(
+    labels: str | Path | None, store: SliceStore, key: bytes | None = None
+) -> list[dict[str, Any]] | None:
+    """The training rows of a label table (all rows where it has no split) that a store holds; None for no table.
+
+    Raises:
+        LabelError: the table does not fit the store, see `resolve`; or none of its rows is for training.
+    """
+    if labels is None:
+        return None
+    table = read_labels(Path(labels))
+    rows = resolve(table, store, key or load_key(), split="train" if table.has_split else None)
+    if not rows:
+        raise LabelError(f"{labels}: no row of the split 'train' to probe; fill the column 'split' with it")
+    return rows
 
 
 def probe(

@@ -27,6 +27,7 @@ def record_run(
     settings: Mapping[str, Any],
     overlays: Sequence[str] = (),
     data_fingerprint: str | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make ``output_dir`` a bundle that says how it came to be.
 
@@ -39,6 +40,7 @@ def record_run(
         settings: top-level keys and their values as run.
         overlays: configuration files merged over the bundle's ``train.yaml`` for this run.
         data_fingerprint: of the slice store.
+        data: counts and spacings of the slices (`describe_data`), for the model card.
 
     Returns:
         The content of ``run.json``.
@@ -49,6 +51,7 @@ def record_run(
         "bundle": bundle.name,
         "settings": kept,
         "data_fingerprint": data_fingerprint,
+        "data": _plain(data or {}),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
     }

@@ -66,8 +66,10 @@ def test_pretraining_leaves_a_run(pretrained: Path, phantom_store: SliceStore) -
 
 
 @pytest.mark.parametrize("method", ["swav", "moco", "byol"])
-def test_the_contrastive_methods_train_and_export(method: str, phantom_store: SliceStore, tmp_path: Path) -> None:
-    workflow = pretrain(phantom_store, tmp_path / "run", method)
+def test_the_contrastive_methods_train_and_export(
+    method: str, phantom_store: SliceStore, phantom_labels: Path, tmp_path: Path
+) -> None:
+    workflow = pretrain(phantom_store, tmp_path / "run", method, probe_labels=str(phantom_labels))
     assert workflow.check_properties() == []
     report = load_into_resnet(torchvision.models.resnet18(), tmp_path / "run")
     assert report.metadata["method"] == method
@@ -77,6 +79,10 @@ def test_the_contrastive_methods_train_and_export(method: str, phantom_store: Sl
     guard = [json.loads(line) for line in (tmp_path / "run" / "logs" / "collapse.jsonl").read_text().splitlines()]
     assert [line["step"] for line in guard] == [5, 10]
     assert (tmp_path / "run" / "figures" / "embeddings.png").is_file()
+    probes = [json.loads(line) for line in (tmp_path / "run" / "logs" / "probes.jsonl").read_text().splitlines()]
+    assert [line["label"] for line in probes] == ["label"]
+    run = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (run["data"]["patients"], run["data"]["slices"]) == (5, 30)
 
 
 @pytest.mark.parametrize("method", ["spark", "swav", "moco", "byol"])
@@ -88,7 +94,8 @@ def test_the_papers_recipes_run(method: str, phantom_store: SliceStore, tmp_path
         "dataset_dir": str(phantom_store.path),
         "output_dir": str(tmp_path),
     }
-    small |= {"spark": {"warmup_epochs": 0, "decoder_width": 32}, "swav": {"counts": [2, 1]}}.get(method, {})
+    own: dict[str, dict[str, Any]] = {"spark": {"warmup_epochs": 0, "decoder_width": 32}, "swav": {"counts": [2, 1]}}
+    small |= own.get(method, {})
     workflow = run_bundle(files, small)
     assert workflow.parser.get_parsed_content("train::trainer").state.iteration == 5
     view = workflow.parser.get_parsed_content("train::dataset")[0]["views"][0]

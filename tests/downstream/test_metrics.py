@@ -99,10 +99,12 @@ def test_probe_separates_what_is_separable() -> None:
 
 
 def test_features_are_those_of_evaluation_mode() -> None:
-    encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    norm = nn.BatchNorm2d(4)
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images = torch.rand(5, 3, 8, 8)
     dataset = [{"image": image} for image in images]
-    before = encoder[1].running_mean.clone()
+    assert norm.running_mean is not None
+    before = norm.running_mean.clone()
     found = encoder_features(encoder, dataset, batch_size=2)  # type: ignore[arg-type]
-    assert torch.equal(encoder[1].running_mean, before)
+    assert torch.equal(norm.running_mean, before)
     assert np.allclose(found, encoder(images).detach().numpy(), atol=1e-6)

@@ -46,7 +46,8 @@ class Slices(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         item = {"image": self.images[key.index], "index": key.index, "epoch": key.epoch, "modality": "CT"}
-        return self.transform(item)
+        result: dict[str, Any] = self.transform(item)
+        return result
 
 
 def parts(name: str) -> tuple[Method, torch.optim.Optimizer, Callable[[dict[str, Any]], Any]]:

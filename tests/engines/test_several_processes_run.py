@@ -61,4 +61,4 @@ def test_finetuning(phantom_labels: Path, phantom_store: SliceStore, tmp_path: P
     weights = [
         torch.load(tmp_path / run / "models" / "model.pt", weights_only=True)["fc.weight"] for run in ("one", "two")
     ]
-    assert torch.allclose(*weights, atol=1e-3)
+    assert torch.allclose(weights[0], weights[1], atol=1e-3)

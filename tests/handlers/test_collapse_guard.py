@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Views:
         return {"views": [image, image + 0.1 * torch.randn(3, 32, 32, generator=generator)], "index": key.index}
 
 
-METHODS = {
+METHODS: dict[str, Callable[[], Method]] = {
     "spark": lambda: SparK("resnet18", decoder_width=32),
     "swav": lambda: SwAV("resnet18", hidden_dim=32, embedding_dim=16, prototypes=10),
     "moco": lambda: MoCo("resnet18", embedding_dim=16, queue_length=32),
@@ -42,21 +43,15 @@ METHODS = {
 
 def collapse(method: Method) -> None:
     """Make the last layer before the embedding give the same for every image: what a collapse looks like."""
-    last: nn.Module
     if isinstance(method, SparK):
-        last = list(method.encoder.layer4[-1].children())[-1]
-        for block in method.encoder.layer4:
-            for parameter in block.parameters():
-                nn.init.zeros_(parameter)
-        last.bias.data.fill_(1.0)  # type: ignore[union-attr, operator]
+        for parameter in method.encoder.layer4.parameters():
+            nn.init.zeros_(parameter)
         return
-    head = method.head if isinstance(method, MoCo) else method.projector  # type: ignore[union-attr]
-    last = [m for m in head.modules() if isinstance(m, nn.Linear)][-1]  # type: ignore[union-attr]
-    nn.init.zeros_(last.weight)  # type: ignore[arg-type]
-    if last.bias is None:
-        last.weight.data[0] = 1e-9  # type: ignore[operator]
-    else:
-        nn.init.ones_(last.bias)  # type: ignore[arg-type]
+    head = method.get_submodule("head" if isinstance(method, MoCo) else "projector")
+    last = [m for m in head.modules() if isinstance(m, nn.Linear)][-1]
+    nn.init.zeros_(last.weight)
+    bias = getattr(last, "bias", None)  # SwAV's has none
+    nn.init.constant_(last.weight[0], 1e-9) if bias is None else nn.init.ones_(bias)
 
 
 def run(method: Method, folder: Path, epochs: int = 3, at: int = 1, **settings: Any) -> CollapseGuard:
