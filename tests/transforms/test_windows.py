@@ -168,5 +168,6 @@ def test_examples_in_the_docstrings() -> None:
 
 def test_fixed_limits_are_plain_numbers() -> None:
     assert fixed_limits("wide") == [[-1000.0, 1000.0]]
-    assert fixed_limits(["lung", [0, 80]]) == [[-1350.0, 150.0], [0.0, 80.0]]
+    several: list[str | list[float]] = ["lung", [0, 80]]
+    assert fixed_limits(several) == [[-1350.0, 150.0], [0.0, 80.0]]
     assert fixed_limits(["lung", "tags"]) is None
