@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from medssl_monai.downstream.explain import choose_examples, draw_explanations
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.errors import CheckpointError
 
@@ -31,7 +32,14 @@ def run_settings(run: Path) -> dict[str, Any]:
 
 
 def evaluate_run(
-    run: Path, labels: Path, out: Path, *, store: Path | None = None, split: str = "test", **overrides: Any
+    run: Path,
+    labels: Path,
+    out: Path,
+    *,
+    store: Path | None = None,
+    split: str = "test",
+    explanations: int = 6,
+    **overrides: Any,
 ) -> dict[str, Any]:
     """Evaluate a run's classifier by its bundle's ``evaluate.yaml``.
 
@@ -41,13 +49,14 @@ def evaluate_run(
         out: folder for ``metrics.json``, ``predictions.csv``, ``studies.json`` and figures.
         store: holds the table's sources; None ingests those that are paths.
         split: rows of the table that are used.
+        explanations: slices of which ``figures/explanations.png`` shows what spoke for the prediction; 0 draws none.
         overrides: top-level keys of the bundle.
 
     Returns:
         The content of ``metrics.json``.
     """
-    run_settings(run)
-    run_bundle(
+    settings = run_settings(run)
+    workflow = run_bundle(
         [run / "configs" / "train.yaml", run / "configs" / "evaluate.yaml"],
         {
             "bundle_root": str(run),
@@ -58,6 +67,20 @@ def evaluate_run(
             **overrides,
         },
     )
+    if explanations:
+        network, dataset, handlers = (
+            workflow.parser.get_parsed_content(name) for name in ("network", "validate::dataset", "validate::handlers")
+        )
+        predictions = handlers[0].predictions  # of the evaluation just run, in the order of the data set
+        draw_explanations(
+            network,
+            dataset,
+            choose_examples(predictions, explanations),
+            predictions.classes,
+            out / "figures" / "explanations.png",
+            mean=settings["mean"],
+            std=settings["std"],
+        )
     metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 

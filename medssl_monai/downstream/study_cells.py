@@ -98,6 +98,7 @@ def _finetune(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) ->
         Path(place["dataset_dir"]),
         folder / "evaluation",
         store=Path(place["store_dir"]) if "store_dir" in place else None,
+        explanations=0,
     )
     for heavy in ("checkpoints", "models"):
         shutil.rmtree(run / heavy, ignore_errors=True)

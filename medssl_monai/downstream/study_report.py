@@ -38,7 +38,7 @@ def draw_study(results: StudyResults, path: Path) -> None:
         path: PNG to write.
     """
     plan = results.plan
-    figure = Figure(figsize=(1.2 + 4.4 * len(plan.heads), 5.2), layout="constrained")
+    figure = Figure(figsize=(2.2 + 4.2 * len(plan.heads), 5.2), layout="constrained")
     panels = figure.subplots(1, len(plan.heads), sharey=True, squeeze=False)[0]
     for axes, head in zip(panels, plan.heads, strict=True):
         for i, encoder in enumerate(plan.encoders):
@@ -47,9 +47,10 @@ def draw_study(results: StudyResults, path: Path) -> None:
             shares = [100 * p.fraction for p in points]
             axes.plot(shares, [p.mean for p in points], color=colour, marker=marker, markersize=5, label=encoder)
             bands = [_band(p) for p in points]
-            axes.fill_between(
-                shares, [b[0] for b in bands], [b[1] for b in bands], color=colour, alpha=0.12, linewidth=0
-            )
+            lows, highs = [b[0] for b in bands], [b[1] for b in bands]
+            axes.fill_between(shares, lows, highs, color=colour, alpha=0.09, linewidth=0)
+            for edge in (lows, highs):
+                axes.plot(shares, edge, color=colour, alpha=0.5, linewidth=0.7)
         axes.set_xscale("log")
         axes.set_xticks([100 * f for f in plan.fractions], [f"{100 * f:g}" for f in plan.fractions])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -61,7 +62,7 @@ def draw_study(results: StudyResults, path: Path) -> None:
             axes.axhline(chance, color="grey", linewidth=0.8, linestyle="--", label="chance")
     panels[0].set_ylabel(METRICS[plan.metric] + " on the test slices")
     panels[0].set_ylim(top=1.02)
-    panels[-1].legend(loc="lower right", fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     bands_are = "95% interval over test patients" if _has_intervals(results) else "lowest to highest seed (no interval)"
     figure.suptitle(f"{plan.title}\nbands: {bands_are}", fontsize=11)
     write_atomically(path, lambda p: figure.savefig(p, dpi=130))

@@ -15,7 +15,7 @@ from medssl_monai.atomic import write_text
 from medssl_monai.downstream.comparison import Comparison, delong_test, holm, paired_permutation
 from medssl_monai.downstream.intervals import patient_intervals
 from medssl_monai.downstream.study_inputs import StudyInputs
-from medssl_monai.downstream.study_plan import Cell, StudyPlan
+from medssl_monai.downstream.study_plan import Cell, EncoderSource, StudyPlan
 
 __all__ = ["Contrast", "Point", "StudyResults", "collect"]
 
@@ -106,9 +106,7 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         "title": plan.title,
         "data": {k: v for k, v in plan.data.items() if k in {"phantom", "images"}},  # no paths: they may name a patient
         "settings": dict(plan.settings),
-        "encoders": {
-            n: s.bundle or ("weights of a file" if s.weights else "scratch") for n, s in plan.encoders.items()
-        },
+        "encoders": {name: _origin(source) for name, source in plan.encoders.items()},
         "heads": list(plan.heads),
         "fractions": list(plan.fractions),
         "seeds": list(plan.seeds),
@@ -124,6 +122,14 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         "seconds": round(sum(r["seconds"] for r in rows)),
     }
     return StudyResults(plan, inputs.classes, points, contrasts, record, note)
+
+
+def _origin(source: EncoderSource) -> str:
+    """Where an encoder comes from, without a path."""
+    if source.bundle is None:
+        return "weights of a file" if source.weights else "not pre-trained"
+    settings = ", ".join(f"{key} {value}" for key, value in source.settings.items()) or "the bundle's own settings"
+    return f"{source.bundle} ({settings})"
 
 
 def _row(cell: Cell, folder: Path) -> dict[str, Any]:

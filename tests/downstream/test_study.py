@@ -118,7 +118,7 @@ def contrived(heads: tuple[Any, ...] = ("finetune",), metric: str = "balanced_ac
     encoders = {name: EncoderSource() for name in ("scratch", "SwAV", "MoCo v2", "BYOL", "SparK")}
     plan = StudyPlan("t", {}, encoders, heads=heads, baseline="scratch", metric=metric)
     points = [
-        Point(e, h, f, 3, 0.5 + 0.1 * i * f, 0.4, 0.9, 0.45, 0.8, 100 * f, None)
+        Point(e, h, f, 3, 0.5 + 0.1 * i * f, 0.44 + 0.1 * i * f, 0.56 + 0.1 * i * f, 0.45, 0.8, 100 * f, None)
         for h in heads
         for i, e in enumerate(encoders)
         for f in plan.fractions
