@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from medssl_monai.cli.study import _encoders
 from medssl_monai.downstream import study_cells
+from medssl_monai.downstream.comparison import delong_test
 from medssl_monai.downstream.report import study_table
 from medssl_monai.downstream.study import run_study
 from medssl_monai.downstream.study_plan import Cell, EncoderSource, StudyPlan, read_plan
 from medssl_monai.downstream.study_report import draw_study, statements
-from medssl_monai.downstream.study_results import Contrast, Point, StudyResults
+from medssl_monai.downstream.study_results import Contrast, Judged, Point, StudyResults, _contrasts
 from medssl_monai.errors import ConfigError
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.resources import resource_dir
@@ -184,3 +186,57 @@ def test_a_cell_of_other_settings_starts_anew(done: tuple[StudyResults, Path], p
     changed = replace(plan, settings={**TINY, "image_size": 48})
     assert not study_cells.cell_done(changed, inputs, cell, out)
     assert json.loads((out / "cells" / cell.folder / "cell.json").read_text())["train_slices"] == 9
+
+
+def test_contrasts_of_two_classes_have_delongs_p() -> None:
+    plan = StudyPlan("t", {}, {"scratch": EncoderSource(), "a": EncoderSource()}, fractions=(1.0,), baseline="scratch")
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(24) % 2, 3)
+    patients = np.repeat([f"p{i:02d}" for i in range(24)], 3)
+
+    def judged(signal: float) -> Judged:
+        score = 1 / (1 + np.exp(-generator.normal(signal * (2 * labels - 1), 1)))
+        return Judged(labels, np.stack([1 - score, score], axis=1), patients)
+
+    good, poor = judged(3), judged(0)
+    (contrast,) = _contrasts(plan, {("finetune", "scratch", 1.0): poor, ("finetune", "a", 1.0): good})
+    assert contrast.encoder == "a"
+    assert contrast.difference > 0.3
+    assert contrast.p is not None
+    assert contrast.p == contrast.p_holm < 0.01
+    names = np.arange(24)
+    means = [[j.probabilities[patients == f"p{i:02d}", 1].mean() for i in names] for j in (good, poor)]
+    wanted = delong_test(names % 2 == 1, np.array(means[0]), np.array(means[1]))
+    assert contrast.p_delong == pytest.approx(wanted.p)
+    unknown = replace(good, patients=np.full(72, ""))
+    (other,) = _contrasts(plan, {("finetune", "scratch", 1.0): poor, ("finetune", "a", 1.0): unknown})
+    assert (other.p, other.p_holm, other.p_delong) == (None, None, None)
+    assert other.difference == contrast.difference
+    assert other.note == "patients unknown: no test"
+
+
+def test_a_study_of_pictures(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for label, level in (("bleeding", 60), ("none", 180)):
+        for i in range(12):
+            path = tmp_path / "data" / label / f"DOE-{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.normal(level, 10, (24, 20)).clip(0, 255).astype(np.uint8)).save(path)
+    plan = StudyPlan(
+        "pictures",
+        {"images": "folders", "root": str(tmp_path / "data")},
+        {"scratch": EncoderSource()},
+        settings=TINY,
+        heads=("finetune", "knn"),
+        fractions=(0.25, 1.0),
+        seeds=(0,),
+        baseline="scratch",
+    )
+    results = run_study(plan, tmp_path / "out")
+    assert results.record["subset_unit"] == "slices"
+    assert [p.train_slices for p in results.points if p.head == "knn"] == [4, 16]
+    assert all((p.mean or 0) > 0.9 for p in results.points if p.head == "knn")
+    assert "unknown number of patients" in (tmp_path / "out" / "report.html").read_text()
+    assert not any("DOE" in p.read_text(errors="replace") for p in (tmp_path / "out").rglob("*") if p.is_file())
+    with pytest.raises(ConfigError, match="cannot be pre-trained on pictures"):
+        run_study(replace(plan, encoders={"scratch": EncoderSource(bundle="ct_ssl_spark")}), tmp_path / "no")
