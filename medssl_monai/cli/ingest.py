@@ -9,10 +9,25 @@ from medssl_monai.cli.options import Json, Key, print_json
 
 
 def run(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders or files of DICOM, NIfTI, …")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="Folders, files, archives, or the https:// address of a DICOMweb PACS."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Store to make or to add to.")],
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Dask scheduler that does the work instead: tcp://HOST:PORT.")
+    ] = None,
     modality: Annotated[str | None, typer.Option("--modality", help="Only this modality, such as CT.")] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option("--query", metavar="KEY=VALUE", help="For a PACS: a QIDO-RS attribute, such as StudyDate=2024-."),
+    ] = None,
+    verify_tls: Annotated[
+        bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")
+    ] = True,
     key: Key = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet to draw (PNG).")] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html into the store.")] = True,
@@ -20,9 +35,19 @@ def run(
 ) -> None:
     """Read clinical images into a store of Hounsfield-unit slices, with a verdict for every series."""
     from medssl_monai.ingest import SliceStore, ingest, load_key
+    from medssl_monai.ingest.dicomweb import PacsSource, is_dicomweb, parse_query
     from medssl_monai.ingest.verdict_table import verdict_counts, verdict_table
 
-    summary = ingest(sources, out, key=load_key(key), modality=modality, workers=workers, report=report)
+    wanted = parse_query(query or [], modality)
+    summary = ingest(
+        [PacsSource(one, wanted, verify_tls) if is_dicomweb(one) else Path(one) for one in sources],
+        out,
+        key=load_key(key),
+        modality=modality,
+        workers=workers,
+        report=report,
+        scheduler=scheduler,
+    )
     if sheet is not None:
         from medssl_monai.ingest.contact_sheet import contact_sheet
 

@@ -11,86 +11,38 @@ stopped. Nothing about order, workers or interruptions shows in the finished sto
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import secrets
 import shutil
-import signal
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
-
-from tqdm import tqdm
 
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.admission import Rules
 from medssl_monai.ingest.archives import RefusedFile, SourceFile, unpacked
+from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource
 from medssl_monai.ingest.notes import SeriesNote
 from medssl_monai.ingest.processing import Plan, process
-from medssl_monai.ingest.pseudonyms import key_check, load_key, source_id
+from medssl_monai.ingest.pseudonyms import key_check, load_key, pseudonym, source_id
 from medssl_monai.ingest.report import write_report
 from medssl_monai.ingest.scan import find_files, look_at, plan_all
 from medssl_monai.ingest.store import SliceStore
-from medssl_monai.ingest.verdicts import Outcome, Reason, Verdict, merge_verdicts
+from medssl_monai.ingest.summary import IngestSummary
+from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict, merge_verdicts
+from medssl_monai.ingest.workers import Workers
 from medssl_monai.ingest.writer import StoreWriter
 
 __all__ = ["IngestSummary", "ingest"]
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class IngestSummary:
-    """What a run found and did.
-
-    Attributes:
-        store: the finished store's folder.
-        files: how many files were found.
-        series: series of these files that are in the store.
-        slices: slices of those series.
-        added: series that this run wrote.
-        skipped: series that were there already.
-        verdicts: one a series and one a stray file; their `files` add up to `files`.
-    """
-
-    store: Path
-    files: int
-    series: int
-    slices: int
-    added: int
-    skipped: int
-    verdicts: tuple[Verdict, ...]
-
-    def count(self, outcome: Outcome) -> int:
-        """Files that ended in this way."""
-        return sum(verdict.files for verdict in self.verdicts if verdict.outcome is outcome)
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Rejected files by reason code, most frequent first."""
-        counts: Counter[str] = Counter()
-        for verdict in self.verdicts:
-            if verdict.reason is not None:
-                counts[verdict.reason.value] += verdict.files
-        return dict(counts.most_common())
-
-    def __str__(self) -> str:
-        rejected = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
-        return (
-            f"{self.files} files: {self.series} series with {self.slices} slices in {self.store} "
-            f"({self.added} added, {self.skipped} there already); "
-            f"{self.count(Outcome.ACCEPTED)} files accepted, {self.count(Outcome.REPAIRED)} repaired, "
-            f"{self.count(Outcome.REJECTED)} rejected" + (f" ({rejected})" if rejected else "")
-        )
+PACS_BATCH = 1000
+"""Images fetched before they are read: so many lie in a private folder of the store at a time, if series allow."""
 
 
 def ingest(
-    sources: Sequence[Path],
+    sources: Sequence[Path | PacsSource],
     out: Path,
     *,
     key: bytes | None = None,
@@ -99,12 +51,13 @@ def ingest(
     progress: bool = True,
     assume_hu: bool = False,
     report: bool = False,
+    scheduler: str | None = None,
 ) -> IngestSummary:
     """Reads every image in files and folders into a slice store.
 
     Args:
         sources: files, and folders with all that is in them; DICOM, NIfTI, NRRD, MetaImage, PNG and JPEG are told by
-            content and name, archives are read as folders, whatever else is there ends in a verdict.
+            content and name, archives are read as folders, whatever else is there ends in a verdict. Or a PACS.
         out: the store; made, or added to.
         key: of the pseudonyms; None loads the user's own (see `pseudonyms.load_key`).
         modality: the one to take, such as CT; None takes every imaging modality. Volume files say nothing of theirs:
@@ -113,17 +66,18 @@ def ingest(
         progress: whether to show bars on stderr.
         assume_hu: take CT without rescale tags, and volume files, for HU unseen.
         report: whether to write `report.html` into the store (see `report.write_report`).
+        scheduler: address of a Dask scheduler whose workers are used instead of processes (see `workers.Workers`).
 
     Raises:
         NoImagesError: nothing there could be stored; no store is left behind, and an existing one is unchanged.
         StoreError: `out` holds something else, or a store made with another key.
-        InputError: a source does not exist.
+        InputError: a source does not exist; a PACS or the scheduler does not answer.
     """
     key = load_key() if key is None else key
     out = Path(out)
-    sources = [Path(source) for source in sources]
+    sources = [source if isinstance(source, PacsSource) else Path(source) for source in sources]
     for source in sources:
-        if not source.exists():
+        if isinstance(source, Path) and not source.exists():
             raise InputError(f"source {source}: does not exist; name a file or a folder")
     if workers < 1:
         raise InputError(f"workers: must be at least 1, found {workers}")
@@ -131,7 +85,7 @@ def ingest(
     rules = Rules(modality=modality, assume_hu=assume_hu)
     is_new = not out.exists()
     try:
-        summary = _run(sources, writer, key, rules, workers, progress)
+        summary = _read_all(_Run(writer, key, rules, Workers(workers, scheduler, progress)), sources)
     except NoImagesError:
         if is_new:
             shutil.rmtree(out, ignore_errors=True)
@@ -143,50 +97,114 @@ def ingest(
     return summary
 
 
-def _run(
-    sources: Sequence[Path], writer: StoreWriter, key: bytes, rules: Rules, workers: int, progress: bool
-) -> IngestSummary:
-    drafts = writer.path / f".draft-{os.getpid()}-{secrets.token_hex(4)}"
-    with unpacked(find_files(sources, writer.path), drafts) as (files, refused):
-        return _run_files(sources, files, refused, writer, key, rules, workers, progress)
+@dataclass
+class _Run:
+    """A run on its way: what it was told, and what it has met."""
+
+    writer: StoreWriter
+    key: bytes
+    rules: Rules
+    workers: Workers
+    files: int = 0
+    added: int = 0
+    verdicts: list[Verdict] = field(default_factory=list)
+    partial_views: list[Verdict] = field(default_factory=list)
+
+    def take(self, files: Sequence[SourceFile], refused: Sequence[RefusedFile] = ()) -> None:
+        """Reads files into the store."""
+        self.files += len(files) + len(refused)
+        found = self.workers.map(partial(look_at, rules=self.rules), files, "looking at files", chunk=64)
+        plans, verdicts = plan_all(found, self.key, self.rules)
+        verdicts += [
+            Verdict(Outcome.REJECTED, "file", source_id(self.key, one.path), reason=one.reason, detail=one.detail)
+            for one in refused
+        ]
+        new, stored, partial_views, contradicting = _compare(plans, self.writer)
+        work = partial(_process_one, writer=self.writer, key=self.key)
+        written = self.workers.map(work, new, "reading series", chunk=1)
+        self.verdicts += [*verdicts, *stored, *contradicting, *(one for group in written for one in group)]
+        self.partial_views += partial_views
+        self.added += sum(one.outcome is not Outcome.REJECTED for group in written for one in group)
+
+    def take_from_pacs(self, source: PacsSource, folder: Path) -> None:
+        """Fetches series and reads them, some at a time; what is stored already is not fetched."""
+        stored = self.writer.notes()
+        known: dict[str, list[SeriesNote]] = defaultdict(list)
+        for series_id, note in stored.items():
+            known[_base(series_id)].append(note)
+        batch: list[SourceFile] = []
+        for number, series in enumerate(source.series()):
+            series_id = pseudonym(self.key, "series", series.series_uid)
+            verdicts = _stored_of_pacs(series, known[series_id], self.key)
+            if verdicts is None:
+                try:
+                    batch += source.retrieve(series, folder / str(number))
+                except RejectedError as rejection:
+                    verdicts = [
+                        Verdict(
+                            Outcome.REJECTED,
+                            "series",
+                            source_id(self.key, source.path(series)),
+                            series_id,
+                            files=len(series.instance_uids),
+                            reason=rejection.reason,
+                            detail=rejection.detail,
+                        )
+                    ]
+            if verdicts is not None:
+                self.verdicts += verdicts
+                self.files += len(series.instance_uids)
+            if len(batch) >= PACS_BATCH:
+                self.take(batch)
+                batch = []
+                shutil.rmtree(folder, ignore_errors=True)
+        self.take(batch)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def finish(self, sources: Sequence[Path | PacsSource]) -> IngestSummary:
+        """Closes the store.
+
+        Raises:
+            NoImagesError: nothing of what was met is in the store.
+        """
+        met = [*self.verdicts, *self.partial_views]
+        taken = [verdict for verdict in met if verdict.outcome is not Outcome.REJECTED]
+        if not taken:
+            raise _nothing(sources, self.rules, self.files, self.verdicts)
+        self.writer.finish(self.verdicts)
+        return IngestSummary(
+            store=self.writer.path,
+            files=self.files,
+            series=len(taken),
+            slices=sum(verdict.slices for verdict in taken),
+            added=self.added,
+            skipped=len(taken) - self.added,
+            verdicts=tuple(merge_verdicts([], met)),
+        )
 
 
-def _run_files(
-    sources: Sequence[Path],
-    files: Sequence[SourceFile],
-    refused: Sequence[RefusedFile],
-    writer: StoreWriter,
-    key: bytes,
-    rules: Rules,
-    workers: int,
-    progress: bool,
-) -> IngestSummary:
-    found = _map(partial(look_at, rules=rules), files, workers, "looking at files", progress, chunk=64)
-    plans, verdicts = plan_all(found, key, rules)
-    verdicts += [
-        Verdict(Outcome.REJECTED, "file", source_id(key, one.path), reason=one.reason, detail=one.detail)
-        for one in refused
-    ]
-    new, stored, partial_views, contradicting = _compare(plans, writer)
-    verdicts += [*stored, *contradicting]
-    work = partial(_process_one, writer=writer, key=key)
-    written = _map(work, new, workers, "reading series", progress, chunk=1)
-    verdicts += [verdict for group in written for verdict in group]
-    taken = [verdict for verdict in [*verdicts, *partial_views] if verdict.outcome is not Outcome.REJECTED]
-    if not taken:
-        raise _nothing(sources, rules, len(files) + len(refused), verdicts)
-    writer.finish(verdicts)
-    verdicts += partial_views
-    added = sum(verdict.outcome is not Outcome.REJECTED for group in written for verdict in group)
-    return IngestSummary(
-        store=writer.path,
-        files=len(files) + len(refused),
-        series=len(taken),
-        slices=sum(verdict.slices for verdict in taken),
-        added=added,
-        skipped=len(taken) - added,
-        verdicts=tuple(merge_verdicts([], verdicts)),
-    )
+def _read_all(run: _Run, sources: Sequence[Path | PacsSource]) -> IngestSummary:
+    drafts = run.writer.path / f".draft-{os.getpid()}-{secrets.token_hex(4)}"
+    paths = [source for source in sources if isinstance(source, Path)]
+    services = [source for source in sources if isinstance(source, PacsSource)]
+    with unpacked(find_files(paths, run.writer.path), drafts) as (files, refused):
+        if paths:
+            run.take(files, refused)
+        for number, service in enumerate(services):
+            run.take_from_pacs(service, drafts / f"pacs-{number}")
+        return run.finish(sources)
+
+
+def _stored_of_pacs(series: PacsSeries, notes: Sequence[SeriesNote], key: bytes) -> list[Verdict] | None:
+    """The verdicts on a series all of whose images are stored; None where some are not."""
+    files: Counter[int] = Counter()
+    for uid in series.instance_uids:
+        names = {pseudonym(key, "instance", name) for name in (uid, f"{uid} frame 0")}
+        home = next((i for i, note in enumerate(notes) if names & set(note.instances)), None)
+        if home is None:
+            return None
+        files[home] += 1
+    return [one for i, count in sorted(files.items()) for one in _stored_verdicts(notes[i], count)]
 
 
 @dataclass(frozen=True)
@@ -229,7 +247,7 @@ def _compare(
         kin = [series_id for series_id in relatives[_base(plan.series_id)] if series_id not in gone]
         home = next((series_id for series_id in kin if images <= set(notes[series_id].instances)), None)
         if home is not None and images == set(notes[home].instances):
-            stored += _stored_verdicts(notes[home], plan)
+            stored += _stored_verdicts(notes[home], plan.files)
         elif home is not None:
             partial_views.append(replace(notes[home].verdicts[0], files=plan.files))
         elif all(series_id in outgrown for series_id in kin):
@@ -246,10 +264,10 @@ def _base(series_id: str) -> str:
     return series_id.partition("-")[0]
 
 
-def _stored_verdicts(note: SeriesNote, plan: Plan) -> list[Verdict]:
+def _stored_verdicts(note: SeriesNote, files: int) -> list[Verdict]:
     """The verdicts as they were, with this run's number of files."""
     series, *left_out = note.verdicts
-    return [replace(series, files=plan.files - sum(verdict.files for verdict in left_out)), *left_out]
+    return [replace(series, files=files - sum(verdict.files for verdict in left_out)), *left_out]
 
 
 def _contradiction(plan: Plan) -> Verdict:
@@ -264,9 +282,13 @@ def _contradiction(plan: Plan) -> Verdict:
     )
 
 
-def _nothing(sources: Sequence[Path], rules: Rules, files: int, verdicts: Iterable[Verdict]) -> NoImagesError:
+def _nothing(
+    sources: Sequence[Path | PacsSource], rules: Rules, files: int, verdicts: Iterable[Verdict]
+) -> NoImagesError:
     wanted = f"{rules.modality} images" if rules.modality else "images"
-    where = ", ".join(str(source) for source in sources) or "no source"
+    where = (
+        ", ".join(source.url if isinstance(source, PacsSource) else str(source) for source in sources) or "no source"
+    )
     reasons: Counter[str] = Counter()
     example: dict[str, str] = {}
     for verdict in verdicts:
@@ -278,31 +300,3 @@ def _nothing(sources: Sequence[Path], rules: Rules, files: int, verdicts: Iterab
         f"{where}: no {wanted} that could be read among {files} files{f' ({why})' if why else ''}; "
         "name a folder with DICOM, NIfTI, NRRD or MetaImage files"
     )
-
-
-def _map(work: Callable[[T], R], items: Sequence[T], workers: int, title: str, progress: bool, chunk: int) -> list[R]:
-    """Results in the order of the items, from this process or from several."""
-    with tqdm(total=len(items), desc=title, disable=not progress, leave=False) as bar:
-        results: list[R] = []
-        for result in _results(work, items, workers, chunk):
-            results.append(result)
-            bar.update()
-    return results
-
-
-def _results(work: Callable[[T], R], items: Sequence[T], workers: int, chunk: int) -> Iterator[R]:
-    if workers == 1 or len(items) <= chunk:
-        yield from map(work, items)
-        return
-    # Spawned, not forked: the caller may have threads (torch, blosc2), which do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(items)), context, initializer=_leave_interrupts_to_the_parent)
-    try:
-        yield from pool.map(work, items, chunksize=chunk)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal: workers end the series they are at, and no more are given out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medssl_monai.ingest import SliceStore, ingest
@@ -44,7 +45,7 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "Plantedname"
     write_series(folder / "a", anatomy(0), series="a")
     write_series(folder / "b", phantom(), series="b")[2].unlink()
-    ct = dataset(phantom()[0].astype("u2"), series="mr", SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="MR")
+    ct = dataset(np.abs(phantom()[0]).astype("u2"), series="mr", SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="MR")
     write(ct, folder / "mr")
     (folder / "notes<script>.txt").write_text("Plantedname^Erika")
     return folder
