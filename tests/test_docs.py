@@ -57,6 +57,7 @@ def run_bundle_command(words: list[str]) -> None:
     """``python -m monai.bundle run`` without its process and its logging, which would outlive the test."""
     assert words[:4] == ["python", "-m", "monai.bundle", "run"]
     values: dict[str, Any] = dict(zip((w.removeprefix("--") for w in words[4::2]), words[5::2], strict=True))
+    values = {k: fire.parser.DefaultParseValue(v) if k != "config_file" else v for k, v in values.items()}
     files = fire.parser.DefaultParseValue(values.pop("config_file"))
     small = dict(pair.split("=") for pair in SMALL)
     first = Path(files if isinstance(files, str) else files[0])
@@ -93,6 +94,23 @@ def test_readme_commands(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert program is not None
     exec(program[1].replace("resnet50", "resnet18"), {})
+
+
+def test_pretraining_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
+    page = ROOT / "docs" / "pretraining.md"
+    found = commands(page)
+    assert len(found) == 1
+    run_medssl(found[0], monkeypatch)
+    assert (desk / "RUN" / "logs" / "collapse.jsonl").is_file()
+    # torchrun's command, as one process would run it: tests/engines/test_several_processes_run.py starts two.
+    (launched,) = [line for block in blocks(page) for line in block.splitlines() if line.startswith("torchrun ")]
+    (desk / "configs").unlink()
+    (desk / "configs").symlink_to(ROOT / "configs")
+    words = shlex.split(launched.replace("torchrun --nproc_per_node=2 -m", "python -m").replace("RUN", "OTHER"))
+    run_bundle_command(
+        [*words, *(w for pair in (*SMALL, "decoder_width=32") for w in ("--" + pair.split("=")[0], pair.split("=")[1]))]
+    )
 
 
 def test_bundle_commands(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
