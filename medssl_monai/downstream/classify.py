@@ -1,17 +1,22 @@
 """Use a fine-tuned run: judge it on labelled slices, or let it classify clinical files."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from medssl_monai.atomic import write_json
 from medssl_monai.downstream.explain import choose_examples, draw_explanations
+from medssl_monai.downstream.temperature import temperature_figures
 from medssl_monai.engines.bundle_run import run_bundle
-from medssl_monai.errors import CheckpointError
+from medssl_monai.errors import CheckpointError, LabelError
 
 __all__ = ["evaluate_run", "predict_run", "run_settings"]
+
+logger = logging.getLogger(__name__)
 
 
 def run_settings(run: Path) -> dict[str, Any]:
@@ -53,7 +58,8 @@ def evaluate_run(
         overrides: top-level keys of the bundle.
 
     Returns:
-        The content of ``metrics.json``.
+        The content of ``metrics.json``; where the test is judged and the table has a validation part, with
+        ``temperature_scaling``, see `temperature_figures`.
     """
     settings = run_settings(run)
     workflow = run_bundle(
@@ -67,11 +73,21 @@ def evaluate_run(
             **overrides,
         },
     )
+    metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    network, data, view, dataset, handlers = (
+        workflow.parser.get_parsed_content(name)
+        for name in ("network", "data", "validate::preprocessing", "validate::dataset", "validate::handlers")
+    )
+    predictions = handlers[0].predictions  # of the evaluation just run, in the order of the data set
+    try:
+        validation = data.dataset("validation", view, optional=True) if split == "test" else []
+    except LabelError as error:  # the store given may hold the test patients alone
+        logger.info("no temperature is fitted: %s", error)
+        validation = []
+    if len(validation):
+        metrics["temperature_scaling"] = temperature_figures(network, validation, predictions)
+        write_json(out / "metrics.json", metrics)
     if explanations:
-        network, dataset, handlers = (
-            workflow.parser.get_parsed_content(name) for name in ("network", "validate::dataset", "validate::handlers")
-        )
-        predictions = handlers[0].predictions  # of the evaluation just run, in the order of the data set
         draw_explanations(
             network,
             dataset,
@@ -81,7 +97,6 @@ def evaluate_run(
             mean=settings["mean"],
             std=settings["std"],
         )
-    metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 
 

@@ -15,6 +15,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from medssl_monai.downstream.class_balance import balanced_positions, inverse_frequency
 from medssl_monai.downstream.classify import evaluate_run
 from medssl_monai.downstream.labelled_data import LabelledData
+from medssl_monai.downstream.predictions import Predictions
+from medssl_monai.downstream.temperature import temperature_figures
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.engines.unfreezing import BackboneUnfreezing
 from medssl_monai.errors import ConfigError, LabelError
@@ -148,7 +150,26 @@ def test_pictures_go_through_the_bundle(tmp_path: Path) -> None:
     settings = {"max_epochs": 6, "frozen_epochs": 0, "learning_rate": 1e-3, "class_balance": "sampling"}
     finetune(tmp_path / "data", tmp_path / "run", overlays, **settings)
     metrics = evaluate_run(tmp_path / "run", tmp_path / "data", tmp_path / "out")
+    assert metrics["temperature_scaling"]["validation_slices"] == 2
     assert metrics["classes"] == ["bleeding", "none"]
     assert metrics["all_slices"]["binary"]["positive_class"] == "none"
     assert len(metrics["per_patient"]) == metrics["all_slices"]["slices"] > 2
     assert "fewer than 10" in metrics["intervals"]["note"]
+
+
+def test_temperature_is_fitted_on_validation_and_judged_elsewhere() -> None:
+    generator = np.random.default_rng(0)
+    logits = torch.from_numpy(generator.normal(size=(4000, 3)) * 2)
+    draws = torch.from_numpy(generator.random((4000, 1)))
+    labels = (logits.softmax(1).cumsum(1) < draws).sum(1).clamp(max=2)  # calibrated, then made three times too sure
+    items: Any = [{"image": 3 * row.float(), "label": int(y)} for row, y in zip(logits, labels, strict=True)]
+    network = torch.nn.Linear(3, 3, bias=False)
+    network.weight.data = torch.eye(3)
+    predictions = Predictions(["a", "b", "c"])
+    for i, item in enumerate(items[2000:]):
+        predictions.add(item["image"].double().softmax(0).numpy(), "s", i, "p", item["label"])
+    found = temperature_figures(network, items[:2000], predictions)
+    assert found["temperature"] == pytest.approx(3, rel=0.1)
+    assert found["validation_slices"] == 2000
+    assert found["ece"][1] < 0.04 < found["ece"][0]
+    assert found["log_loss"][1] < found["log_loss"][0]
