@@ -79,11 +79,11 @@ def evaluate_run(
         for name in ("network", "data", "validate::preprocessing", "validate::dataset", "validate::handlers")
     )
     predictions = handlers[0].predictions  # of the evaluation just run, in the order of the data set
+    validation: Any = []
     try:
         validation = data.dataset("validation", view, optional=True) if split == "test" else []
     except LabelError as error:  # the store given may hold the test patients alone
         logger.info("no temperature is fitted: %s", error)
-        validation = []
     if len(validation):
         metrics["temperature_scaling"] = temperature_figures(network, validation, predictions)
         write_json(out / "metrics.json", metrics)
