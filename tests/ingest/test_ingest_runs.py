@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,41 @@ def test_killed_run_is_completed(source: Path, whole: Path, tmp_path: Path) -> N
     assert list(out.glob(".draft-*"))
     assert ingest([source], out, key=KEY, progress=False).added == 2
     assert tree_bytes(out) == tree_bytes(whole)
+
+
+def test_killed_at_random_points(tmp_path: Path) -> None:
+    """`kill -9` of all processes of a run, again and again wherever it happens to be: the next run goes on."""
+    rng, source, out = random.Random(4), tmp_path / "in", tmp_path / "killed"
+    for seed in range(30):
+        write_series(source / str(seed), phantom(3, seed=seed), series=str(seed))
+    with zipfile.ZipFile(source / "study.zip", "w") as archive:
+        for path in write_series(tmp_path / "z", phantom(5, seed=99), series="zip"):
+            archive.write(path, path.name)
+    ingest([source], tmp_path / "whole", key=KEY, progress=False, report=True)
+    program = (
+        "from pathlib import Path; from medssl_monai.ingest import ingest\n"
+        "if __name__ == '__main__':\n"
+        f"    ingest([Path({str(source)!r})], Path({str(out)!r}), key={KEY!r}, "
+        "progress=False, workers=%d, report=True)\n"
+    )
+    (tmp_path / "program.py").write_text(program % 1)
+    stored = []
+    for attempt in range(5):
+        (tmp_path / "program.py").write_text(program % (1 + attempt % 2))
+        process = subprocess.Popen([sys.executable, str(tmp_path / "program.py")], start_new_session=True)
+        deadline = time.monotonic() + 30
+        while not out.exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.05, 0.5) + 0.6 * (attempt > 0))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        stored.append(len(list((out / "series").glob("*.parquet"))))
+    assert stored == sorted(stored)
+    assert stored[0] < 31
+    ingest([source], out, key=KEY, progress=False, report=True)
+    assert tree_bytes(out) == tree_bytes(tmp_path / "whole")
 
 
 def test_nobody_can_be_recognised(source: Path, whole: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,52 @@
+"""The same work by one process, by several, and by a Dask cluster gives the same store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medssl_monai.errors import InputError
+from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest.workers import Workers
+from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write_series
+
+distributed = pytest.importorskip("distributed", reason="needs the extra dask")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A scheduler with two worker processes on this machine."""
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(processes=True, host="127.0.0.1", **options) as running:
+        yield running.scheduler_address
+
+
+def process_of(item: int) -> tuple[int, int]:
+    return item, os.getpid()
+
+
+def test_cluster_works_in_other_processes_in_order(cluster: str) -> None:
+    found = Workers(scheduler=cluster, progress=False).map(process_of, range(40), "", chunk=3)
+    assert [item for item, _ in found] == list(range(40))
+    assert os.getpid() not in {process for _, process in found}
+
+
+def test_cluster_gives_the_same_bytes(cluster: str, tmp_path: Path) -> None:
+    for seed in range(5):
+        write_series(tmp_path / "in" / str(seed), phantom(4, seed=seed), series=str(seed))
+    (tmp_path / "in" / "text").write_text("no image")
+    plain = ingest([tmp_path / "in"], tmp_path / "plain", key=KEY, progress=False, report=True)
+    spread = ingest([tmp_path / "in"], tmp_path / "spread", key=KEY, progress=False, report=True, scheduler=cluster)
+    assert spread.verdicts == plain.verdicts
+    assert tree_bytes(tmp_path / "spread") == tree_bytes(tmp_path / "plain")
+    assert len(SliceStore(tmp_path / "spread").series_ids) == 5
+    assert ingest([tmp_path / "in"], tmp_path / "spread", key=KEY, progress=False, scheduler=cluster).added == 0
+
+
+def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medssl_monai.ingest.workers.SECONDS_TO_CONNECT", 0.5)
+    with pytest.raises(InputError, match="no Dask scheduler answers"):
+        Workers(scheduler="tcp://127.0.0.1:9").map(process_of, [1], "", chunk=1)
