@@ -94,14 +94,17 @@ def write_report(results: StudyResults, out: Path) -> None:
             ("encoder", "head", "labels", "patients", "slices", "mean", "95% interval", "seeds"),
             _points(results.points),
         ),
-        f"<h2>Against {escape(results.plan.baseline)}</h2>",
-        "<p>Difference of balanced accuracy; p by exchanging the answers patient by patient, corrected over all rows "
-        "(Holm). A difference that is not significant is not a proof that there is none.</p>",
-        _table(
-            ("encoder", "head", "labels", "difference", "p", "p (Holm)", "p (DeLong)", "how"),
-            _contrasts(results.contrasts),
-        ),
     ]
+    if results.contrasts:
+        parts += [
+            f"<h2>Against {escape(results.plan.baseline)}</h2>",
+            f"<p>Difference of balanced accuracy. {escape(_how(results.contrasts))} p is corrected over all rows (Holm). A "
+            "difference that is not significant is not a proof that there is none.</p>",
+            _table(
+                ("encoder", "head", "labels", "difference", "p", "p (Holm)", "p (DeLong)"),
+                _contrasts(results.contrasts),
+            ),
+        ]
     page = (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(results.plan.title)}</title>'
         f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
@@ -159,10 +162,15 @@ def _contrasts(contrasts: Sequence[Contrast]) -> list[list[str]]:
             _p(c.p),
             _p(c.p_holm),
             _p(c.p_delong),
-            c.note,
         ]
         for c in contrasts
     ]
+
+
+def _how(contrasts: Sequence[Contrast]) -> str:
+    """How p was found, or why not: a sentence for all rows that say the same."""
+    notes = list(dict.fromkeys(c.note for c in contrasts))
+    return " ".join(f"{note[0].upper()}{note[1:]}." for note in notes)
 
 
 def _figure(value: float | None) -> str:
