@@ -98,8 +98,8 @@ def write_report(results: StudyResults, out: Path) -> None:
     if results.contrasts:
         parts += [
             f"<h2>Against {escape(results.plan.baseline)}</h2>",
-            f"<p>Difference of balanced accuracy. {escape(_how(results.contrasts))} p is corrected over all rows (Holm). A "
-            "difference that is not significant is not a proof that there is none.</p>",
+            f"<p>Difference of balanced accuracy. {escape(_how(results.contrasts))} p is corrected over all "
+            "rows (Holm). A difference that is not significant is not a proof that there is none.</p>",
             _table(
                 ("encoder", "head", "labels", "difference", "p", "p (Holm)", "p (DeLong)"),
                 _contrasts(results.contrasts),
