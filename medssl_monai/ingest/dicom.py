@@ -14,7 +14,7 @@ from pydicom.uid import UID
 
 from medssl_monai.errors import GeometryError
 from medssl_monai.ingest.code_words import body_part, kernel
-from medssl_monai.ingest.dicom_tags import integer, number, numbers, reading, text, texts
+from medssl_monai.ingest.dicom_tags import integer, number, numbers, quiet, reading, text, texts
 from medssl_monai.ingest.functional_groups import FrameHeader
 from medssl_monai.ingest.geometry import canonical_orientation
 from medssl_monai.ingest.verdicts import Reason, RejectedError
@@ -154,7 +154,8 @@ def read_instance(path: Path, content: Path | None = None) -> Instance:
     Raises:
         RejectedError: it is not readable as DICOM, or not an image.
     """
-    return _instance(_header(content or path), path, content or path, None)
+    with quiet():
+        return _instance(_header(content or path), path, content or path, None)
 
 
 def read_frames(path: Path, content: Path | None = None) -> list[Instance]:
@@ -164,11 +165,12 @@ def read_frames(path: Path, content: Path | None = None) -> list[Instance]:
         RejectedError: as `read_instance`.
     """
     content = content or path
-    dataset = _header(content)
-    whole = _instance(dataset, path, content, None)
-    if whole.sop_class not in ENHANCED_CLASSES:
-        return [whole]
-    return [_instance(FrameHeader(dataset, i), path, content, i) for i in range(max(1, whole.frames))]
+    with quiet():
+        dataset = _header(content)
+        whole = _instance(dataset, path, content, None)
+        if whole.sop_class not in ENHANCED_CLASSES:
+            return [whole]
+        return [_instance(FrameHeader(dataset, i), path, content, i) for i in range(max(1, whole.frames))]
 
 
 def _header(content: Path) -> Any:
@@ -177,8 +179,8 @@ def _header(content: Path) -> Any:
 
 
 def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Instance:
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
-    stored_class = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    syntax = text(dataset.file_meta, "TransferSyntaxUID")
+    stored_class = text(dataset.file_meta, "MediaStorageSOPClassUID")
     sop_class = text(dataset, "SOPClassUID") or stored_class
     if sop_class == "1.2.840.10008.1.3.10":
         raise RejectedError(Reason.DICOMDIR, "a DICOMDIR is a table of contents; the files themselves were scanned")

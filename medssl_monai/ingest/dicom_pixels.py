@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.uid import UID
 
 from medssl_monai.ingest.dicom import Instance
-from medssl_monai.ingest.dicom_tags import integer, reading
+from medssl_monai.ingest.dicom_tags import integer, quiet, reading
 from medssl_monai.ingest.hounsfield import HounsfieldSlice, clip_to_int16, padding_mask, rescale, to_slice
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
@@ -43,6 +43,11 @@ def read_pixels(instance: Instance) -> HounsfieldSlice:
     Raises:
         RejectedError: the pixels cannot be decoded.
     """
+    with quiet():
+        return _read_pixels(instance)
+
+
+def _read_pixels(instance: Instance) -> HounsfieldSlice:
     if instance.frame is None:
         dataset, raw = _decode(instance.content)
     else:

@@ -16,18 +16,28 @@ from pydicom.errors import InvalidDicomError
 
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
-__all__ = ["integer", "number", "numbers", "reading", "text", "texts"]
+__all__ = ["integer", "number", "numbers", "quiet", "reading", "text", "texts"]
 
 
 @contextmanager
-def reading() -> Iterator[None]:
-    """pydicom's view of a broken file becomes a `RejectedError`; its warnings and logs quote values: not shown."""
+def quiet() -> Iterator[None]:
+    """pydicom neither warns nor logs: what it says quotes values."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """pydicom's view of a broken file becomes a `RejectedError`; it is quiet meanwhile."""
+    try:
+        with quiet():
             yield
     except RejectedError:
         raise
@@ -37,8 +47,6 @@ def reading() -> Iterator[None]:
         raise RejectedError(
             Reason.UNREADABLE, f"is not readable as DICOM ({type(error).__name__}): truncated or damaged"
         ) from error
-    finally:
-        logger.setLevel(level)
 
 
 def _value(dataset: Any, keyword: str) -> Any:

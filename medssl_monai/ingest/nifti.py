@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from medssl_monai.ingest.nrrd_meta import read_meta_image, read_nrrd
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 from medssl_monai.ingest.volumes import Volume
 
 __all__ = ["NIFTI_SUFFIXES", "VOLUME_SUFFIXES", "is_volume_file", "read_volume"]
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, ".mha", ".mhd")
 
 
 def is_volume_file(path: Path) -> bool:
@@ -32,7 +33,10 @@ def read_volume(path: Path) -> Volume:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _read_nifti(path) if path.name.lower().endswith(NIFTI_SUFFIXES) else _read_itk(path)
+            name = path.name.lower()
+            if name.endswith(NIFTI_SUFFIXES):
+                return _read_nifti(path)
+            return read_nrrd(path) if name.endswith(NRRD_SUFFIXES) else read_meta_image(path)
     except RejectedError:
         raise
     except Exception as error:  # what broken files raise varies from zlib to memory errors
@@ -59,24 +63,6 @@ def _read_nifti(path: Path) -> Volume:
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
     affine = np.asarray(image.affine, np.float64)
     return Volume(stored.reshape(shape), slope, intercept, affine, frozenset(flags))
-
-
-def _read_itk(path: Path) -> Volume:
-    import SimpleITK as sitk  # noqa: N813  its users' custom
-
-    image: Any = sitk.ReadImage(str(path))
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise RejectedError(Reason.COLOUR, "has several components a voxel; only single grey values are measurements")
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[..., 0]
-    if image.GetDimension() != 3:
-        raise RejectedError(Reason.MULTIVOLUME, f"has {image.GetDimension()} dimensions, needs 3; split the volumes")
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    # ITK's patient space is LPS.
-    ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), 1.0, 0.0, ras)
 
 
 def _one_volume(shape: tuple[int, ...]) -> tuple[int, ...]:

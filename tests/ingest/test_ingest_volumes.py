@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from medssl_monai.errors import NoImagesError
 from medssl_monai.ingest import IngestSummary, Outcome, Reason, SliceStore, ingest
+from medssl_monai.ingest.nifti import read_volume
+from medssl_monai.ingest.verdicts import RejectedError
 from medssl_monai.ingest.volumes import Volume, cut
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 
@@ -219,3 +221,41 @@ def test_itk_formats(tmp_path: Path, run: Ingest, suffix: str) -> None:
     found, row = only_series(run(tmp_path / f"a{suffix}")[0])
     assert np.array_equal(found, hu)
     assert np.allclose(row["affine"], RAS_OF_PHANTOM.reshape(-1))
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.float64])
+def test_itk_formats_as_simpleitk_reads_them(tmp_path: Path, suffix: str, compressed: bool, kind: type) -> None:
+    """Values and affine, also of turned axes, in one file and in two."""
+    turn = np.array([[0, 1, 0], [0, 0, -1], [-1, 0, 0]], float)
+    image: Any = sitk.GetImageFromArray(phantom().astype(kind))
+    image.SetSpacing((0.9, 0.7, 2.5))
+    image.SetOrigin((-120, -90, 35))
+    image.SetDirection(turn.reshape(-1))
+    sitk.WriteImage(image, str(tmp_path / f"a{suffix}"), compressed)
+    volume = read_volume(tmp_path / f"a{suffix}")
+    assert volume.stored.dtype == kind
+    assert np.array_equal(volume.stored, phantom().transpose(2, 1, 0))
+    lps = np.eye(4)
+    lps[:3, :3], lps[:3, 3] = turn * (0.9, 0.7, 2.5), (-120, -90, 35)
+    assert np.allclose(volume.affine, np.diag([-1, -1, 1, 1]) @ lps)
+    assert volume.flags == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ("sizes: 2 2 2\nencoding: raw\ntype: block", "no number"),
+        ("sizes: 2 2 0\nencoding: raw\ntype: short", "without voxels"),
+        ("sizes: 9999 9999 9999\nencoding: raw\ntype: short", "holds 4 of"),
+        ("sizes: 2 2 2\nencoding: raw\ntype: short\ndata file: ../x", "another folder"),
+        ("sizes: 2 2 2 3\nencoding: raw\ntype: short", "4 dimensions"),
+        ("sizes: 3 2 2\nspace directions: none (1,0,0) (0,1,0)\nencoding: raw\ntype: short", "components"),
+    ],
+)
+def test_nrrd_that_is_refused(tmp_path: Path, header: str, why: str) -> None:
+    (tmp_path / "a.nrrd").write_bytes(f"NRRD0004\n{header}\n\n".encode() + b"1234")
+    with pytest.raises(RejectedError) as caught:
+        read_volume(tmp_path / "a.nrrd")
+    assert why in caught.value.detail
