@@ -1,7 +1,7 @@
 """``medssl ingest``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,7 @@ from medssl_monai.cli.options import Json, Key, print_json
 
 
 def run(
+    context: typer.Context,
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -28,6 +29,9 @@ def run(
     verify_tls: Annotated[
         bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")
     ] = True,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Recipe with options: a YAML file, or a name such as lidc.")
+    ] = None,
     key: Key = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet to draw (PNG).")] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html into the store.")] = True,
@@ -36,8 +40,14 @@ def run(
     """Read clinical images into a store of Hounsfield-unit slices, with a verdict for every series."""
     from medssl_monai.ingest import SliceStore, ingest, load_key
     from medssl_monai.ingest.dicomweb import PacsSource, is_dicomweb, parse_query
+    from medssl_monai.ingest.recipes import load_recipe
     from medssl_monai.ingest.verdict_table import verdict_counts, verdict_table
 
+    if config is not None:
+        recipe = _not_given(context, load_recipe(config))
+        modality, workers = recipe.get("modality", modality), recipe.get("workers", workers)
+        scheduler, query = recipe.get("scheduler", scheduler), recipe.get("query", query)
+        verify_tls, report = recipe.get("verify_tls", verify_tls), recipe.get("report", report)
     wanted = parse_query(query or [], modality)
     summary = ingest(
         [PacsSource(one, wanted, verify_tls) if is_dicomweb(one) else Path(one) for one in sources],
@@ -61,3 +71,12 @@ def run(
         typer.echo(f"{out}: {len(SliceStore(out))} slices; verdicts in {out / 'verdicts.jsonl'}")
         if report:
             typer.echo(f"open {out / 'report.html'} to see each series")
+
+
+def _not_given(context: typer.Context, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Options of a recipe that the command line does not give."""
+    return {
+        name: value
+        for name, value in recipe.items()
+        if getattr(context.get_parameter_source(name), "name", "DEFAULT") == "DEFAULT"
+    }
