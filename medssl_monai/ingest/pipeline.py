@@ -121,7 +121,7 @@ class _Run:
         ]
         new, stored, partial_views, contradicting = _compare(plans, self.writer)
         work = partial(_process_one, writer=self.writer, key=self.key)
-        written = self.workers.map(work, new, "reading series", chunk=1)
+        written = self.workers.map(work, new, "reading series", chunk=1, crashed=_crashed)
         self.verdicts += [*verdicts, *stored, *contradicting, *(one for group in written for one in group)]
         self.partial_views += partial_views
         self.added += sum(one.outcome is not Outcome.REJECTED for group in written for one in group)
@@ -217,6 +217,22 @@ class _Job:
 
 def _process_one(job: _Job, writer: StoreWriter, key: bytes) -> tuple[Verdict, ...]:
     return process(job.plan, writer, key, job.replaces)
+
+
+def _crashed(job: _Job) -> tuple[Verdict, ...]:
+    """The verdict on a series that ended the process that read it."""
+    detail = "reading its pixels ended the process, as damaged files do with some decoders; remove the damaged files"
+    return (
+        Verdict(
+            Outcome.REJECTED,
+            "series",
+            job.plan.source_id,
+            job.plan.series_id,
+            files=job.plan.files,
+            reason=Reason.UNDECODABLE,
+            detail=detail,
+        ),
+    )
 
 
 def _compare(

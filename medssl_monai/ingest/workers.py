@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,7 +37,14 @@ class Workers:
     scheduler: str | None = None
     progress: bool = True
 
-    def map(self, work: Callable[[T], R], items: Sequence[T], title: str, chunk: int) -> list[R]:
+    def map(
+        self,
+        work: Callable[[T], R],
+        items: Sequence[T],
+        title: str,
+        chunk: int,
+        crashed: Callable[[T], R] | None = None,
+    ) -> list[R]:
         """Results in the order of the items.
 
         Args:
@@ -44,24 +52,48 @@ class Workers:
             items: likewise.
             title: of the bar.
             chunk: items handed over at once.
+            crashed: gives the result for an item whose process died, as a broken decoder may end one; without it, and
+                where this process does the work, nothing is caught.
 
         Raises:
             InputError: the scheduler cannot be reached, or `dask` is not installed.
         """
         with tqdm(total=len(items), desc=title, disable=not self.progress, leave=False) as bar:
             results: list[R] = []
-            for result in self._results(work, items, chunk):
+            for result in self._results(work, items, chunk, crashed):
                 results.append(result)
                 bar.update()
         return results
 
-    def _results(self, work: Callable[[T], R], items: Sequence[T], chunk: int) -> Iterator[R]:
+    def _results(
+        self, work: Callable[[T], R], items: Sequence[T], chunk: int, crashed: Callable[[T], R] | None
+    ) -> Iterator[R]:
         if self.scheduler is not None and items:
             yield from _on_cluster(self.scheduler, work, items, chunk)
         elif self.processes == 1 or len(items) <= chunk:
             yield from map(work, items)
         else:
-            yield from _in_processes(min(self.processes, len(items)), work, items, chunk)
+            done = 0
+            try:
+                for result in _in_processes(min(self.processes, len(items)), work, items, chunk):
+                    done += 1
+                    yield result
+            except BrokenProcessPool:
+                if crashed is None:
+                    raise
+                # Which item it was is not known: the rest is done one by one, which is rare enough to be slow.
+                yield from _one_by_one(work, items[done:], crashed)
+
+
+def _one_by_one(work: Callable[[T], R], items: Sequence[T], crashed: Callable[[T], R]) -> Iterator[R]:
+    rest = list(items)
+    while rest:
+        try:
+            for result in _in_processes(1, work, list(rest), 1):
+                rest.pop(0)
+                yield result
+        except BrokenProcessPool:
+            yield crashed(rest.pop(0))
 
 
 def _in_processes(count: int, work: Callable[[T], R], items: Sequence[T], chunk: int) -> Iterator[R]:

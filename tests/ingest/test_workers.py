@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,11 @@ from medssl_monai.ingest import SliceStore, ingest
 from medssl_monai.ingest.workers import Workers
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write_series
 
-distributed = pytest.importorskip("distributed", reason="needs the extra dask")
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """A scheduler with two worker processes on this machine."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.LocalCluster(processes=True, host="127.0.0.1", **options) as running:
         yield running.scheduler_address
@@ -46,7 +46,21 @@ def test_cluster_gives_the_same_bytes(cluster: str, tmp_path: Path) -> None:
     assert ingest([tmp_path / "in"], tmp_path / "spread", key=KEY, progress=False, scheduler=cluster).added == 0
 
 
+def die_at_some(item: int) -> int:
+    if item in (3, 7):
+        os.abort()
+    return item
+
+
+def test_a_process_that_dies_costs_its_item_only() -> None:
+    workers = Workers(processes=2, progress=False)
+    assert workers.map(die_at_some, range(9), "", chunk=1, crashed=lambda item: -item) == [0, 1, 2, -3, 4, 5, 6, -7, 8]
+    with pytest.raises(BrokenProcessPool):
+        workers.map(die_at_some, range(9), "", chunk=1)
+
+
 def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="needs the extra dask")
     monkeypatch.setattr("medssl_monai.ingest.workers.SECONDS_TO_CONNECT", 0.5)
     with pytest.raises(InputError, match="no Dask scheduler answers"):
         Workers(scheduler="tcp://127.0.0.1:9").map(process_of, [1], "", chunk=1)
