@@ -7,6 +7,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
+from medssl_monai.downstream.metrics import balanced_accuracy
 from medssl_monai.downstream.predictions import Predictions
 from medssl_monai.networks.processes import process_rank
 
@@ -52,9 +53,10 @@ class PredictionTable:
 
     def _measure(self, engine: Any) -> None:
         if self.predictions.labelled:
-            figures = self.predictions.metrics()["all_slices"]
-            for name in ("balanced_accuracy", "accuracy"):
-                engine.state.metrics[name] = figures[name]
+            labels = np.asarray(self.predictions.labels)
+            predicted = np.stack(self.predictions.probabilities).argmax(axis=1)
+            engine.state.metrics["balanced_accuracy"] = balanced_accuracy(labels, predicted)
+            engine.state.metrics["accuracy"] = float((labels == predicted).mean())
 
     def _write(self, engine: Any) -> None:
         if self.output_dir is not None and process_rank() == 0:
