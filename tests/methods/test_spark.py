@@ -63,7 +63,9 @@ def test_the_loss_falls_on_a_few_images() -> None:
         loss, _ = loss_and_gradients(model, batch)
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0] and losses == sorted(losses, reverse=True)
+    # A single step may rise a little, as rounding (the number of threads) has it; a stretch of five may not.
+    stretches = [sum(losses[i : i + 5]) for i in range(0, 20, 5)]
+    assert losses[-1] < 0.9 * losses[0] and stretches == sorted(stretches, reverse=True)
 
 
 def test_masked_pixels_reach_the_loss_as_targets_only() -> None:
