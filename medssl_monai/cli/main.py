@@ -4,9 +4,12 @@ Exit codes: 0 done, 1 a problem with the input (one sentence on stderr), 2 wrong
 Nothing heavy is imported here, nor by the verbs' modules, so that ``--help`` answers at once.
 """
 
+import functools
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -37,6 +40,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _told(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The verb, whose interruption says how to carry on: typer alone would leave without a word."""
+
+    @functools.wraps(verb)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return verb(*args, **kwargs)
+        except KeyboardInterrupt as stopped:
+            typer.echo(f"medssl: {str(stopped) or 'interrupted'}", err=True)
+            raise typer.Exit(130) from stopped
+
+    return run
+
+
 VERBS = (
     sample_data,
     phantom,
@@ -53,7 +72,7 @@ VERBS = (
 )
 for verb in VERBS:
     name = verb.__name__.rsplit(".", 1)[-1].replace("_", "-")
-    app.command(name)(verb.run)
+    app.command(name)(_told(verb.run))
 
 
 @app.callback(invoke_without_command=True)
@@ -70,9 +89,6 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt as error:
-        typer.echo(str(error) or "interrupted", err=True)
         sys.exit(130)
     except MedSSLError as error:
         typer.echo(f"medssl: {error}", err=True)

@@ -111,6 +111,16 @@ def test_unknown_names_are_told(medssl, tmp_path: Path) -> None:  # type: ignore
     assert medssl("export", tmp_path, "--out", tmp_path / "e.safetensors")[0] == 1
 
 
+def test_ctrl_c_says_how_to_carry_on(medssl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt("stopped after step 3; the same command carries on from here")
+
+    monkeypatch.setattr("medssl_monai.phantom.write_phantom", stopped)
+    code, _, err = medssl("phantom", "--out", tmp_path)
+    assert code == 130
+    assert "medssl: stopped after step 3; the same command carries on" in err
+
+
 def test_phantom(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     code, _, _ = medssl("phantom", "--out", tmp_path / "p", "--patients", 2, "--size", 32, "--slices", 3)
     assert code == 0
