@@ -53,19 +53,17 @@ def test_every_parameter_learns(channels: int) -> None:
 
 
 def test_the_loss_falls_on_a_few_images() -> None:
-    model = small()
+    model = small().double()  # in float32 the number of threads decides whether a step rises by a rounding
     optimizer = spark_lamb(model, lr=5e-2)
     batch = batch_of(model, 64, 64)
-    ramp = torch.linspace(-1, 1, 64)
-    batch["views"] = [(ramp[:, None] * ramp).expand(3, 1, 64, 64) + 0.05 * batch["views"][0]]
+    ramp = torch.linspace(-1, 1, 64, dtype=torch.float64)
+    batch["views"] = [(ramp[:, None] * ramp).expand(3, 1, 64, 64) + 0.05 * batch["views"][0].double()]
     losses = []
     for _ in range(20):
         loss, _ = loss_and_gradients(model, batch)
         optimizer.step()
         losses.append(loss.item())
-    # A single step may rise a little, as rounding (the number of threads) has it; a stretch of five may not.
-    stretches = [sum(losses[i : i + 5]) for i in range(0, 20, 5)]
-    assert losses[-1] < 0.9 * losses[0] and stretches == sorted(stretches, reverse=True)
+    assert losses[-1] < 0.9 * losses[0] and losses == sorted(losses, reverse=True)
 
 
 def test_masked_pixels_reach_the_loss_as_targets_only() -> None:
