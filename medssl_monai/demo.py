@@ -188,10 +188,11 @@ def _close(out: Path, rows: dict[str, dict[str, float]], offline: bool, seconds:
     for source, target in pictures.items():
         shutil.copyfile(out / source, out / "figures" / target)
     write_json(out / "results.json", {"images": images, "seconds": round(seconds), "balanced_accuracy": rows})
-    beaten = _mean(rows["SparK, fine-tuned"]) > _mean(rows["random forest on 32² pixels"])
-    console.print(
-        "The fine-tuned network " + ("beats" if beaten else "does not beat") + " the forest on these patients."
-    )
+    network, forest = rows["SparK, fine-tuned"], rows["random forest on 32² pixels"]
+    verdict = "beats" if _mean(network) > _mean(forest) else "does not beat"
+    lost = [patient for patient in patients if network[patient] < forest[patient]]
+    where = f", but not on {', '.join(lost)}" if lost and verdict == "beats" else ""
+    console.print(f"The fine-tuned network {verdict} the forest on the mean of these patients{where}.")
     console.print(f"Done in {seconds / 60:.1f} minutes. Table: {out / 'results.json'}; pictures: {out / 'figures'}")
 
 
