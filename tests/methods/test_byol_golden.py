@@ -166,4 +166,4 @@ def test_resnet50_matches_within_rounding_in_float32() -> None:
     meta, want = golden.load("byol_resnet50")
     method, views = full_resnet(meta, torch.float32)
     with torch.no_grad():
-        assert_allclose(method({"views": views})["loss"].item(), want["losses"][2], rtol=0, atol=5e-3)
+        assert_allclose(method({"views": views})["loss"].item(), want["losses"][2], rtol=0, atol=5e-4)
