@@ -2,8 +2,10 @@
 
 A table is CSV, or JSON with a list of objects, with the columns
 
-    source   a path (relative ones from the table's folder), a SeriesInstanceUID, or a series id of the store
-    label    the name of the class
+    source   a path (relative ones from the table's folder), a SeriesInstanceUID, a series id of the store, or a query
+             of its index: ``query: body_part == CHEST and plane == axial``, which labels all slices that it finds
+    label    the name of the class; where several may hold at once (``multilabel``) their names with ``|`` between
+             them, and ``|`` alone where none holds
     slice    optional: counted from 0 = most inferior; without it the label holds for every slice of the source
     patient  optional: any name that tells patients apart; without it the store's pseudonym does
     split    optional: train, validation or test
@@ -22,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from medssl_monai.errors import LabelError
+from medssl_monai.ingest.label_queries import check_query, is_query, select_slices
 from medssl_monai.ingest.store import SliceStore
 
 __all__ = ["SPLITS", "LabelRow", "LabelTable", "read_labels", "resolve"]
 
 SPLITS = ("train", "validation", "test")
+SEPARATOR = "|"  # between the classes of a slice in a multi-label table
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +46,11 @@ class LabelRow:
     patient: str
     split: str
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes that hold: one, or any number of a multi-label table's."""
+        return tuple(filter(None, self.label.split(SEPARATOR)))
+
 
 @dataclass(frozen=True)
 class LabelTable:
@@ -49,11 +58,12 @@ class LabelTable:
 
     path: Path
     rows: tuple[LabelRow, ...]
+    multilabel: bool = False
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, sorted; a label's number is its place here."""
-        return tuple(sorted({row.label for row in self.rows}))
+        return tuple(sorted({name for row in self.rows for name in row.names}))
 
     @property
     def has_split(self) -> bool:
@@ -81,21 +91,28 @@ class LabelTable:
         return tuple(found)
 
 
-def read_labels(path: Path) -> LabelTable:
+def read_labels(path: Path, *, multilabel: bool = False) -> LabelTable:
     """Read and check a label table.
+
+    Args:
+        path: the table.
+        multilabel: whether a row may name several classes, or none.
 
     Raises:
         LabelError: the file is not readable or empty; a column is missing; a slice is not a whole number from 0; a
-            label or source is empty; a split is unknown; one slice has two labels; a patient is in two splits. The
-            message names the row.
+            label or source is empty; a split is unknown; one slice has two labels; a patient is in two splits; several
+            classes are named where one must be. The message names the row.
     """
     path = Path(path)
-    rows = tuple(_row(path, number, cells) for number, cells in enumerate(_read_cells(path), start=1))
+    rows = tuple(_row(path, number, cells, multilabel) for number, cells in enumerate(_read_cells(path), start=1))
     if not rows:
         raise LabelError(f"{path}: a label table needs at least one row, found none; add rows below the heading")
     _refuse_contradictions(path, ((row.source, row) for row in rows))
     _refuse_leaks(path, ((row.patient, row) for row in rows if row.patient), "the patient")
-    return LabelTable(path, rows)
+    table = LabelTable(path, rows, multilabel)
+    if not table.classes:
+        raise LabelError(f"{path}: no row names a class, so that there is nothing to learn; fill the column 'label'")
+    return table
 
 
 def resolve(
@@ -110,20 +127,27 @@ def resolve(
         split: only rows of this split; None takes all.
 
     Returns:
-        Index rows (`ingest.schema.COLUMNS`) with `label` (place in `table.classes`), `label_name`, `split` ("" where
-        unknown) and `patient`: the table's where it names one, else the store's pseudonym.
+        Index rows (`ingest.schema.COLUMNS`) with `label` (place in `table.classes`; of a multi-label table the tuple of
+        the places that hold), `label_name`, `split` ("" where unknown) and `patient`: the table's where it names one,
+        else the store's pseudonym.
 
     Raises:
-        LabelError: a source or slice is not in the store; two sources are one series with two labels for a slice; a
-            patient or series is in two splits.
+        LabelError: a source or slice is not in the store, or a query finds nothing; two sources are one series with
+            two labels for a slice; a patient or series is in two splits.
     """
     for sentence in table.statements:
         logger.warning("%s: %s", table.path, sentence)
     asked = [row for row in table.rows if split is None or row.split == split]
-    series_of = _series_of(table, asked, store, key)
+    found = {row.number: select_slices(store, row.source) for row in table.rows if is_query(row.source)}
+    _refuse_empty_queries(table.path, asked, found)
+    series_of = _series_of(table, [row for row in asked if row.number not in found], store, key)
     slices_of = _slices_of(store, set(series_of.values()))
     known = [(series_of[row.source], row) for row in table.rows if row.source in series_of]
     _refuse_contradictions(table.path, known)
+    for row in (row for row in table.rows if row.number in found):
+        by_series = _by_series(found[row.number])
+        slices_of = by_series | slices_of
+        known += [(series, row) for series in by_series]
     _refuse_leaks(table.path, known, "the series")
     effective = ((row.patient or _patient(slices_of[series]), row) for series, row in known)
     _refuse_leaks(table.path, effective, "the patient")
@@ -131,17 +155,43 @@ def resolve(
 
     numbers = {name: number for number, name in enumerate(table.classes)}
     labelled: dict[tuple[str, int], dict[str, Any]] = {}
+    giver: dict[tuple[str, int], LabelRow] = {}
     for row in asked:
-        series = series_of[row.source]
-        for index_row in _labelled_slices(table.path, row, slices_of[series]):
-            labelled[series, index_row["slice"]] = {
+        if row.number in found:
+            index_rows = iter(found[row.number])
+        else:
+            index_rows = _labelled_slices(table.path, row, slices_of[series_of[row.source]])
+        for index_row in index_rows:
+            place = (index_row["series_id"], index_row["slice"])
+            if giver.setdefault(place, row).label != row.label:  # only a query can come to this
+                raise LabelError(
+                    f"{table.path}, row {row.number}: labels slice {place[1]} of the series {place[0]} {row.label!r}, "
+                    f"but row {giver[place].number} labels it {giver[place].label!r}; keep one of them"
+                )
+            held = tuple(numbers[name] for name in row.names)
+            labelled[place] = {
                 **index_row,
-                "label": numbers[row.label],
+                "label": held if table.multilabel else held[0],
                 "label_name": row.label,
                 "patient": row.patient or index_row["patient"],
                 "split": row.split,
             }
     return [labelled[place] for place in sorted(labelled)]
+
+
+def _refuse_empty_queries(path: Path, asked: list[LabelRow], found: dict[int, list[dict[str, Any]]]) -> None:
+    for row in asked:
+        if row.number in found and not found[row.number]:
+            raise LabelError(
+                f"{path}, row {row.number}: the query {row.source!r} finds no slice in the store; correct its values"
+            )
+
+
+def _by_series(index_rows: Iterable[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    grouped: dict[str, dict[int, dict[str, Any]]] = {}
+    for index_row in index_rows:
+        grouped.setdefault(index_row["series_id"], {})[index_row["slice"]] = index_row
+    return grouped
 
 
 def _read_cells(path: Path) -> list[dict[Any, Any]]:
@@ -166,7 +216,7 @@ def _read_cells(path: Path) -> list[dict[Any, Any]]:
     return cells
 
 
-def _row(path: Path, number: int, cells: dict[Any, Any]) -> LabelRow:
+def _row(path: Path, number: int, cells: dict[Any, Any], multilabel: bool) -> LabelRow:
     """One checked row."""
     for column in ("source", "label"):
         if column not in cells:
@@ -176,7 +226,8 @@ def _row(path: Path, number: int, cells: dict[Any, Any]) -> LabelRow:
             )
     if None in cells:  # what csv.DictReader makes of cells beyond the heading
         raise LabelError(f"{path}, row {number}: more cells than the heading has; quote text that holds a comma")
-    texts = {name: _text(cells.get(name)) for name in ("source", "slice", "label", "patient", "split")}
+    texts = {name: _text(cells.get(name)) for name in ("source", "slice", "patient", "split")}
+    texts["label"] = _label(path, number, cells["label"], multilabel)
     for column in ("source", "label"):
         if not texts[column]:
             raise LabelError(f"{path}, row {number}: {column!r} may not be empty; fill it in or delete the row")
@@ -189,9 +240,16 @@ def _row(path: Path, number: int, cells: dict[Any, Any]) -> LabelRow:
         raise LabelError(
             f"{path}, row {number}: 'split' is one of {', '.join(SPLITS)}, found {texts['split']!r}; correct it"
         )
+    if is_query(texts["source"]):
+        if texts["slice"]:
+            raise LabelError(
+                f"{path}, row {number}: a query labels every slice that it finds, and takes no 'slice'; leave it "
+                "empty, or add `and slice == NUMBER` to the query"
+            )
+        check_query(texts["source"], f"{path}, row {number}")
     return LabelRow(
         number=number,
-        source=_source(path, texts["source"]),
+        source=texts["source"] if is_query(texts["source"]) else _source(path, texts["source"]),
         slice=int(texts["slice"]) if texts["slice"] else None,
         label=texts["label"],
         patient=texts["patient"],
@@ -201,6 +259,20 @@ def _row(path: Path, number: int, cells: dict[Any, Any]) -> LabelRow:
 
 def _text(cell: Any) -> str:
     return "" if cell is None else str(cell).strip()
+
+
+def _label(path: Path, number: int, cell: Any, multilabel: bool) -> str:
+    """The name; of a multi-label table all names, sorted, each once, with ``|`` between them; "" for an empty cell."""
+    several = isinstance(cell, list) or SEPARATOR in _text(cell)
+    if several and not multilabel:
+        raise LabelError(
+            f"{path}, row {number}: a slice has one class, found {_text(cell)!r}; take the sign {SEPARATOR!r} out of "
+            "its name, or set task=multilabel where several classes may hold at once"
+        )
+    if not several:
+        return _text(cell)
+    names = {_text(name) for name in (cell if isinstance(cell, list) else _text(cell).split(SEPARATOR))} - {""}
+    return SEPARATOR.join(sorted(names)) or SEPARATOR
 
 
 def _source(path: Path, text: str) -> str:
