@@ -94,10 +94,20 @@ class PacsSource:
             raise InputError(f"source {self.url}: credentials would travel unencrypted; use https")
 
     def series(self) -> Iterator[PacsSeries]:
-        """The series that match, in the server's order.
+        """The series that match, in the server's order, with their images.
 
         Raises:
             InputError: the server does not answer, refuses, or does not understand the query.
+        """
+        client = self._client()
+        for study, series, modality in self.listed():
+            yield PacsSeries(study, series, modality, self._instances(client, study, series))
+
+    def listed(self) -> Iterator[tuple[str, str, str]]:
+        """StudyInstanceUID, SeriesInstanceUID and modality of the series that match; images are not asked for.
+
+        Raises:
+            InputError: as `series`.
         """
         client = self._client()
         offset = 0
@@ -112,7 +122,7 @@ class PacsSource:
             for one in found:
                 study, series = _value(one, "0020000D"), _value(one, "0020000E")
                 if study and series:
-                    yield PacsSeries(study, series, _value(one, "00080060"), self._instances(client, study, series))
+                    yield study, series, _value(one, "00080060")
             if len(found) < PAGE:
                 return
             offset += len(found)
