@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
-__all__ = ["Reliability", "expected_calibration_error", "fit_temperature", "reliability", "scale_temperature"]
+__all__ = [
+    "Reliability",
+    "expected_calibration_error",
+    "fit_temperature",
+    "label_reliability",
+    "reliability",
+    "scale_temperature",
+]
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -47,8 +54,22 @@ def reliability(labels: Ints, probabilities: Floats, bins: int = BINS) -> Reliab
         probabilities: (N, C).
         bins: of equal width; a confidence on an edge belongs to the lower bin.
     """
-    confidence = probabilities.max(axis=1).astype(np.float64)
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    return _binned(right, probabilities.max(axis=1).astype(np.float64), bins)
+
+
+def label_reliability(holds: npt.NDArray[np.bool_], probability: Floats, bins: int = BINS) -> Reliability:
+    """How often a label holds, by its probability: for labels that do not exclude each other.
+
+    Args:
+        holds: (N,) truth.
+        probability: (N,) of the label; what `Reliability` calls confidence.
+        bins: as in `reliability`.
+    """
+    return _binned(holds.astype(np.float64), probability.astype(np.float64), bins)
+
+
+def _binned(right: Floats, confidence: Floats, bins: int) -> Reliability:
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)

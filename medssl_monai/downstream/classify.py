@@ -10,6 +10,8 @@ import yaml
 
 from medssl_monai.atomic import write_json
 from medssl_monai.downstream.explain import choose_examples, draw_explanations
+from medssl_monai.downstream.multilabel_evaluation import surest_yes, threshold_figures
+from medssl_monai.downstream.multilabel_predictions import MultilabelPredictions
 from medssl_monai.downstream.temperature import temperature_figures
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.errors import CheckpointError, LabelError
@@ -59,7 +61,8 @@ def evaluate_run(
 
     Returns:
         The content of ``metrics.json``; where the test is judged and the table has a validation part, with
-        ``temperature_scaling``, see `temperature_figures`.
+        ``temperature_scaling``, see `temperature_figures`; of several labels ``thresholds_by_validation``, see
+        `threshold_figures`.
     """
     settings = run_settings(run)
     workflow = run_bundle(
@@ -84,14 +87,20 @@ def evaluate_run(
         validation = data.dataset("validation", view, optional=True) if split == "test" else []
     except LabelError as error:  # the store given may hold the test patients alone
         logger.info("no temperature is fitted: %s", error)
-    if len(validation):
+    if isinstance(predictions, MultilabelPredictions):
+        if len(validation):
+            metrics["thresholds_by_validation"] = threshold_figures(network, validation, predictions)
+            write_json(out / "metrics.json", metrics)
+    elif len(validation):
         metrics["temperature_scaling"] = temperature_figures(network, validation, predictions)
         write_json(out / "metrics.json", metrics)
     if explanations:
         draw_explanations(
             network,
             dataset,
-            choose_examples(predictions, explanations),
+            surest_yes(predictions, explanations)
+            if isinstance(predictions, MultilabelPredictions)
+            else choose_examples(predictions, explanations),
             predictions.classes,
             out / "figures" / "explanations.png",
             mean=settings["mean"],

@@ -50,7 +50,7 @@ def draw_roc(
     """Draw one-vs-rest ROC curves of the classes that occur beside another.
 
     Args:
-        labels: (N,) class indices.
+        labels: (N,) class indices, or (N, C) what holds of labels that do not exclude each other.
         probabilities: (N, C).
         classes: C names.
         path: PNG to write.
@@ -59,13 +59,17 @@ def draw_roc(
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--", label="chance")
     for index, name in enumerate(classes):
-        truth = labels == index
+        truth = labels == index if labels.ndim == 1 else labels[:, index].astype(bool)
         if not truth.any() or truth.all():
             continue
         false_rate, true_rate, _ = roc_curve(truth, probabilities[:, index])
         area = roc_auc_score(truth, probabilities[:, index])
         axes.plot(false_rate, true_rate, label=f"{name.replace('_', ' ')} (AUC {area:.3f}, {int(truth.sum())} slices)")
-    axes.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, one class against the rest")
+    axes.set(
+        xlabel="false positive rate",
+        ylabel="true positive rate",
+        title="ROC, one class against the rest" if labels.ndim == 1 else "ROC of each label",
+    )
     axes.set_aspect("equal")
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)

@@ -20,7 +20,9 @@ from medssl_monai.downstream.subsets import Unit, nested_subset
 from medssl_monai.errors import LabelError
 from medssl_monai.ingest.slice_dataset import SampleKey
 
-__all__ = ["ImageData", "ImageDataset", "ImageFiles"]
+__all__ = ["PICTURES", "ImageData", "ImageDataset", "ImageFiles"]
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})  # endings of file names
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -56,8 +58,8 @@ class ImageFiles(Sequence[Bytes]):
 class ImageDataset(Dataset[dict[str, Any]]):
     """Pictures as items like those of `SliceDataset`.
 
-    ``image`` uint8 (3, H, W), ``label`` int, ``patient`` ("" where unknown), ``series_id`` (``image-000012``),
-    ``slice`` 0, ``index``, ``epoch``; then ``transform``.
+    ``image`` uint8 (3, H, W), ``label`` int (float32 (C,) of several labels), ``patient`` ("" where unknown),
+    ``series_id`` (``image-000012``), ``slice`` 0, ``index``, ``epoch``; then ``transform``.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         picture = np.atleast_3d(self.data.images[place])[:, :, :3]
         item = {
             "image": torch.from_numpy(np.array(picture.transpose(2, 0, 1))).expand(3, -1, -1),
-            "label": int(self.data.labels[place]),
+            "label": self.data.label(place),
             "patient": self.data.patients[place],
             "series_id": f"image-{place:06d}",
             "slice": 0,
@@ -92,7 +94,7 @@ class ImageData:
         name: of the data set.
         classes: in the order of the network's outputs.
         images: N pictures.
-        labels: (N,) class indices.
+        labels: (N,) class indices, or (N, C) float32 with 1 where a class holds, of which several may.
         patients: per picture, "" where unknown.
         splits: positions of the pictures of ``train``, ``validation`` and ``test``, in order.
         statements: what is unknown or was chosen, as sentences.
@@ -101,7 +103,7 @@ class ImageData:
     name: str
     classes: list[str]
     images: Sequence[Bytes] | Bytes
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     patients: Sequence[str]
     splits: Mapping[str, Sequence[int]]
     statements: tuple[str, ...] = ()
@@ -110,14 +112,18 @@ class ImageData:
     def fingerprint(self) -> str:
         """SHA-256 over names, labels and splits; the pixels take part through their number alone."""
         digest = hashlib.sha256(f"{self.name} {self.classes} {len(self.images)}".encode())
-        digest.update(np.asarray(self.labels, dtype=np.int64).tobytes())
+        digest.update(np.asarray(self.labels, dtype=np.int64).tobytes())  # several labels: noughts and ones
         for split in sorted(self.splits):
             digest.update(split.encode() + np.asarray(self.splits[split], dtype=np.int64).tobytes())
         return digest.hexdigest()
 
-    def labels_of(self, split: str) -> list[int]:
-        """Class index of each picture of a split, in the order of its dataset."""
-        return [int(self.labels[i]) for i in self.splits.get(split, ())]
+    def label(self, place: int) -> Any:
+        """Class index of a picture, or the vector (C,) of several labels."""
+        return int(self.labels[place]) if self.labels.ndim == 1 else self.labels[place]
+
+    def labels_of(self, split: str) -> list[Any]:
+        """Class index (several labels: vector) of each picture of a split, in the order of its dataset."""
+        return [self.label(i) for i in self.splits.get(split, ())]
 
     def subset(self, fraction: float, *, unit: Unit = "slices", seed: int = 0) -> "ImageData":
         """The same with a share of the training pictures, see `nested_subset`."""

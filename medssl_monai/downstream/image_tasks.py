@@ -7,11 +7,12 @@ keep patients apart where patients are known.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from medssl_monai.downstream.image_data import ImageData, ImageFiles
+from medssl_monai.downstream.image_data import PICTURES, ImageData, ImageFiles
+from medssl_monai.downstream.image_table import image_table
 from medssl_monai.downstream.subsets import Unit, grouped_split, reference_split, reference_subset
 from medssl_monai.errors import ConfigError, LabelError
 
@@ -19,8 +20,7 @@ __all__ = ["ORGANS", "covid_ct", "folder_classes", "image_task", "organ_s_mnist"
 
 logger = logging.getLogger(__name__)
 
-TaskName = Literal["covid_ct", "organ_s_mnist", "folders"]
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
+TaskName = Literal["covid_ct", "organ_s_mnist", "folders", "table"]
 # Names in the order of MedMNIST's labels.
 ORGANS = [
     *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right"),
@@ -38,25 +38,40 @@ def image_task(
     subset_unit: Unit = "slices",
     subset_seed: int = 0,
     as_reference: bool = False,
+    task: str = "multiclass",
+    classes: Sequence[str] | None = None,
 ) -> ImageData:
     """A data set by name, with a share of its training pictures.
 
     Args:
-        name: ``covid_ct``, ``organ_s_mnist`` or ``folders``.
+        name: ``covid_ct``, ``organ_s_mnist``, ``folders`` or ``table``.
         root: folder or file.
         fraction: of the training pictures, in (0, 1].
         subset_unit: see `nested_subset`.
         subset_seed: likewise.
         as_reference: splits and subsets as the reference drew them.
+        task: ``multiclass``, or for a table also ``multilabel``.
+        classes: names in the order of the network's outputs, for a table; the others have their own.
 
     Raises:
-        ConfigError: the name is unknown.
+        ConfigError: the name is unknown, or does not have what is asked for.
         LabelError: the data are not laid out as published.
     """
-    loaders = {"covid_ct": covid_ct, "organ_s_mnist": organ_s_mnist, "folders": folder_classes}
-    if name not in loaders:
-        raise ConfigError(f"image task {name!r} is unknown; choose one of {', '.join(loaders)}")
-    data = folder_classes(root, as_reference=as_reference) if name == "folders" else loaders[name](root)
+    if name not in get_args(TaskName):
+        raise ConfigError(f"image task {name!r} is unknown; choose one of {', '.join(get_args(TaskName))}")
+    if task not in ("multiclass", "multilabel") or (task == "multilabel" and name != "table"):
+        raise ConfigError(f"task: the pictures of {name} have one class each, found {task!r}; set task=multiclass")
+    if as_reference and name == "table":
+        raise ConfigError("as_reference: the reference had no table of pictures; leave it false")
+    data = (
+        image_table(root, multilabel=task == "multilabel", classes=classes)
+        if name == "table"
+        else folder_classes(root, as_reference=as_reference)
+        if name == "folders"
+        else covid_ct(root)
+        if name == "covid_ct"
+        else organ_s_mnist(root)
+    )
     for sentence in data.statements:
         logger.warning("%s: %s", name, sentence)
     if not as_reference:
@@ -183,7 +198,7 @@ def folder_classes(
     for split, part in parts.items():
         start = len(paths)
         for label, name in enumerate(classes):
-            for path in sorted(p for p in (part / name).rglob("*") if p.suffix.lower() in SUFFIXES):
+            for path in sorted(p for p in (part / name).rglob("*") if p.suffix.lower() in PICTURES):
                 inner = path.relative_to(part / name).parts
                 paths.append(path)
                 labels.append(label)
@@ -226,6 +241,6 @@ def _first(candidates: Sequence[Path], what: str) -> Path:
 
 
 def _unlisted(folder: Path, classes: Sequence[str], seen: set[Path]) -> tuple[str, ...]:
-    there = {p for name in classes for p in (folder / f"CT_{name}").glob("*") if p.suffix.lower() in SUFFIXES}
+    there = {p for name in classes for p in (folder / f"CT_{name}").glob("*") if p.suffix.lower() in PICTURES}
     extra = len(there - seen)
     return (f"{extra} pictures are in no official list and are left out",) if extra else ()

@@ -6,7 +6,7 @@ Every figure is computed from sums over patients (confusion matrix, calibration 
 often their patient was drawn (AUC), so that a thousand resamples cost about as much as a few evaluations.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from medssl_monai.downstream.calibration import BINS
 
-__all__ = ["MIN_PATIENTS", "bootstrap_figures", "patient_intervals", "weighted_auc"]
+__all__ = [
+    "MIN_PATIENTS",
+    "bootstrap_counts",
+    "bootstrap_figures",
+    "described_intervals",
+    "patient_intervals",
+    "weighted_auc",
+]
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -47,10 +54,26 @@ def patient_intervals(
         ``unit``, ``patients``, ``note`` and, with `MIN_PATIENTS` or more, ``level``, ``resamples`` and ``figures``:
         name -> [low, high]; None for a figure that fewer than nine in ten resamples define.
     """
+
+    def figures(owners: npt.NDArray[np.str_], resamples: int) -> dict[str, Floats]:
+        return bootstrap_figures(labels, probabilities, owners, resamples=resamples, seed=seed)
+
+    return described_intervals(patients, len(labels), figures, resamples=resamples, level=level)
+
+
+def described_intervals(
+    patients: npt.ArrayLike,
+    slices: int,
+    draw: Callable[[npt.NDArray[np.str_], int], dict[str, Floats]],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> dict[str, Any]:
+    """What `patient_intervals` returns, of figures (R,) that ``draw(owners, resamples)`` gives by name."""
     owners = np.asarray(patients, dtype=np.str_)
     known = bool((owners != "").all())
     if not known:
-        owners = np.arange(len(labels)).astype(np.str_)
+        owners = np.arange(slices).astype(np.str_)
     count = len(np.unique(owners))
     found: dict[str, Any] = {"unit": "patients" if known else "images", "patients": count if known else None}
     if count < MIN_PATIENTS:
@@ -63,7 +86,7 @@ def patient_intervals(
         if known
         else f"patients unknown: {level:.0%} bootstrap over images; too narrow where images share a patient"
     )
-    drawn = bootstrap_figures(labels, probabilities, owners, resamples=resamples, seed=seed)
+    drawn = draw(owners, resamples)
     tail = 100 * (1 - level) / 2
     figures: dict[str, list[float] | None] = {}
     for name, values in drawn.items():
@@ -81,17 +104,22 @@ def bootstrap_figures(
     ``accuracy``, ``balanced_accuracy``, ``f1_macro`` and ``auc`` are those of `classification_metrics`, ``ece`` that of
     `expected_calibration_error`; macro means are over the classes that the resample holds.
     """
-    names, owner = np.unique(owners, return_inverse=True)
-    generator = np.random.Generator(np.random.Philox(seed))
-    counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)  # (R, P)
+    owner, counts = bootstrap_counts(owners, resamples=resamples, seed=seed)
     classes = probabilities.shape[1]
-    matrices = counts @ _sums(owner, labels * classes + probabilities.argmax(axis=1), len(names), classes**2)
+    matrices = counts @ _sums(owner, labels * classes + probabilities.argmax(axis=1), counts.shape[1], classes**2)
     matrices = matrices.reshape(resamples, classes, classes)
     return {
         **_matrix_figures(matrices),
         "auc": np.concatenate([_macro_auc(labels, probabilities, c[:, owner]) for c in _chunks(counts, len(labels))]),
         "ece": _calibration(labels, probabilities, owner, counts),
     }
+
+
+def bootstrap_counts(owners: npt.NDArray[np.str_], *, resamples: int, seed: int) -> tuple[Ints, Ints]:
+    """The place (N,) of each slice's patient, and how often each patient is drawn in each resample, (R, P)."""
+    names, owner = np.unique(owners, return_inverse=True)
+    generator = np.random.Generator(np.random.Philox(seed))
+    return owner, generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
 
 
 def _sums(owner: Ints, cell: Ints, patients: int, cells: int, values: Floats | None = None) -> Floats:

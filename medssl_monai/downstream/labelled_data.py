@@ -3,20 +3,26 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
+import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from medssl_monai.downstream.class_balance import balanced_positions
+from medssl_monai.downstream.image_data import PICTURES
 from medssl_monai.downstream.subsets import Unit, nested_subset
-from medssl_monai.errors import LabelError
+from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.ingest.cached import open_store
+from medssl_monai.ingest.label_queries import is_query
 from medssl_monai.ingest.labels import read_labels, resolve
 from medssl_monai.ingest.pseudonyms import load_key
 from medssl_monai.ingest.slice_dataset import SliceDataset
 from medssl_monai.ingest.store import SliceStore
 
-__all__ = ["LabelledData"]
+__all__ = ["LabelledData", "Task"]
+
+Task = Literal["multiclass", "multilabel"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +39,11 @@ class LabelledData:
         fraction: share of the training slices that is used, in (0, 1], see `nested_subset`; other splits stay whole.
         subset_unit: whether whole patients are drawn for it, or slices within each patient.
         subset_seed: of that draw.
+        task: ``multiclass``, a slice has one class; or ``multilabel``, any number of them: an item's ``label`` then is
+            a float32 vector (C,) with 1 where a class holds.
 
     Raises:
-        ConfigError: the fraction is not in (0, 1], or the unit is unknown.
+        ConfigError: the fraction is not in (0, 1], or the unit or the task is unknown.
         LabelError: the table does not fit: see `read_labels` and `resolve`; or it has a class the network lacks.
     """
 
@@ -49,8 +57,12 @@ class LabelledData:
         fraction: float = 1.0,
         subset_unit: Unit = "patients",
         subset_seed: int = 0,
+        task: Task = "multiclass",
     ) -> None:
-        self.table = read_labels(Path(labels))
+        if task not in get_args(Task):
+            raise ConfigError(f"task: must be one of {', '.join(get_args(Task))}, found {task!r}; choose one of them")
+        self.table = read_labels(Path(labels), multilabel=task == "multilabel")
+        self.task = task
         self._key = load_key(None if key is None else Path(key))
         self.classes = list(classes) if classes else list(self.table.classes)
         unknown = sorted(set(self.table.classes) - set(self.classes))
@@ -78,13 +90,13 @@ class LabelledData:
         rows = self._resolve(split if self.table.has_split else None)
         if split != "train" or self.fraction == 1 or not rows:
             return rows
-        labels, patients = [row["label"] for row in rows], [row["patient"] for row in rows]
+        labels, patients = np.asarray([row["label"] for row in rows]), [row["patient"] for row in rows]
         kept = nested_subset(labels, patients, self.fraction, unit=self.subset_unit, seed=self.subset_seed)
         logger.info("%d of %d training slices are used (%s)", len(kept), len(rows), self.subset_unit)
         return [rows[i] for i in kept]
 
-    def labels_of(self, split: str) -> list[int]:
-        """Class index of each slice of a split, in the order of its dataset."""
+    def labels_of(self, split: str) -> list[Any]:
+        """Class index (multilabel: vector) of each slice of a split, in the order of its dataset."""
         return [row["label"] for row in self.rows(split)]
 
     def dataset(
@@ -112,15 +124,33 @@ class LabelledData:
 
     def _resolve(self, split: str | None) -> list[dict[str, Any]]:
         rows = resolve(self.table, self.store, self._key, split=split)
-        names = list(self.table.classes)
+        places = [self.classes.index(name) for name in self.table.classes]
         for row in rows:
-            row["label"] = self.classes.index(names[row["label"]])
+            held = row["label"]
+            row["label"] = self._vector([places[c] for c in held]) if self.task == "multilabel" else places[held]
         return rows
+
+    def _vector(self, held: Sequence[int]) -> npt.NDArray[np.float32]:
+        vector = np.zeros(len(self.classes), dtype=np.float32)
+        vector[list(held)] = 1
+        return vector
 
     def _open(self, store_dir: str | Path | None, cache_dir: str | Path | None) -> SliceStore:
         if store_dir is not None:
             return SliceStore(store_dir)
+        queries = [row.number for row in self.table.rows if is_query(row.source)]
+        if queries:
+            raise LabelError(
+                f"{self.table.path}, row {queries[0]}: a query asks a store; give the one it asks with --store "
+                "(store_dir=STORE)"
+            )
         paths = sorted({Path(row.source) for row in self.table.rows})
+        pictures = [row.number for row in self.table.rows if Path(row.source).suffix.lower() in PICTURES]
+        if pictures:
+            raise LabelError(
+                f"{self.table.path}, row {pictures[0]}: the source is a picture, which has no HU; give "
+                "--config finetune_table for a table of pictures, and DICOM or NIfTI in a table of their own"
+            )
         missing = [p for p in paths if not p.exists()]
         if missing:
             raise LabelError(

@@ -21,7 +21,7 @@ from sklearn.metrics import (
 
 from medssl_monai.downstream.calibration import expected_calibration_error
 
-__all__ = ["balanced_accuracy", "classification_metrics", "per_patient", "text_report"]
+__all__ = ["balanced_accuracy", "classification_metrics", "figures_for_choice", "per_patient", "text_report"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -35,6 +35,42 @@ def balanced_accuracy(labels: Ints, predicted: Ints) -> float:
     """
     present = np.unique(labels)
     return float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0))
+
+
+def figures_for_choice(labels: npt.NDArray[Any], probabilities: Floats) -> dict[str, float]:
+    """What a validation epoch is judged by, larger is better: a few figures that cost little.
+
+    ``accuracy``, ``balanced_accuracy``, ``f1_macro``, ``auc`` (macro, over the classes that have both answers), and
+    ``log_likelihood`` (mean). Several labels are judged at 0.5. AUC is NaN where no class has both answers.
+
+    Args:
+        labels: (N,) class indices, or (N, C) what holds of labels that do not exclude each other.
+        probabilities: (N, C).
+    """
+    clipped = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
+    if labels.ndim == 1:
+        predicted = probabilities.argmax(axis=1)
+        areas = list(_areas(labels, probabilities).values())
+        present = np.unique(labels)
+        return {
+            "accuracy": float((labels == predicted).mean()),
+            "balanced_accuracy": balanced_accuracy(labels, predicted),
+            "f1_macro": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0)),
+            "auc": float(np.mean(areas)) if areas else float("nan"),
+            "log_likelihood": float(np.log(clipped[np.arange(len(labels)), labels]).mean()),
+        }
+    holds, said = labels > 0.5, probabilities >= 0.5
+    both = holds.any(axis=0) & ~holds.all(axis=0)
+    places = np.flatnonzero(both)
+    balanced = [balanced_accuracy(holds[:, c].astype(int), said[:, c].astype(int)) for c in places]
+    areas = [float(roc_auc_score(holds[:, c], probabilities[:, c])) for c in places]
+    f1s = [float(f1_score(holds[:, c], said[:, c], zero_division=0)) for c in places]
+    means = {
+        name: float(np.mean(values)) if values else float("nan")
+        for name, values in (("balanced_accuracy", balanced), ("auc", areas), ("f1_macro", f1s))
+    }
+    likelihood = float(np.where(holds, np.log(clipped), np.log1p(-clipped)).mean())
+    return {"accuracy": float((holds == said).mean()), **means, "log_likelihood": likelihood}
 
 
 def classification_metrics(labels: Ints, probabilities: Floats, classes: Sequence[str]) -> dict[str, Any]:

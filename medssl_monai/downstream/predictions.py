@@ -106,20 +106,24 @@ class Predictions:
             )
         return table
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, *, figures: bool = True) -> None:
         """Write ``predictions.csv`` (slices) and ``studies.json``.
 
         Where the truth is known also ``metrics.json`` (with bootstrap intervals over patients where they are enough,
         see `patient_intervals`), ``classification_report.txt``, and ``figures/`` with ``confusion_matrix.png``,
-        ``roc.png`` and ``reliability.png``.
+        ``roc.png`` and ``reliability.png``. Without ``figures`` neither intervals nor pictures, which take seconds.
         """
         write_text(folder / "predictions.csv", self._csv())
         write_json(folder / "studies.json", self.studies())
         if self.labelled:
             labels, probabilities = self._arrays()
-            metrics = {**self.metrics(), "intervals": patient_intervals(labels, probabilities, self.patients)}
+            metrics = self.metrics()
+            if figures:
+                metrics["intervals"] = patient_intervals(labels, probabilities, self.patients)
             write_json(folder / "metrics.json", metrics)
             write_text(folder / "classification_report.txt", text_report(labels, probabilities, self.classes))
+            if not figures:
+                return
             matrix = np.asarray(metrics["all_slices"]["confusion_matrix"])
             draw_confusion_matrix(matrix, self.classes, folder / "figures" / "confusion_matrix.png")
             draw_roc(labels, probabilities, self.classes, folder / "figures" / "roc.png")

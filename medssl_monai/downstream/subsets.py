@@ -30,12 +30,12 @@ def nested_subset(
     """Positions of a share of the slices, in their order; a smaller fraction's are all in a larger one's.
 
     ``patients``: whole patients, in a random order that begins with patients who show all classes between them, and in
-    which the classes that patients mostly show then take turns in proportion. ``slices``: of each patient and class the
-    same share of slices, at least one; the patients then are as many as ever, and so the subset says less about few
-    labelled patients.
+    which the classes that patients mostly show then take turns in proportion. ``slices``: of each patient and class (or
+    classes held together) the same share of slices, at least one; the patients then are as many as ever, and so the
+    subset says less about few labelled patients.
 
     Args:
-        labels: (N,) class indices.
+        labels: (N,) class indices, or (N, C) with 1 where a class holds, of which several may.
         patients: per slice; "" is unknown: such slices are patients of their own, or all one patient's when slices are
             drawn.
         fraction: in (0, 1].
@@ -57,9 +57,10 @@ def nested_subset(
         raise ConfigError(f"subset_unit: must be patients or slices, found {unit!r}; choose one of them")
     kept: list[int] = []
     owners = np.asarray(patients, dtype=np.str_)
+    kinds = truth if truth.ndim == 1 else np.unique(truth, axis=0, return_inverse=True)[1].ravel()
     for owner in np.unique(owners):
-        for label in np.unique(truth[owners == owner]):
-            group = np.flatnonzero((owners == owner) & (truth == label))
+        for kind in np.unique(kinds[owners == owner]):
+            group = np.flatnonzero((owners == owner) & (kinds == kind))
             kept += generator.permutation(group)[: max(1, round(fraction * len(group)))].tolist()
     return sorted(kept)
 
@@ -93,9 +94,10 @@ def _patient_order(truth: Ints, owners: npt.NDArray[np.str_], generator: np.rand
 
     And how many of them it takes to show every class.
     """
-    shown = {str(owner): np.bincount(truth[owners == owner]) for owner in generator.permutation(np.unique(owners))}
+    held = truth if truth.ndim == 2 else truth[:, None] == np.arange(truth.max() + 1)  # (N, C)
+    shown = {str(owner): held[owners == owner].sum(axis=0) for owner in generator.permutation(np.unique(owners))}
     first: list[str] = []
-    missing = set(np.unique(truth).tolist())
+    missing = set(np.flatnonzero(held.any(axis=0)).tolist())
     for owner, counts in shown.items():
         if missing & set(np.flatnonzero(counts).tolist()):
             missing -= set(np.flatnonzero(counts).tolist())

@@ -8,6 +8,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from medssl_monai.atomic import write_atomically
+from medssl_monai.errors import ConfigError
 from medssl_monai.networks.processes import process_rank
 
 __all__ = ["ModelFile"]
@@ -25,6 +26,9 @@ class ModelFile:
         output_dir: the run's folder.
         validator: the evaluator whose metric decides; None, or one with an empty loader, if there is no such data.
         metric: a key of the validator's metrics; larger is better.
+
+    Raises:
+        ConfigError: (while training) the validator has no such metric, or its value is NaN.
     """
 
     def __init__(
@@ -46,7 +50,15 @@ class ModelFile:
 
     def _keep_best(self, engine: Any) -> None:
         assert self.validator is not None
-        value = float(self.validator.state.metrics[self.metric])
+        found = self.validator.state.metrics
+        if self.metric not in found:
+            raise ConfigError(f"val_metric: must be one of {', '.join(sorted(found))}, found {self.metric!r}")
+        value = float(found[self.metric])
+        if value != value:
+            raise ConfigError(
+                f"val_metric: {self.metric} is not defined on this validation part, for no class has slices of both "
+                "answers; set val_metric=log_likelihood, or give more validation patients"
+            )
         if engine.state.best_metric_epoch == -1 or value > engine.state.best_metric:
             engine.state.best_metric, engine.state.best_metric_epoch = value, engine.state.epoch
             self._write(engine)

@@ -1,5 +1,6 @@
 """Collects an evaluator's predictions and writes them down."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
-from medssl_monai.downstream.metrics import balanced_accuracy
+from medssl_monai.downstream.metrics import figures_for_choice
+from medssl_monai.downstream.multilabel_metrics import broadcast_thresholds
+from medssl_monai.downstream.multilabel_predictions import MultilabelPredictions
 from medssl_monai.downstream.predictions import Predictions
 from medssl_monai.networks.processes import process_rank
 
@@ -17,18 +20,35 @@ __all__ = ["PredictionTable"]
 class PredictionTable:
     """Writes predictions by slice and by study when an evaluator has finished (see `Predictions.write`).
 
-    Where the truth is known, ``balanced_accuracy`` and ``accuracy`` over all slices join the evaluator's metrics.
+    Where the truth is known, `figures_for_choice` over all slices join the evaluator's metrics.
     Expects a MONAI evaluator over `SliceDataset` whose postprocessing turns ``pred`` into probabilities.
 
     Args:
         output_dir: folder for the files; None collects only.
         classes: class names in the order of the network's outputs.
+        task: ``multiclass``, or ``multilabel`` where several classes may hold at once.
+        thresholds: of ``multilabel``: from which probability a label is said to hold, one number or one a class.
+
+    Raises:
+        ValueError: see `broadcast_thresholds`.
     """
 
-    def __init__(self, output_dir: str | Path | None, classes: list[str]) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path | None,
+        classes: list[str],
+        task: str = "multiclass",
+        thresholds: float | Sequence[float] = 0.5,
+    ) -> None:
         self.output_dir = None if output_dir is None else Path(output_dir)
-        self.classes = classes
-        self.predictions = Predictions(classes)
+        self.classes, self.task, self.thresholds = classes, task, thresholds
+        broadcast_thresholds(thresholds, len(classes))
+        self.predictions: Predictions | MultilabelPredictions = self._empty()
+
+    def _empty(self) -> Predictions | MultilabelPredictions:
+        if self.task == "multilabel":
+            return MultilabelPredictions(self.classes, self.thresholds)
+        return Predictions(self.classes)
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -38,7 +58,7 @@ class PredictionTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _clear(self, engine: Any) -> None:
-        self.predictions = Predictions(self.classes)
+        self.predictions = self._empty()
 
     def _collect(self, engine: Any) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
@@ -48,15 +68,13 @@ class PredictionTable:
                 str(item["series_id"]),
                 int(item["slice"]),
                 str(item["patient"]),
-                None if label is None else int(label),
+                label if label is None or self.task == "multilabel" else int(label),
             )
 
     def _measure(self, engine: Any) -> None:
         if self.predictions.labelled:
-            labels = np.asarray(self.predictions.labels)
-            predicted = np.stack(self.predictions.probabilities).argmax(axis=1)
-            engine.state.metrics["balanced_accuracy"] = balanced_accuracy(labels, predicted)
-            engine.state.metrics["accuracy"] = float((labels == predicted).mean())
+            labels, probabilities = np.asarray(self.predictions.labels), np.stack(self.predictions.probabilities)
+            engine.state.metrics.update(figures_for_choice(labels, probabilities))
 
     def _write(self, engine: Any) -> None:
         if self.output_dir is not None and process_rank() == 0:
