@@ -1,0 +1,98 @@
+"""``medssl label-serve``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl_monai.cli.options import Key
+
+
+def run(
+    studies: Annotated[
+        str, typer.Option("--studies", help="Folder of DICOM, NIfTI and the like, a store, or a DICOMweb address.")
+    ],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Folder of a finetune run or of a packed ct_classification bundle.")
+    ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option("--encoder", help="Pre-trained weights or run, for the first fine-tuning."),
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option("--work", help="Folder for labels, trained models and caches; private.")
+    ] = None,
+    modality: Annotated[str, typer.Option("--modality", help="The modality that is served: CT, DX, ...")] = "CT",
+    query: Annotated[
+        list[str] | None,
+        typer.Option("--query", metavar="KEY=VALUE", help="For a PACS: a QIDO-RS attribute. May be repeated."),
+    ] = None,
+    verify_tls: Annotated[
+        bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")
+    ] = True,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = 8000,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Listen on an address that other machines reach, without passwords.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    image_cache_gib: Annotated[
+        float, typer.Option("--image-cache-gib", min=0.01, help="Room for image files made for clients.")
+    ] = 10.0,
+    use_given: Annotated[
+        bool, typer.Option("--use-given", help="Serve --model again, rather than what was trained from it here.")
+    ] = False,
+    python: Annotated[Path | None, typer.Option("--python", help="Python of the environment with MONAI Label.")] = None,
+    nginx: Annotated[
+        Path | None, typer.Option("--nginx", help="Write a reverse proxy's configuration to this file, and leave.")
+    ] = None,
+    server_name: Annotated[
+        str, typer.Option("--server-name", help="For --nginx: host name of the proxy.")
+    ] = "label.hospital.example",
+    key: Key = None,
+) -> None:
+    """Serve studies to MONAI Label clients: classify, label, fine-tune, pre-train, choose what to label next."""
+    from medssl_monai.ingest.dicomweb import is_dicomweb
+
+    if nginx is not None:
+        from medssl_monai.atomic import write_text
+        from medssl_monai.label.nginx import ProxySite, nginx_site
+
+        write_text(nginx, nginx_site(ProxySite(server_name, upstream_port=port, pacs=is_dicomweb(studies))))
+        typer.echo(f"{nginx}: put it into /etc/nginx/sites-available; docs/monai_label.md says how")
+        return
+    from medssl_monai.label.launch import check_address, label_python
+    from medssl_monai.label.preparation import prepare_server
+
+    check_address(host, port, allow_remote=allow_remote)
+    found = label_python(python)
+    from medssl_monai.label.workspace import ServerSettings
+
+    settings = ServerSettings(
+        studies=studies if is_dicomweb(studies) else str(Path(studies).resolve()),
+        modality=modality,
+        query=_query(query),
+        verify_tls=verify_tls,
+        device=device,
+        image_cache_gib=image_cache_gib,
+        key=None if key is None else str(key.resolve()),
+        encoder=None if encoder is None else str(encoder.resolve()),
+    )
+    workspace, told = prepare_server(settings, model=model, work=work, use_given=use_given)
+    for sentence in told:
+        typer.echo(sentence)
+    typer.echo(f"http://{host}:{port}/info/ answers when the server is up (half a minute); Ctrl-C stops it")
+    if allow_remote:
+        typer.echo("anybody who reaches this address sees every image: there are no passwords", err=True)
+    import os
+
+    from medssl_monai.label.launch import enter, server_command, server_environment
+
+    environment = server_environment(workspace, settings, host, port, os.environ)
+    enter(server_command(found, workspace, settings, host, port), environment, workspace)
+
+
+def _query(pairs: list[str] | None) -> dict[str, str]:
+    from medssl_monai.ingest.dicomweb import parse_query
+
+    return parse_query(pairs or [])

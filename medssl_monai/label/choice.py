@@ -1,0 +1,64 @@
+"""Which study to label next: scores of active learning, from predictions and embeddings.
+
+Shapes: n studies, C classes, D features; a study's slices are (m, D). Larger scores are asked for first.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["STRATEGIES", "diversity", "novelty", "uncertainty"]
+
+Floats = npt.NDArray[np.floating[Any]]
+
+STRATEGIES = {
+    "uncertain": "the study that the classifier is least sure of (entropy of its probabilities)",
+    "diverse": "the study furthest from all that were labelled or suggested before (k-centre, Sener and Savarese 2018)",
+    "unlike_labelled": "the study with the slice least like any labelled slice",
+}
+
+
+def uncertainty(probabilities: Sequence[Floats]) -> npt.NDArray[np.float64]:
+    """Entropy of each study's probabilities (C,) over its largest value log C: 0 sure, 1 no idea."""
+    found = []
+    for row in probabilities:
+        p = np.asarray(row, dtype=np.float64)
+        p = p[p > 0]
+        found.append(float(-(p * np.log(p)).sum() / np.log(max(len(row), 2))))
+    return np.asarray(found)
+
+
+def diversity(candidates: Sequence[Floats], covered: Sequence[Floats]) -> npt.NDArray[np.float64]:
+    """Distance, 1 - cosine, of each study's mean embedding to the nearest that is covered, in [0, 2].
+
+    Asking for the largest again and again is Gonzalez's farthest-first traversal, the greedy solution of k-centre
+    (Sener and Savarese 2018, arXiv 1708.00489). While nothing is covered, the most central study has the largest score:
+    minus the mean distance to all others.
+
+    Args:
+        candidates: slices (m, D) of each study.
+        covered: slices of each study that was labelled or suggested.
+    """
+    means = _unit(np.stack([np.asarray(c, np.float64).mean(axis=0) for c in candidates]))
+    if not covered:
+        return np.asarray(-(1 - means @ means.T).mean(axis=1))
+    known = _unit(np.stack([np.asarray(c, np.float64).mean(axis=0) for c in covered]))
+    return np.asarray((1 - means @ known.T).min(axis=1))
+
+
+def novelty(candidates: Sequence[Floats], labelled: Sequence[Floats]) -> npt.NDArray[np.float64]:
+    """For each study the distance, 1 - cosine, of its least familiar slice to the nearest labelled slice, in [0, 2].
+
+    A study may look ordinary on average and hold one slice like nothing that was labelled; `diversity` would miss it.
+    While nothing is labelled all are equally new: 2.
+    """
+    if not labelled:
+        return np.full(len(candidates), 2.0)
+    known = _unit(np.concatenate([np.asarray(one, np.float64) for one in labelled]))
+    return np.asarray([float((1 - _unit(np.asarray(c, np.float64)) @ known.T).min(axis=1).max()) for c in candidates])
+
+
+def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))

@@ -1,0 +1,62 @@
+"""What of MONAI Label's REST interface is open, in one table: for the server itself and for the reverse proxy.
+
+Closed for everybody, proxy or not: what replaces or deletes weights, deletes images, reloads the app, shows logs, and
+whatever the table does not name. MONAI Label's own token check refuses every valid token (PyJWT 2 needs the algorithms
+named), hence none of it here: who may come in is the proxy's business.
+"""
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["OPEN", "Endpoint", "is_open", "role_of"]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Methods of the paths that match; who may use them behind the proxy: annotators, or trainers alone."""
+
+    pattern: str
+    methods: tuple[str, ...]
+    role: str = "annotator"
+    pacs_only: bool = False
+
+
+GET = ("GET", "HEAD")
+OPEN = (
+    Endpoint(r"/", GET),
+    Endpoint(r"/(openapi\.json|favicon\.ico|docs)", GET),
+    Endpoint(r"/info/?", GET),
+    Endpoint(r"/datastore/", GET),
+    Endpoint(r"/datastore/(image|label)", GET),
+    Endpoint(r"/datastore/(image|label)/info", (*GET, "PUT")),
+    Endpoint(r"/datastore/image", ("PUT",)),
+    Endpoint(r"/datastore/label", ("PUT", "DELETE")),
+    Endpoint(r"/session/([A-Za-z0-9-]*)", (*GET, "PUT", "DELETE")),
+    Endpoint(r"/infer/[A-Za-z0-9_]+", ("POST",)),
+    Endpoint(r"/activelearning/[A-Za-z0-9_]+", ("POST",)),
+    Endpoint(r"/model/info/[A-Za-z0-9_]+", GET),
+    Endpoint(r"/train/", GET),
+    Endpoint(r"/batch/infer", GET),
+    Endpoint(r"/train/[A-Za-z0-9_]+", ("POST",), "trainer"),
+    Endpoint(r"/train/", ("DELETE",), "trainer"),
+    Endpoint(r"/batch/infer/[A-Za-z0-9_]+", ("POST",), "trainer"),
+    Endpoint(r"/batch/infer", ("DELETE",), "trainer"),
+    Endpoint(r"/static/.*", GET),
+    Endpoint(r"/ohif/.*", GET),
+    Endpoint(r"/proxy/dicom/.*", GET, pacs_only=True),
+)
+
+
+def role_of(method: str, path: str) -> str | None:
+    """Who may send a request; None where it is closed."""
+    for endpoint in OPEN:
+        if method in endpoint.methods and re.fullmatch(endpoint.pattern, path):
+            return endpoint.role
+    return None
+
+
+def is_open(method: str, path: str, *, pacs: bool) -> bool:
+    """Whether the server answers a request at all."""
+    return any(
+        method in one.methods and re.fullmatch(one.pattern, path) and (pacs or not one.pacs_only) for one in OPEN
+    )
