@@ -21,6 +21,7 @@ from medssl_monai.cli import (
     finetune,
     import_weights,
     ingest,
+    label_serve,
     phantom,
     predict,
     pretrain,
@@ -68,6 +69,7 @@ VERBS = (
     evaluate,
     predict,
     study,
+    label_serve,
     demo,
 )
 for verb in VERBS:
