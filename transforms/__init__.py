@@ -1,5 +1,6 @@
 """Windows and views for CT slices: array classes, and dictionary classes whose names end in ``d``."""
 
+from medssl_monai.transforms.device_views import DeviceViews
 from medssl_monai.transforms.draws import sample_generator
 from medssl_monai.transforms.labelled import LabelledParameters, LabelledView, LabelledViewd
 from medssl_monai.transforms.multi_crop import MultiCropParameters, MultiCropViews, MultiCropViewsd
@@ -13,6 +14,7 @@ __all__ = [
     "CTWindow",
     "CTWindowd",
     "Crop",
+    "DeviceViews",
     "LabelledParameters",
     "LabelledView",
     "LabelledViewd",

@@ -34,6 +34,11 @@ class WindowJitter:
     level_shift: float = 0.0  # in widths of the window
     width_factor: float = 1.0
 
+    def bottom_and_width(self, low: float, high: float) -> tuple[float, float]:
+        """The changed window in HU: the value that maps to 0, and the width that maps to 1."""
+        width = (high - low) * self.width_factor
+        return (low + high) / 2 + self.level_shift * (high - low) - width / 2, width
+
 
 def draw_window_jitter(rng: np.random.Generator, strength: tuple[float, float] | None) -> WindowJitter:
     """Level moved uniformly by up to ``strength[0]`` widths; width times a log-uniform factor of up to 1 + strength[1].
@@ -98,8 +103,7 @@ def unit_range(view: npt.NDArray[np.float32], limits: Limits, jitter: WindowJitt
     """View (h, w) in HU -> (windows, h, w), each window's limits at 0 and 1, clipped."""
     unit = np.empty((len(limits), *view.shape), np.float32)
     for channel, (low, high) in zip(unit, limits, strict=True):
-        width = (high - low) * jitter.width_factor
-        bottom = (low + high) / 2 + jitter.level_shift * (high - low) - width / 2
+        bottom, width = jitter.bottom_and_width(low, high)
         np.clip((view - np.float32(bottom)) / np.float32(width), 0, 1, out=channel)
     return unit
 

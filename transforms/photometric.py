@@ -17,6 +17,7 @@ from medssl_monai.transforms.draws import below, chance, sample_generator, unifo
 from medssl_monai.transforms.spatial import one_thread_in_workers
 
 __all__ = [
+    "LUMA",
     "NoiseParameters",
     "PhotometricJitter",
     "adjust_brightness",
@@ -27,12 +28,13 @@ __all__ = [
     "grey",
     "jittered",
     "noisy",
+    "uniform_field",
 ]
 
 Array: TypeAlias = npt.NDArray[np.float32]
 
 _NOISE_STREAM = 1  # of the counter-based generator; samples use stream 0
-_LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def grey(view: Array) -> Array:
     """Three windows replaced by their luma; one window is grey already."""
     if len(view) == 1:
         return view
-    luma = np.tensordot(np.array(_LUMA, np.float32), view, 1)  # (h, w)
+    luma = np.tensordot(np.array(LUMA, np.float32), view, 1)  # (h, w)
     return np.stack([luma] * len(view))
 
 
@@ -119,7 +121,11 @@ def noisy(view: Array, noise: NoiseParameters) -> Array:
 def _standard_normal(shape: tuple[int, ...], seed: int) -> Array:
     """Box and Muller (Ann. Math. Statist. 29, 1958), for NumPy does not promise to keep its own normal draws."""
     count = math.prod(shape)
-    pairs = (count + 1) // 2
-    first, second = sample_generator(seed, 0, 0, stream=_NOISE_STREAM).random((2, pairs), dtype=np.float32)
+    first, second = uniform_field(count, seed)
     radius, angle = np.sqrt(-2 * np.log1p(-first)), np.float32(2 * math.pi) * second
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count].reshape(shape)
+
+
+def uniform_field(count: int, seed: int) -> Array:
+    """The numbers (2, ceil(count / 2)) in [0, 1) that ``count`` values of noise are made of."""
+    return sample_generator(seed, 0, 0, stream=_NOISE_STREAM).random((2, (count + 1) // 2), dtype=np.float32)

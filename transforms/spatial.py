@@ -29,6 +29,8 @@ __all__ = [
     "one_thread_in_workers",
     "resample",
     "resample_affine",
+    "rotated_box",
+    "tap_sum",
 ]
 
 AIR_HU = -1024
@@ -91,7 +93,7 @@ def resample(
     if min(crop.height, crop.width) <= 0 or min(size) <= 0:
         raise ValueError(f"box {crop.height} x {crop.width} and view {size} must be larger than 0")
     if crop.rotation_degrees % 360 != 0:
-        return resample_affine(image, _rotated_box(image.shape, crop, size), size, interpolation)
+        return resample_affine(image, rotated_box(image.shape, crop, size), size, interpolation)
     pixels = _cut(image, _span(crop.top, crop.height), _span(crop.left, crop.width))
     lines = np.empty((size[0], pixels.shape[1]), np.float32)  # (h, box width)
     for band in _bands(crop.top % 1, crop.height, size[0], interpolation):
@@ -133,7 +135,7 @@ def _bands(offset: float, length: float, size: int, interpolation: Interpolation
     return tuple(bands)
 
 
-def _kernel(distance: npt.NDArray[np.float64], interpolation: Interpolation) -> npt.NDArray[np.float64]:
+def _kernel(distance: npt.NDArray[np.float64], interpolation: str) -> npt.NDArray[np.float64]:
     """Triangle, or Keys' cubic with a = -0.5 (IEEE Trans. ASSP 29, 1981), at distances in pixels."""
     x = np.abs(distance)
     if interpolation == "bilinear":
@@ -165,7 +167,7 @@ def _flip(view: Array, crop: Crop) -> Array:
     return np.ascontiguousarray(turned)
 
 
-def _rotated_box(shape: tuple[int, ...], crop: Crop, size: tuple[int, int]) -> npt.NDArray[np.float64]:
+def rotated_box(shape: tuple[int, ...], crop: Crop, size: tuple[int, int]) -> npt.NDArray[np.float64]:
     """Matrix (3, 3) from view (x, y, 1) to slice (x, y, 1), continuous pixels."""
     down, across = crop.height / size[0], crop.width / size[1]
     box = np.array([[across, 0, crop.left], [0, down, crop.top], [0, 0, 1]])
@@ -218,14 +220,23 @@ def _taps(reduction: float, interpolation: Interpolation, prefilter: str) -> Arr
     if reduction <= 1:
         return np.ones(1, np.float32)
     if prefilter == "kernel":
-        reach = math.ceil(_SUPPORT[interpolation] * reduction)
-        taps = _kernel(np.arange(-reach, reach + 1) / reduction, interpolation)
+        taps = _kernel_taps(reduction, interpolation)
     else:
         sigma = (reduction - 1) / 2
         reach = int(max(4 * sigma, 0.5) + 0.5)
         edges = (np.arange(-reach, reach + 2) - 0.5) / (math.sqrt(2) * sigma)
         taps = np.diff([math.erf(edge) for edge in edges])  # the Gaussian's integral over each pixel
     return np.asarray(taps / taps.sum(), np.float32)
+
+
+def _kernel_taps(reduction: float, interpolation: str) -> npt.NDArray[np.float64]:
+    reach = math.ceil(_SUPPORT[interpolation] * reduction)
+    return _kernel(np.arange(-reach, reach + 1) / reduction, interpolation)
+
+
+def tap_sum(reduction: float, interpolation: Interpolation) -> float:
+    """What the kernel, stretched by ``reduction`` >= 1 and read at whole pixels, must be divided by."""
+    return float(_kernel_taps(reduction, interpolation).sum())
 
 
 @lru_cache(maxsize=1)

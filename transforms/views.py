@@ -16,6 +16,8 @@ from monai.transforms.transform import MapTransform
 
 from medssl_monai.transforms.draws import chance, subset
 from medssl_monai.transforms.intensity import Normalisation, WindowJitter, draw_window_jitter, jitter_strength, windowed
+from medssl_monai.transforms.photometric import NoiseParameters, PhotometricJitter
+from medssl_monai.transforms.recipe import ViewParameters
 from medssl_monai.transforms.samples import (
     item_generator,
     number_range,
@@ -44,6 +46,11 @@ class SparKParameters:
     crop: Crop
     jitter: WindowJitter
     visible: tuple[int, ...]
+
+    @property
+    def view(self) -> ViewParameters:
+        """What the view takes, in the words of contrastive recipes."""
+        return ViewParameters(self.crop, self.jitter, PhotometricJitter(), False, 0.0, NoiseParameters())
 
 
 class SparKViews:
@@ -122,9 +129,13 @@ class SparKViews:
         pixels = slice_array(image)
         view = resample(pixels, parameters.crop, self.size, self.interpolation)
         limits = window_limits(self.windows, pixels, level, width, self.fallback)
+        return torch.from_numpy(windowed(view, limits, parameters.jitter, self.norm)), self.mask(parameters)
+
+    def mask(self, parameters: SparKParameters) -> torch.Tensor:
+        """Mask (1, h/32, w/32) bool."""
         mask = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool)
         mask[list(parameters.visible)] = True
-        return torch.from_numpy(windowed(view, limits, parameters.jitter, self.norm)), mask.reshape(1, *self.grid)
+        return mask.reshape(1, *self.grid)
 
 
 class SparKViewsd(MapTransform, RandomizableTrait):

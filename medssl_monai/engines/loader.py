@@ -1,5 +1,6 @@
 """The training data loader: endless, and the same whatever the number of workers and wherever it starts."""
 
+import copy
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medssl_monai.engines.sampler import StepBatchSampler
 from medssl_monai.networks.processes import process_count, process_rank
+from medssl_monai.transforms.device_views import DeviceViews
 
 __all__ = ["StepLoader"]
 
@@ -20,11 +22,26 @@ class StepLoader(DataLoader[dict[str, Any]]):
         seed: order of the slices.
         shuffle: whether passes are permuted.
         num_workers: loader processes; any number gives the same batches.
+        views_on_device: workers read slices and draw, and `device_views` makes the views where the network lies; the
+            dataset itself is left as it is.
+
+    Raises:
+        ConfigError: ``views_on_device`` for a dataset whose ``transform`` makes views on the CPU alone.
     """
 
     def __init__(
-        self, dataset: Dataset[dict[str, Any]], batch_size: int, seed: int, shuffle: bool = True, num_workers: int = 0
+        self,
+        dataset: Dataset[dict[str, Any]],
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+        num_workers: int = 0,
+        views_on_device: bool = False,
     ) -> None:
+        self.device_views = DeviceViews(getattr(dataset, "transform", None)) if views_on_device else None
+        if self.device_views is not None:
+            dataset = copy.copy(dataset)
+            dataset.transform = self.device_views.draw  # type: ignore[attr-defined]
         self.step_sampler = StepBatchSampler(
             len(dataset),  # type: ignore[arg-type]
             batch_size,
@@ -37,6 +54,7 @@ class StepLoader(DataLoader[dict[str, Any]]):
             dataset,
             batch_sampler=self.step_sampler,
             num_workers=num_workers,
+            collate_fn=self.device_views.collate if self.device_views is not None else None,
             # Its own generator: an iterator would otherwise draw from the global one, and a resumed run would differ.
             generator=torch.Generator().manual_seed(seed),
             pin_memory=torch.cuda.is_available(),

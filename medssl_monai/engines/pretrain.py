@@ -78,6 +78,7 @@ class PretrainTrainer(ResumableTrainer):
         if process_count() > 1:
             use_process_batch_norm(self.method)
         self.forward: Callable[..., dict[str, Tensor]] = torch.compile(self.method) if compile_method else self.method
+        self.device_views = train_data_loader.device_views
         self.optimizer = optimizer
         self.schedules = tuple(schedules)
         self.accumulation_steps = accumulation_steps
@@ -109,6 +110,8 @@ class PretrainTrainer(ResumableTrainer):
         self.method.train()
         self.method.before_step(progress)
         self.optimizer.zero_grad(set_to_none=True)
+        if self.device_views is not None:
+            batchdata = self.device_views.apply(batchdata, self.state.device)
         output = self._accumulate(batchdata, progress)
         average_gradients(self.method.parameters())
         self.method.after_backward(progress)

@@ -1,0 +1,106 @@
+"""Views made on the device, a batch at a time: drawn by the loader's workers, applied where the network lies.
+
+For the same (seed, epoch, index) they are the views that the transform itself makes on the CPU, up to rounding.
+Shapes: slice (1, H, W) in HU; B slices; view (B, channels, h, w) float32; mask (B, 1, h/32, w/32) bool.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from medssl_monai.errors import ConfigError
+from medssl_monai.transforms.batched import apply_plan
+from medssl_monai.transforms.multi_crop import MultiCropViewsd
+from medssl_monai.transforms.samples import item_generator, slice_array
+from medssl_monai.transforms.spatial import AIR_HU
+from medssl_monai.transforms.view_plan import plan_views
+from medssl_monai.transforms.views import SparKViewsd
+from medssl_monai.transforms.windows import require_hounsfield, window_limits
+
+__all__ = ["DeviceViews"]
+
+Item: TypeAlias = dict[Any, Any]
+
+
+class DeviceViews:
+    """The two halves of a view transform: `draw` and `collate` in the loader, `apply` on the device.
+
+    Args:
+        transform: ``SparKViewsd``, ``TwoViewsd`` or ``MultiCropViewsd``.
+
+    Raises:
+        ConfigError: another transform; its views can only be made on the CPU.
+    """
+
+    def __init__(self, transform: Any) -> None:
+        if not isinstance(transform, MultiCropViewsd | SparKViewsd):
+            raise ConfigError(
+                f"views_on_device: made by SparKViewsd, TwoViewsd and MultiCropViewsd, found "
+                f"{type(transform).__name__}; set views_on_device to false"
+            )
+        self.source = transform
+        if isinstance(transform, SparKViewsd):
+            spark = transform.transform
+            self.recipe, self.sizes = spark, [spark.size]
+        else:
+            self.recipe, self.sizes = transform.transform.recipe, [size for size, _ in transform.transform.crops]
+
+    def draw(self, data: Mapping[Any, Any]) -> Item:
+        """Item with ``image``, ``index``, ``epoch`` -> the item with its image, ``drawn`` and, for SparK, ``mask``.
+
+        Raises:
+            ValueError: an item without ``index`` or an image that is not (1, H, W).
+            NotHounsfieldError: a window in HU on an item whose ``modality`` is not CT.
+        """
+        require_hounsfield(data, self.recipe.windows, self.recipe.fallback)
+        item = dict(data)
+        pixels = slice_array(item.pop(self.source.key))
+        rng = item_generator(data, self.source.seed)
+        if isinstance(self.source, SparKViewsd):
+            spark = self.source.transform.draw(rng, *pixels.shape)
+            views, item["mask"] = (spark.view,), self.source.transform.mask(spark)
+        else:
+            views = self.source.transform.draw(rng, *pixels.shape)
+        level, width = data.get("window_level"), data.get("window_width")
+        item["image"] = pixels
+        item["drawn"] = views, window_limits(self.recipe.windows, pixels, level, width, self.recipe.fallback)
+        return item
+
+    def collate(self, items: Sequence[Item]) -> Item:
+        """A batch of drawn items: ``slices`` (B, H, W), padded with air to the largest; ``plans``, one a view."""
+        pixels = [item["image"] for item in items]
+        drawn = [item["drawn"] for item in items]
+        rest = default_collate([{k: v for k, v in item.items() if k not in ("image", "drawn")} for item in items])
+        plans = [
+            plan_views(
+                [views[number] for views, _ in drawn],
+                [p.shape for p in pixels],
+                [limits for _, limits in drawn],
+                size,
+                self.recipe.interpolation,
+            )
+            for number, size in enumerate(self.sizes)
+        ]
+        return {**rest, "slices": _padded(pixels), "plans": plans}
+
+    def apply(self, batch: Mapping[str, Any], device: str | torch.device) -> Item:
+        """A collated batch -> the batch with ``views`` on the device, without ``slices`` and ``plans``."""
+        slices = batch["slices"].to(device, non_blocking=True).float()
+        views: list[Tensor] = []
+        for plan, size in zip(batch["plans"], self.sizes, strict=True):
+            there = {name: value.to(device, non_blocking=True) for name, value in plan.items()}
+            views.append(apply_plan(slices, there, size, self.recipe.interpolation, self.recipe.norm))
+        return {**{k: v for k, v in batch.items() if k not in ("slices", "plans")}, "views": views}
+
+
+def _padded(pixels: Sequence[np.ndarray[Any, Any]]) -> Tensor:
+    """(B, H, W) of the slices' type, the smaller ones with air below and to the right."""
+    height, width = (max(p.shape[axis] for p in pixels) for axis in (0, 1))
+    out = torch.from_numpy(np.full((len(pixels), height, width), AIR_HU, pixels[0].dtype))
+    for row, p in zip(out, pixels, strict=True):
+        row[: p.shape[0], : p.shape[1]] = torch.from_numpy(p)
+    return out
