@@ -56,7 +56,8 @@ class LabelledView:
     Args:
         image_size: side S of the view in pixels.
         window: preset, [low, high] in HU, or a list of three of those: a channel each; a single one is repeated.
-        mean, std: of intensities in [0, 1]; one value or three.
+        mean: of intensities in [0, 1]; one value or three.
+        std: their standard deviation, likewise.
         scale: factors between which the slice is enlarged.
         rotation_degrees: largest turn, either way.
         shift: largest shift, in sides of the view, either way.
@@ -163,10 +164,10 @@ class LabelledView:
 class LabelledViewd(MapTransform, RandomizableTrait):
     """Dictionary form of :class:`LabelledView`: replaces the image and keeps every other entry, ``label`` among them.
 
+    Arguments that are not listed are those of :class:`LabelledView`.
+
     Args:
         keys: the image's key.
-        image_size, window, mean, std, scale, rotation_degrees, shift, flip, window_jitter, window_fallback:
-            see :class:`LabelledView`.
         seed: of the run; the draws depend on (seed, epoch, index) alone.
         augment: training views; False gives the evaluation view, which needs no ``index``.
 

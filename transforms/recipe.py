@@ -58,10 +58,12 @@ class ViewRecipe:
         interpolation: ``bilinear`` or ``bicubic``.
         rotation: probability of a turn about the slice's centre; air comes in at the corners.
         rotation_degrees: largest turn, either way.
-        flip_horizontal, flip_vertical: probabilities of a left-right and of a front-back flip.
+        flip_horizontal: probability of a left-right flip.
+        flip_vertical: probability of a front-back flip.
         window: preset, [low, high] in HU, or a list of those: a channel each.
         window_fallback: a fixed window for ``tags`` where the image's tags give none.
-        mean, std: of intensities in [0, 1]; one value, or one a channel (three values repeat a single window).
+        mean: of intensities in [0, 1]; one value, or one a channel (three values repeat a single window).
+        std: their standard deviation, likewise.
         jitter: probability of the jitters below, of both together.
         window_jitter: (level, width) strengths, see ``draw_window_jitter``; it acts in HU, before clipping. None: none.
         photometric_jitter: (brightness, contrast) strengths on [0, 1], as torchvision's ColorJitter. None: none.

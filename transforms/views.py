@@ -65,7 +65,8 @@ class SparKViews:
         window: preset, [low, high] in HU, or a list of those: a channel each.
         window_jitter: (level, width) strengths, see ``draw_window_jitter``; None draws none.
         window_fallback: a fixed window for ``tags`` where the image's tags give none.
-        mean, std: of intensities in [0, 1]; one value, or one a channel (three values repeat a single window).
+        mean: of intensities in [0, 1]; one value, or one a channel (three values repeat a single window).
+        std: their standard deviation, likewise.
         mask_ratio: share of the cells that is masked.
         patch_size: side of a cell, a multiple of the encoder's stride 32.
 
