@@ -122,7 +122,7 @@ class LabelledView:
 
         Args:
             image: slice in HU (any unit for the windows ``tags`` and ``minmax``).
-            parameters: from :meth:`draw`.
+            parameters: from `draw`.
             level: the image's own window level, for ``tags``.
             width: the image's own window width, for ``tags``.
         """
@@ -162,9 +162,9 @@ class LabelledView:
 
 
 class LabelledViewd(MapTransform, RandomizableTrait):
-    """Dictionary form of :class:`LabelledView`: replaces the image and keeps every other entry, ``label`` among them.
+    """Dictionary form of `LabelledView`: replaces the image and keeps every other entry, ``label`` among them.
 
-    Arguments that are not listed are those of :class:`LabelledView`.
+    Arguments that are not listed are those of `LabelledView`.
 
     Args:
         keys: the image's key.

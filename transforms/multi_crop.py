@@ -71,7 +71,7 @@ class MultiCropViews:
 
         Args:
             image: slice in HU (any unit for the windows ``tags`` and ``minmax``).
-            parameters: from :meth:`draw`.
+            parameters: from `draw`.
             level: the image's own window level, for ``tags``.
             width: the image's own window width, for ``tags``.
         """
@@ -84,10 +84,10 @@ class MultiCropViews:
 
 
 class MultiCropViewsd(MapTransform, RandomizableTrait):
-    """Dictionary form of :class:`MultiCropViews`; the defaults are SwAV's, fitted to CT.
+    """Dictionary form of `MultiCropViews`; the defaults are SwAV's, fitted to CT.
 
     Reads the image, ``index`` and ``epoch``; writes ``views``; drops the image unless ``keep_image``. The draws depend
-    on (seed, epoch, index) alone. For the arguments see :class:`MultiCropViews` and :class:`ViewRecipe`.
+    on (seed, epoch, index) alone. For the arguments see `MultiCropViews` and `ViewRecipe`.
 
     Raises:
         ValueError: at call, for an item without ``index`` or an image that is not (1, H, W).

@@ -39,10 +39,10 @@ class TwoViews(MultiCropViews):
 
 
 class TwoViewsd(MultiCropViewsd):
-    """Dictionary form of :class:`TwoViews`.
+    """Dictionary form of `TwoViews`.
 
     Reads the image, ``index`` and ``epoch``; writes ``views``; drops the image unless ``keep_image``. The draws depend
-    on (seed, epoch, index) alone. For the arguments see :class:`TwoViews` and :class:`ViewRecipe`.
+    on (seed, epoch, index) alone. For the arguments see `TwoViews` and `ViewRecipe`.
 
     Raises:
         ValueError: at call, for an item without ``index`` or an image that is not (1, H, W).

@@ -123,7 +123,7 @@ class SparKViews:
 
         Args:
             image: slice in HU (any unit for the windows ``tags`` and ``minmax``).
-            parameters: from :meth:`draw`.
+            parameters: from `draw`.
             level: the image's own window level, for ``tags``.
             width: the image's own window width, for ``tags``.
         """
@@ -140,7 +140,7 @@ class SparKViews:
 
 
 class SparKViewsd(MapTransform, RandomizableTrait):
-    """Dictionary form of :class:`SparKViews`.
+    """Dictionary form of `SparKViews`.
 
     Reads the image, ``index`` and ``epoch``; writes ``views`` (a list of one view) and ``mask``; drops the image unless
     ``keep_image``. The draws depend on (seed, epoch, index) alone.

@@ -277,7 +277,7 @@ class CTWindow(InvertibleTransform):
 
 
 class CTWindowd(MapTransform, InvertibleTransform):
-    """Dictionary form of :class:`CTWindow`; ``tags`` reads the item's ``window_level`` and ``window_width``.
+    """Dictionary form of `CTWindow`; ``tags`` reads the item's ``window_level`` and ``window_width``.
 
     Raises:
         NotHounsfieldError: at call, for a window in HU on an item whose ``modality`` is not CT.
@@ -304,7 +304,7 @@ class CTWindowd(MapTransform, InvertibleTransform):
         return item
 
     def inverse(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Back to clipped HU, see :meth:`CTWindow.inverse`."""
+        """Back to clipped HU, see `CTWindow.inverse`."""
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = self.transform.inverse(item[key])

@@ -34,7 +34,8 @@ __all__ = ["SimpleITKReader"]
 class SimpleITKReader(ImageReader):
     """Reads volumes for `monai.transforms.LoadImage`.
 
-    >>> LoadImage(SimpleITKReader, image_only=True, ensure_channel_first=True)("series_folder")  # doctest: +SKIP
+    Examples:
+        >>> LoadImage(SimpleITKReader, image_only=True, ensure_channel_first=True)("series_folder")  # doctest: +SKIP
 
     Args:
         series_uid: which series of a folder to read; not needed where there is one.
