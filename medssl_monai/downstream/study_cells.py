@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import multiprocessing
 import shutil
 import time
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 from sklearn.neighbors import KNeighborsClassifier
@@ -22,12 +24,13 @@ from medssl_monai.atomic import write_json, write_text
 from medssl_monai.downstream.baselines import Floats, linear_probe
 from medssl_monai.downstream.classify import evaluate_run
 from medssl_monai.downstream.predictions import Predictions
-from medssl_monai.downstream.study_inputs import StudyInputs, weights_fingerprint
+from medssl_monai.downstream.study_code import made_by
+from medssl_monai.downstream.study_inputs import StudyInputs, public_key, weights_fingerprint
 from medssl_monai.downstream.study_plan import Cell, StudyPlan, digest
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.networks.resnet import resnet_encoder
 
-__all__ = ["cell_done", "run_cell"]
+__all__ = ["cell_done", "cell_made_by", "run_cell"]
 
 NEIGHBOURS = 5
 
@@ -38,6 +41,12 @@ def cell_done(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path) -> bo
     if not path.is_file():
         return False
     return bool(json.loads(path.read_text(encoding="utf-8"))["signature"] == _signature(plan, inputs, cell))
+
+
+def cell_made_by(cell: Cell, out: Path) -> dict[str, str]:
+    """Versions and code that made a finished cell, see `made_by`; empty where it was not noted."""
+    content = json.loads((out / "cells" / cell.folder / "cell.json").read_text(encoding="utf-8"))
+    return dict(content.get("made_by", {}))
 
 
 def run_cell(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path, threads: int | None = None) -> None:
@@ -60,29 +69,40 @@ def run_cell(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path, thread
         shutil.rmtree(folder)
     write_text(mark, signature)
     started = time.monotonic()
-    with (folder / "log.txt").open("a", encoding="utf-8") as log, _into(log):
+    with public_key(plan), (folder / "log.txt").open("a", encoding="utf-8") as log, _into(log):
         learned = (_finetune if cell.head == "finetune" else _frozen)(plan, inputs, cell, folder)
     seconds = round(time.monotonic() - started, 1)
-    write_json(folder / "cell.json", {"signature": signature, **vars(cell), **learned, "seconds": seconds})
+    content = {"signature": signature, **vars(cell), **learned, "seconds": seconds, "made_by": made_by()}
+    write_json(folder / "cell.json", content)
 
 
 def _signature(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> str:
-    """What decides a cell's result."""
-    overlays = [path.read_text(encoding="utf-8") for path in inputs.overlays]
+    """What decides a cell's result: its settings with all defaults, the labels, the images, the weights.
+
+    The code takes no part, see `made_by`: a study would forget days of training when a line of it changes.
+    """
+    files = [*inputs.files, inputs.files[0].parent / "evaluate.yaml"]
+    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files]
+    source = plan.encoders[cell.encoder]
+    prepared = {} if source.bundle else dict(source.settings)
     weights = weights_fingerprint(inputs.encoders[cell.encoder])
-    return digest([vars(cell), dict(plan.settings), overlays, inputs.unit, inputs.fingerprint, weights])
+    return digest([vars(cell), dict(plan.settings), configs, inputs.unit, inputs.fingerprint, weights, prepared])
 
 
 def _overrides(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> dict[str, Any]:
     return {
         **inputs.overrides,
         **plan.settings,
+        **({} if plan.encoders[cell.encoder].bundle else plan.encoders[cell.encoder].settings),
+        # A cluster's workers may not start processes of their own; the batches are the same whoever loads them.
+        **({"num_workers": 0} if multiprocessing.current_process().daemon else {}),
         "overlays": [str(p) for p in inputs.overlays],
         "encoder_weights": inputs.encoders[cell.encoder],
         "label_fraction": cell.fraction,
         "subset_unit": inputs.unit,
         "subset_seed": cell.seed,
         "seed": cell.seed,
+        "confidence": False,  # a cell is judged, and its weights are dropped
     }
 
 

@@ -1,0 +1,128 @@
+"""What a network makes of a slice on its way to the answer: its stages' features, averaged over the picture.
+
+Shapes: N slices, S × S pixels, D features (the channels of the stages taken, one after another).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+__all__ = ["STAGES", "Embedded", "StageFeatures", "embed"]
+
+STAGES = ("layer2", "layer3", "layer4")
+"""Early stages see texture and range of values, the last what the classes need: together they know more of a slice."""
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+class StageFeatures:
+    """Listens to a torchvision ResNet: `take` gives the features of what has passed since it was last asked.
+
+    A context manager; the network is left as it was.
+
+    Args:
+        network: with modules named as in ``stages``, each giving (B, C, h, w).
+        stages: which are taken.
+
+    Attributes:
+        widths: channels of each stage, once features were taken; they add up to D.
+    """
+
+    def __init__(self, network: nn.Module, stages: Sequence[str] = STAGES) -> None:
+        self.network, self.stages = network, tuple(stages)
+        self._kept: dict[str, list[Floats]] = {name: [] for name in self.stages}
+        self.widths: list[int] = []
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> "StageFeatures":
+        for name in self.stages:
+            self._hooks.append(self.network.get_submodule(name).register_forward_hook(self._keeper(name)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._clear()
+
+    def take(self) -> Floats:
+        """(N, D) float32."""
+        parts = [np.concatenate(self._kept[name]) for name in self.stages]
+        self._clear()
+        self.widths = [part.shape[1] for part in parts]
+        return np.concatenate(parts, axis=1)
+
+    def _clear(self) -> None:
+        self._kept = {name: [] for name in self.stages}
+
+    def _keeper(self, name: str) -> Any:
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            self._kept[name].append(output.detach().float().mean((2, 3)).cpu().numpy())
+
+        return keep
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A data set as a network saw it.
+
+    Attributes:
+        features: (N, D) float32.
+        outputs: (N, C) float32, of the network's last layer.
+        widths: of the stages, which add up to D.
+        series: pseudonym per slice.
+        slices: number per slice.
+        patients: per slice, "" where unknown.
+        labels: per slice an index, or a vector where several labels may hold; None where the items have none.
+    """
+
+    features: Floats
+    outputs: Floats
+    widths: list[int]
+    series: list[str]
+    slices: list[int]
+    patients: list[str]
+    labels: npt.NDArray[Any] | None
+
+
+@torch.no_grad()
+def embed(
+    network: nn.Module, dataset: Dataset[dict[str, Any]], batch_size: int = 32, stages: Sequence[str] = STAGES
+) -> Embedded:
+    """Pass every item's ``image`` through a network in evaluation mode.
+
+    ``dataset`` must not be empty; items have ``series_id``, ``slice``, ``patient`` and perhaps ``label``.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    features, outputs, labels = [], [], []
+    series: list[str] = []
+    slices: list[int] = []
+    patients: list[str] = []
+    with StageFeatures(network, stages) as listener:
+        for batch in DataLoader(dataset, batch_size=batch_size):
+            outputs.append(network(batch["image"].to(device)).float().cpu().numpy())
+            features.append(listener.take())
+            series += batch["series_id"]
+            slices += batch["slice"].tolist()
+            patients += batch["patient"]
+            if "label" in batch:
+                labels.append(np.asarray(batch["label"]))
+        return Embedded(
+            np.concatenate(features),
+            np.concatenate(outputs),
+            listener.widths,
+            series,
+            slices,
+            patients,
+            np.concatenate(labels) if labels else None,
+        )
