@@ -15,6 +15,7 @@ import typer
 
 from medssl_monai.cli import (
     audit,
+    bundle,
     demo,
     evaluate,
     export,
@@ -75,6 +76,10 @@ VERBS = (
 for verb in VERBS:
     name = verb.__name__.rsplit(".", 1)[-1].replace("_", "-")
     app.command(name)(_told(verb.run))
+bundles = typer.Typer(help="List the bundles; pack one with a run's weights.", no_args_is_help=True)
+for name, run in bundle.VERBS.items():
+    bundles.command(name)(_told(run))
+app.add_typer(bundles, name="bundle")
 
 
 @app.callback(invoke_without_command=True)

@@ -17,7 +17,7 @@ LAYERS = [
     {"losses", "networks", "optimizers"},
     {"methods"},
     {"engines", "handlers", "downstream"},
-    {"demo"},
+    {"bundle_pack", "demo"},
     {"cli", "label"},
     {"__main__"},
 ]
