@@ -240,7 +240,7 @@ def _near_duplicates(first: _Set, second: _Set, distance: int) -> list[NearDupli
     both = set(mine.values()) & set(yours.values())
     sides = [
         [
-            Slice(one.store, row["series_id"], row["slice"], int(row["phash"], 16))
+            Slice(one.store, row["series_id"], row["slice"], int(row["phash"], 16), row["modality"])
             for row in one.rows
             if patient_of[row["series_id"]] not in both and row["body_fraction"] > 0.02
         ]

@@ -6,15 +6,17 @@ Patient identifiers (PatientID, UIDs) stay in memory, as input to keyed hashes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from medssl_monai.errors import GeometryError
 from medssl_monai.ingest.code_words import body_part, kernel
-from medssl_monai.ingest.dicom_tags import integer, number, numbers, quiet, reading, text, texts
+from medssl_monai.ingest.dicom_tags import day, integer, number, numbers, quiet, reading, text, texts
 from medssl_monai.ingest.functional_groups import FrameHeader
 from medssl_monai.ingest.geometry import canonical_orientation
 from medssl_monai.ingest.verdicts import Reason, RejectedError
@@ -51,6 +53,10 @@ ENHANCED_CLASSES = frozenset(
 )
 """Those whose frames are slices, described by functional groups (PS3.3 C.7.6.16)."""
 
+UNCOMPRESSED_SYNTAXES = frozenset(
+    {"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"}
+)
+
 LOSSY_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"})
 
 DISCRIMINATORS = (
@@ -71,13 +77,15 @@ HEADER_TAGS = (
     *DISCRIMINATORS,
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "Modality"),
     *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "BurnedInAnnotation"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing"),
+    *("StudyDate", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing"),
     *("SliceThickness", "SpacingBetweenSlices", "InstanceNumber", "BodyPartExamined"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "LossyImageCompression", "ImagesInAcquisition"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 """The allow-list: nothing else is read from a header."""
+
+_HEADER_TAGS = [Tag(keyword) for keyword in HEADER_TAGS]
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ class Instance:
         content: the file that holds its bytes.
         frame: its number in an enhanced object, from 0; None for an object that is one image.
         stack: StackID of an enhanced object's frame.
+        study_day: StudyDate as a number of days; like the identifiers it stays in memory.
         expected: ImagesInAcquisition.
         position: ImagePositionPatient, LPS mm.
         orientation: ImageOrientationPatient, six cosines of two axes at right angles.
@@ -96,6 +105,7 @@ class Instance:
         imager_spacing: whether the spacing is ImagerPixelSpacing.
         slope, intercept: of the Modality LUT module; None where the tag is missing or empty.
         window: first WindowCenter and WindowWidth, where the width is positive.
+        compressed: whether a decoder is needed for its pixels.
         discriminators: values of `DISCRIMINATORS`, as text.
     """
 
@@ -109,6 +119,7 @@ class Instance:
     sop_class: str
     frame_of_reference: str
     patient_id: str
+    study_day: int | None
     modality: str
     shape: tuple[int, int]
     frames: int
@@ -129,6 +140,7 @@ class Instance:
     kernel: str
     window: tuple[float, float] | None
     lossy: bool
+    compressed: bool
     burned_in: bool
     discriminators: tuple[str, ...]
 
@@ -175,7 +187,7 @@ def read_frames(path: Path, content: Path | None = None) -> list[Instance]:
 
 def _header(content: Path) -> Any:
     with reading():
-        return pydicom.dcmread(content, stop_before_pixels=True, force=True, specific_tags=list(HEADER_TAGS))
+        return pydicom.dcmread(content, stop_before_pixels=True, force=True, specific_tags=_HEADER_TAGS)
 
 
 def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Instance:
@@ -211,6 +223,7 @@ def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Ins
         sop_class=sop_class,
         frame_of_reference=text(dataset, "FrameOfReferenceUID"),
         patient_id=text(dataset, "PatientID"),
+        study_day=day(dataset, "StudyDate"),
         modality=IMAGE_CLASSES[sop_class],
         shape=(rows, columns),
         frames=(integer(dataset, "NumberOfFrames") or 1) if frame is None else 1,
@@ -231,6 +244,7 @@ def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Ins
         kernel=kernel(texts(dataset, "ConvolutionKernel")),
         window=_window(dataset),
         lossy=text(dataset, "LossyImageCompression") == "01" or syntax in LOSSY_SYNTAXES,
+        compressed=syntax not in UNCOMPRESSED_SYNTAXES,
         burned_in=text(dataset, "BurnedInAnnotation").upper() == "YES",
         discriminators=tuple("\\".join(texts(dataset, keyword)) for keyword in DISCRIMINATORS),
     )
@@ -239,13 +253,16 @@ def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Ins
 def _orientation(dataset: Any) -> tuple[float, ...] | None:
     """ImageOrientationPatient; None also where its vectors are no axes, such as the six zeros that some writers put."""
     cosines = numbers(dataset, "ImageOrientationPatient", 6)
-    if cosines is None:
-        return None
+    return cosines if cosines is not None and _are_axes(cosines) else None
+
+
+@lru_cache(maxsize=1024)
+def _are_axes(cosines: tuple[float, ...]) -> bool:
     try:
         canonical_orientation(cosines[:3], cosines[3:])
     except GeometryError:
-        return None
-    return cosines
+        return False
+    return True
 
 
 def _window(dataset: Any) -> tuple[float, float] | None:

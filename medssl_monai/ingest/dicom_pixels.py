@@ -14,7 +14,14 @@ from pydicom.uid import UID
 
 from medssl_monai.ingest.dicom import Instance
 from medssl_monai.ingest.dicom_tags import integer, quiet, reading
-from medssl_monai.ingest.hounsfield import HounsfieldSlice, clip_to_int16, padding_mask, rescale, to_slice
+from medssl_monai.ingest.hounsfield import (
+    LOWERED_BY,
+    HounsfieldSlice,
+    clip_to_int16,
+    padding_mask,
+    rescale,
+    to_slice,
+)
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
 __all__ = ["pixel_digest", "read_pixels"]
@@ -34,20 +41,27 @@ PLUGINS: dict[str, str] = {
 }
 """Transfer syntax to the Python package that decodes it."""
 
+LITTLE_ENDIAN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
+"""Uncompressed transfer syntaxes, little endian."""
+
 J2K_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
 
 
-def read_pixels(instance: Instance) -> HounsfieldSlice:
+def read_pixels(instance: Instance, lowered: bool = False) -> HounsfieldSlice:
     """The image of an instance: HU for CT, the stored values for other modalities; orientation as stored.
+
+    Args:
+        instance: which.
+        lowered: subtract 32768 where the values have no sign and are not HU.
 
     Raises:
         RejectedError: the pixels cannot be decoded.
     """
     with quiet():
-        return _read_pixels(instance)
+        return _read_pixels(instance, lowered)
 
 
-def _read_pixels(instance: Instance) -> HounsfieldSlice:
+def _read_pixels(instance: Instance, lowered: bool) -> HounsfieldSlice:
     if instance.frame is None:
         dataset, raw = _decode(instance.content)
     else:
@@ -57,21 +71,24 @@ def _read_pixels(instance: Instance) -> HounsfieldSlice:
         raw = frames[instance.frame] if instance.frame < len(frames) else frames
     if raw.shape != instance.shape:
         raise RejectedError(Reason.UNDECODABLE, "the decoded image has another shape than its Rows and Columns say")
-    pixels, flags = _grey_values(instance, dataset, raw)
+    pixels, flags = _grey_values(instance, dataset, raw, lowered)
     return HounsfieldSlice(pixels, flags | _sign_flags(dataset))
 
 
-def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any]) -> HounsfieldSlice:
+def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: bool) -> HounsfieldSlice:
     """HU for CT, the stored values otherwise; X-rays stored white on black (MONOCHROME1) turned over."""
     stored = _significant_bits(raw, dataset)
     if instance.modality != "CT":
         inverted = instance.photometric == "MONOCHROME1"
-        pixels, clipped = clip_to_int16(_turned_over(stored, dataset) if inverted else stored)
-        names = {"clipped": clipped, "inverted": inverted}
+        lowered = lowered and integer(dataset, "PixelRepresentation") == 0
+        values = _turned_over(stored, dataset) if inverted else stored
+        pixels, clipped = clip_to_int16(values - LOWERED_BY if lowered else values)
+        names = {"clipped": clipped, "inverted": inverted, "lowered": lowered}
         return HounsfieldSlice(pixels, frozenset(name for name, holds in names.items() if holds))
     slope = 1.0 if instance.slope is None else instance.slope
     intercept = 0.0 if instance.intercept is None else instance.intercept
-    padding = padding_mask(stored, slope, intercept, _declared_padding(dataset))
+    declared = _declared_padding(dataset)
+    padding = None if declared is None else padding_mask(stored, slope, intercept, declared)
     if instance.has_lut:
         with reading():
             return to_slice(_modality_lut(dataset, stored), padding, lossy=instance.lossy)
@@ -84,11 +101,27 @@ def _decode(content: Path) -> tuple[Any, NDArray[Any]]:
         dataset = pydicom.dcmread(content, force=True)
     if not dataset.file_meta.get("TransferSyntaxUID"):
         dataset.file_meta.TransferSyntaxUID = _implied_syntax(dataset)
+    plain = _native(dataset)
+    if plain is not None:
+        return dataset, plain
     try:
         with reading():
             return dataset, dataset.pixel_array
     except RejectedError as rejection:
         raise RejectedError(Reason.UNDECODABLE, _decoding_remedy(dataset.file_meta.TransferSyntaxUID)) from rejection
+
+
+def _native(dataset: Any) -> NDArray[Any] | None:
+    """One uncompressed grey image of 16 bits, a view of its bytes; None for anything else, which pydicom decodes."""
+    if dataset.file_meta.TransferSyntaxUID not in LITTLE_ENDIAN or (integer(dataset, "NumberOfFrames") or 1) != 1:
+        return None
+    rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
+    if integer(dataset, "SamplesPerPixel") != 1 or integer(dataset, "BitsAllocated") != 16:
+        return None
+    signed, content = integer(dataset, "PixelRepresentation"), dataset.get("PixelData")
+    if signed not in (0, 1) or not isinstance(content, bytes) or not 0 < 2 * rows * columns <= len(content):
+        return None
+    return np.frombuffer(content, "<i2" if signed else "<u2", rows * columns).reshape(rows, columns)
 
 
 @lru_cache(maxsize=2)
@@ -97,7 +130,7 @@ def _decode_once(content: Path, modified: int, size: int) -> tuple[Any, NDArray[
     return _decode(content)
 
 
-def _turned_over(stored: NDArray[np.int64], dataset: Any) -> NDArray[np.int64]:
+def _turned_over(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:
     """MONOCHROME1 shows its lowest value white (PS3.3 C.7.6.3.1.2): what was lowest becomes highest."""
     bits = integer(dataset, "BitsStored") or 16
     return -1 - stored if integer(dataset, "PixelRepresentation") == 1 else (1 << bits) - 1 - stored
@@ -124,7 +157,7 @@ def pixel_digest(instance: Instance) -> str:
     Raises:
         RejectedError: the pixels cannot be decoded.
     """
-    return hashlib.sha256(np.ascontiguousarray(read_pixels(instance).pixels).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(read_pixels(instance, lowered=True).pixels).tobytes()).hexdigest()
 
 
 def _implied_syntax(dataset: Any) -> UID:
@@ -146,17 +179,20 @@ def _decoding_remedy(syntax: str) -> str:
     return f"its pixels ({shown}) cannot be decoded: damaged, or the decoder is missing (pip install {plugin})"
 
 
-def _significant_bits(raw: NDArray[Any], dataset: Any) -> NDArray[np.int64]:
-    """Values without what overlays or junk left above BitsStored, sign extended (PS3.5 8.1.1)."""
-    stored = raw.astype(np.int64)
+def _significant_bits(raw: NDArray[Any], dataset: Any) -> NDArray[Any]:
+    """Values without what overlays or junk left above BitsStored, sign extended (PS3.5 8.1.1).
+
+    In int32 where the values have at most 16 bits, which leaves room to compute, and in int64 otherwise.
+    """
+    stored = raw.astype(np.int32 if raw.dtype.itemsize <= 2 else np.int64)
     bits = integer(dataset, "BitsStored") or 16
     high = integer(dataset, "HighBit")
     if bits >= (integer(dataset, "BitsAllocated") or 16) or (high is not None and high != bits - 1):
         return stored
-    if integer(dataset, "PixelRepresentation") == 1:
-        half = np.int64(1) << (bits - 1)
-        return ((stored + half) & ((np.int64(1) << bits) - 1)) - half
-    return stored & ((np.int64(1) << bits) - 1)
+    lowest = -(1 << (bits - 1)) if integer(dataset, "PixelRepresentation") == 1 else 0
+    if lowest <= raw.min() and raw.max() < lowest + (1 << bits):
+        return stored
+    return ((stored - lowest) & ((1 << bits) - 1)) + lowest
 
 
 def _declared_padding(dataset: Any) -> tuple[int, int] | None:
@@ -177,7 +213,7 @@ def _signed(value: int, dataset: Any) -> int:
     return value
 
 
-def _modality_lut(dataset: Any, stored: NDArray[np.int64]) -> NDArray[np.int64]:
+def _modality_lut(dataset: Any, stored: NDArray[Any]) -> NDArray[np.int64]:
     """Stored values through the Modality LUT sequence (PS3.3 C.11.1.1.1): clamped to the table's ends."""
     item = dataset.ModalityLUTSequence[0]
     count, first, bits = (int(value) for value in item.LUTDescriptor)

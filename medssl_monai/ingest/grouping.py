@@ -18,7 +18,7 @@ import numpy as np
 from medssl_monai.ingest.dicom import DISCRIMINATORS, Instance
 from medssl_monai.ingest.dicom_pixels import pixel_digest
 from medssl_monai.ingest.geometry import Orientation, canonical_orientation, classify_spacing, shear_degrees
-from medssl_monai.ingest.pseudonyms import pseudonym, source_id
+from medssl_monai.ingest.pseudonyms import pseudonym, shifted_day, source_id
 from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
 
 __all__ = ["DicomPlan", "common_folder", "plan_series", "series_uid"]
@@ -37,6 +37,7 @@ class DicomPlan:
         instances: in the order of the store.
         instance_ids: pseudonyms of the images, sorted.
         orientation: None where the tags give none.
+        shifted_day: of the study, see `pseudonyms.shifted_day`; None where no date is known.
         depths_mm: position of each instance along the slice direction; empty where there is no orientation.
         owned: the files it accounts for, dropped copies included; a file's frames may be in several plans.
         flags, repairs: see `Verdict`.
@@ -48,6 +49,7 @@ class DicomPlan:
     instances: tuple[Instance, ...]
     instance_ids: tuple[str, ...]
     orientation: Orientation | None
+    shifted_day: int | None
     depths_mm: tuple[float, ...]
     owned: frozenset[Path]
     flags: frozenset[str]
@@ -208,15 +210,18 @@ def _plan(
         repairs.append("took stored values as HU where rescale tags are missing, as the caller declared")
     if not first.patient_id:
         flags.add("patient_unknown")
+    # Without a PatientID the series stands for the patient: two of them are then never taken for one.
+    patient = first.patient_id or f"series {series_uid(first)}"
+    days = [member.study_day for member in stack if member.study_day is not None]
     identities = sorted({pseudonym(key, "instance", member.identity) for member in stack})
     return DicomPlan(
         series_id=f"{base}-{identities[0][1:7]}" if several else base,
-        # Without a PatientID the series stands for the patient: two of them are then never taken for one.
-        patient=pseudonym(key, "patient", first.patient_id or f"series {series_uid(first)}"),
+        patient=pseudonym(key, "patient", patient),
         source_id=source,
         instances=tuple(stack),
         instance_ids=tuple(identities),
         orientation=orientation,
+        shifted_day=shifted_day(key, patient, min(days)) if days else None,
         depths_mm=depths,
         owned=account.take(stack, copies),
         flags=frozenset(flags),

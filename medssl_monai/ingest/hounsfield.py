@@ -10,13 +10,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PADDING_HU", "HounsfieldSlice", "clip_to_int16", "not_hounsfield", "padding_mask", "rescale", "to_slice"]
+__all__ = [
+    "LOWERED_BY",
+    "PADDING_HU",
+    "HounsfieldSlice",
+    "clip_to_int16",
+    "needs_lowering",
+    "not_hounsfield",
+    "padding_mask",
+    "rescale",
+    "to_slice",
+]
 
 PADDING_HU = -1024
 """What stands outside the field of view."""
 
 UNDECLARED_PADDING_HU = -1500
 """No tissue, air or noise lies at or below this: paddings of -2000, -2048 and -3024 HU often stand undeclared."""
+
+LOWERED_BY = 32768
+"""What is subtracted from all values of a series, other than CT, that needs all 16 bits without a sign."""
 
 _INT16 = np.iinfo(np.int16)
 
@@ -34,10 +47,14 @@ class HounsfieldSlice(NamedTuple):
 
 
 def rescale(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
-    """slope * stored + intercept: exact in int64 where all three are integers, otherwise float64."""
+    """slope * stored + intercept: exact in int32 or int64 where all three are integers, otherwise float64."""
     whole = stored.dtype.kind in "iub" and float(slope).is_integer() and float(intercept).is_integer()
-    if whole and abs(slope) < 2**20 and abs(intercept) < 2**40:
-        return stored.astype(np.int64) * int(slope) + int(intercept)
+    if whole and abs(slope) < 2**20 and abs(intercept) < 2**40 and stored.size:
+        largest = max(abs(int(stored.min())), abs(int(stored.max()))) * abs(slope) + abs(intercept)
+        values = stored.astype(np.int32 if largest < 2**31 else np.int64)
+        values *= int(slope)
+        values += int(intercept)
+        return values
     return stored.astype(np.float64) * slope + intercept
 
 
@@ -45,7 +62,12 @@ def clip_to_int16(values: NDArray[Any]) -> tuple[NDArray[np.int16], bool]:
     """Rounded to the nearest integer (ties to even) and clipped to int16; and whether anything was clipped."""
     rounded = np.rint(values) if values.dtype.kind == "f" else values
     clipped = bool(rounded.size) and bool(rounded.min() < _INT16.min or rounded.max() > _INT16.max)
-    return np.clip(rounded, _INT16.min, _INT16.max).astype(np.int16), clipped
+    return (np.clip(rounded, _INT16.min, _INT16.max) if clipped else rounded).astype(np.int16), clipped
+
+
+def needs_lowering(lowest: float, highest: float) -> bool:
+    """Whether values are too high for int16 as they are, but not if `LOWERED_BY` is subtracted: 16 bits, no sign."""
+    return lowest >= 0 and _INT16.max < highest <= _INT16.max + LOWERED_BY
 
 
 def padding_mask(
@@ -88,13 +110,14 @@ def to_slice(hu: NDArray[Any], padding: NDArray[np.bool_] | None = None, *, loss
         if broken.any():
             flags.add("non_finite")
             hu = np.where(broken, PADDING_HU, hu)
-    low: NDArray[np.bool_] = hu < PADDING_HU if lossy else hu <= UNDECLARED_PADDING_HU
-    if (low if padding is None else low & ~padding).any():
-        flags.add("undeclared_padding")
-    outside = low if padding is None else low | padding
-    if outside.any():
-        flags.add("padded")
-        hu = np.where(outside, PADDING_HU, hu)
+    if padding is not None or (hu.size and hu.min() < PADDING_HU):  # most slices have neither, and are done here
+        low: NDArray[np.bool_] = hu < PADDING_HU if lossy else hu <= UNDECLARED_PADDING_HU
+        if (low if padding is None else low & ~padding).any():
+            flags.add("undeclared_padding")
+        outside = low if padding is None else low | padding
+        if outside.any():
+            flags.add("padded")
+            hu = np.where(outside, PADDING_HU, hu)
     pixels, clipped = clip_to_int16(hu)
     if clipped:
         flags.add("clipped")

@@ -22,22 +22,31 @@ def body_fraction(pixels: NDArray[np.int16], modality: str) -> float:
     percentile.
     """
     if modality == "CT":
-        return float(np.mean(pixels > BODY_HU))
+        return np.count_nonzero(pixels > BODY_HU) / pixels.size
     lowest = float(pixels.min())
-    return float(np.mean(pixels > lowest + 0.1 * (float(np.percentile(pixels, 99)) - lowest)))
+    body = pixels > lowest + 0.1 * (float(np.percentile(pixels, 99)) - lowest)
+    return np.count_nonzero(body) / pixels.size
 
 
-def perceptual_hash(pixels: NDArray[np.int16]) -> str:
+def perceptual_hash(pixels: NDArray[np.int16], modality: str = "CT") -> str:
     """64 bits, 16 hex digits, that change little when the picture changes little.
 
-    The image, clipped to -1024..3071, is averaged over areas to 32 x 32 and transformed by the two-dimensional
+    The image (CT: clipped to -1024..3071 HU) is averaged over areas to 32 x 32 and transformed by the two-dimensional
     DCT-II (Ahmed, Natarajan, Rao 1974). A bit says whether one of the 8 x 8 lowest frequencies exceeds their median,
     row by row, most significant first. So the hash ignores brightness, contrast, and how finely the image is sampled.
     """
     height, width = pixels.shape
-    image = np.clip(pixels, -1024, 3071).astype(np.float64)
+    image = np.clip(pixels, -1024, 3071) if modality == "CT" else pixels
+    if height % _COARSE_SIDE == 0 and width % _COARSE_SIDE == 0:
+        # The same in whole numbers: exact, and several times as fast.
+        sums = image.reshape(_COARSE_SIDE, -1, width).sum(axis=1, dtype=np.int32)
+        sums = sums.reshape(_COARSE_SIDE, _COARSE_SIDE, -1).sum(axis=2)
+        coarse = sums * (_COARSE_SIDE**2 / (height * width))
+        spectrum = _cosines() @ coarse @ _cosines().T
+    else:
+        spectrum = _low_frequencies(height) @ image.astype(np.float64) @ _low_frequencies(width).T
     # Rounded, so that flat images and other processors' last bits do not decide anything.
-    spectrum = np.round(_low_frequencies(height) @ image @ _low_frequencies(width).T, 3)
+    spectrum = np.round(spectrum, 3)
     spectrum[0, 0] = 0  # the mean says nothing of the content
     bits = (spectrum > np.median(spectrum)).reshape(-1)
     return np.packbits(bits).tobytes().hex()
@@ -55,6 +64,11 @@ def _low_frequencies(size: int) -> NDArray[np.float64]:
     samples = np.arange(size)
     overlap = np.minimum(edges[1:, None], samples + 1) - np.maximum(edges[:-1, None], samples)
     area = np.clip(overlap, 0, None) * (_COARSE_SIDE / size)
+    return np.asarray(_cosines() @ area)
+
+
+@lru_cache(maxsize=1)
+def _cosines() -> NDArray[np.float64]:
+    """(8, 32): the first 8 rows of the DCT-II."""
     frequencies, positions = np.arange(_HASH_SIDE)[:, None], np.arange(_COARSE_SIDE)[None, :]
-    cosines = np.cos(np.pi * frequencies * (2 * positions + 1) / (2 * _COARSE_SIDE))
-    return np.asarray(cosines @ area)
+    return np.asarray(np.cos(np.pi * frequencies * (2 * positions + 1) / (2 * _COARSE_SIDE)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from medssl_monai.ingest.schema import SCHEMA_VERSION, check_version
 from medssl_monai.ingest.verdicts import Verdict
 
 __all__ = ["NOTE_KEY", "SeriesNote", "read_note"]
@@ -34,7 +35,8 @@ class SeriesNote:
 
     def to_bytes(self) -> bytes:
         """As JSON."""
-        values = {**self.__dict__, "verdicts": [verdict.to_json() for verdict in self.verdicts]}
+        verdicts = [verdict.to_json() for verdict in self.verdicts]
+        values = {**self.__dict__, "schema_version": SCHEMA_VERSION, "verdicts": verdicts}
         return json.dumps(values, sort_keys=True).encode()
 
     @classmethod
@@ -46,5 +48,11 @@ class SeriesNote:
 
 
 def read_note(part: Path) -> SeriesNote:
-    """The note in a parquet part."""
-    return SeriesNote.from_bytes(pq.read_schema(part).metadata[NOTE_KEY])
+    """The note in a parquet part.
+
+    Raises:
+        StoreError: another version of the program wrote it.
+    """
+    content = pq.read_schema(part).metadata[NOTE_KEY]
+    check_version(part.parents[1], json.loads(content).get("schema_version", 1))
+    return SeriesNote.from_bytes(content)

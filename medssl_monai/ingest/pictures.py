@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_monai.ingest.hounsfield import HounsfieldSlice, clip_to_int16
+from medssl_monai.ingest.hounsfield import LOWERED_BY, HounsfieldSlice, clip_to_int16, needs_lowering
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
 __all__ = ["PICTURE_MODALITY", "PICTURE_SUFFIXES", "is_picture_file", "read_picture"]
@@ -40,9 +40,11 @@ def read_picture(path: Path) -> HounsfieldSlice:
         raise RejectedError(Reason.UNDECODABLE, "is not readable as a picture: truncated or damaged") from error
     if image is None or image.size == 0:
         raise RejectedError(Reason.UNDECODABLE, "is not readable as a picture: truncated or damaged")
-    pixels, clipped = clip_to_int16(_grey(np.asarray(image)))
+    grey = _grey(np.asarray(image))
+    lowered = needs_lowering(int(grey.min()), int(grey.max()))
+    pixels, clipped = clip_to_int16(grey.astype(np.int32) - LOWERED_BY if lowered else grey)
     lossy = not path.name.lower().endswith(".png")
-    return HounsfieldSlice(pixels, frozenset(["clipped"] * clipped + ["lossy"] * lossy))
+    return HounsfieldSlice(pixels, frozenset(["clipped"] * clipped + ["lossy"] * lossy + ["lowered"] * lowered))
 
 
 def _grey(image: NDArray[Any]) -> NDArray[Any]:

@@ -24,8 +24,9 @@ from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.admission import Rules
 from medssl_monai.ingest.archives import RefusedFile, SourceFile, unpacked
 from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource
+from medssl_monai.ingest.exclusive import exclusive
 from medssl_monai.ingest.notes import SeriesNote
-from medssl_monai.ingest.processing import Plan, process
+from medssl_monai.ingest.processing import Plan, needs_decoder, process
 from medssl_monai.ingest.pseudonyms import key_check, load_key, pseudonym, source_id
 from medssl_monai.ingest.report import write_report
 from medssl_monai.ingest.scan import find_files, look_at, plan_all
@@ -70,7 +71,7 @@ def ingest(
 
     Raises:
         NoImagesError: nothing there could be stored; no store is left behind, and an existing one is unchanged.
-        StoreError: `out` holds something else, or a store made with another key.
+        StoreError: `out` holds something else, a store made with another key, or another run writes into it.
         InputError: a source does not exist; a PACS or the scheduler does not answer.
     """
     key = load_key() if key is None else key
@@ -81,19 +82,21 @@ def ingest(
             raise InputError(f"source {source}: does not exist; name a file or a folder")
     if workers < 1:
         raise InputError(f"workers: must be at least 1, found {workers}")
+    is_new = not out.exists()
     writer = StoreWriter(out, key_check(key))
     rules = Rules(modality=modality, assume_hu=assume_hu)
-    is_new = not out.exists()
-    try:
-        summary = _read_all(_Run(writer, key, rules, Workers(workers, scheduler, progress)), sources)
-    except NoImagesError:
-        if is_new:
-            shutil.rmtree(out, ignore_errors=True)
-        elif writer.series_folder.is_dir() and not any(writer.series_folder.iterdir()):
-            writer.series_folder.rmdir()  # a folder that was there, but empty, is empty again
-        raise
-    if report:
-        write_report(SliceStore(out))
+    with exclusive(out):
+        try:
+            with Workers(workers, scheduler, progress) as hands:
+                summary = _read_all(_Run(writer, key, rules, hands), sources)
+        except NoImagesError:
+            if is_new:
+                shutil.rmtree(out, ignore_errors=True)
+            elif writer.series_folder.is_dir() and not any(writer.series_folder.iterdir()):
+                writer.series_folder.rmdir()  # a folder that was there, but empty, is empty again
+            raise
+        if report:
+            write_report(SliceStore(out))
     return summary
 
 
@@ -121,7 +124,14 @@ class _Run:
         ]
         new, stored, partial_views, contradicting = _compare(plans, self.writer)
         work = partial(_process_one, writer=self.writer, key=self.key)
-        written = self.workers.map(work, new, "reading series", chunk=1, crashed=_crashed)
+        new.sort(key=lambda job: -job.plan.files)  # the longest first, so that none is left for the end
+        parts = [new]
+        if self.workers.processes == 1:  # another process only for what may end it
+            parts = [[job for job in new if needs_decoder(job.plan) is apart] for apart in (False, True)]
+        written: list[tuple[Verdict, ...]] = []
+        for jobs in parts:
+            apart = any(needs_decoder(job.plan) for job in jobs)
+            written += self.workers.map(work, jobs, "reading series", chunk=1, crashed=_crashed, apart=apart)
         self.verdicts += [*verdicts, *stored, *contradicting, *(one for group in written for one in group)]
         self.partial_views += partial_views
         self.added += sum(one.outcome is not Outcome.REJECTED for group in written for one in group)

@@ -19,7 +19,7 @@ from medssl_monai.ingest.verdicts import FLAGS, REPAIRING_FLAGS, Outcome, Reason
 from medssl_monai.ingest.volumes import check_values, cut
 from medssl_monai.ingest.writer import SeriesHeader, SliceRecord, StoreWriter
 
-__all__ = ["Plan", "VolumePlan", "process"]
+__all__ = ["Plan", "VolumePlan", "needs_decoder", "process"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class VolumePlan:
 Plan = DicomPlan | VolumePlan
 
 
+def needs_decoder(plan: Plan) -> bool:
+    """Whether libraries in C decode its pixels, which damaged files may make to end the process."""
+    return isinstance(plan, DicomPlan) and any(one.compressed for one in plan.instances)
+
+
 def process(plan: Plan, writer: StoreWriter, key: bytes, replaces: bool = False) -> tuple[Verdict, ...]:
     """Writes one series; gives its verdict, and those on its files that could not be decoded.
 
@@ -54,9 +59,13 @@ class _BrokenImageError(Exception):
     """Decoding an image of a series failed, while the series is being written."""
 
 
+class _TooHighError(Exception):
+    """An image of a series that is not CT has values above int16."""
+
+
 def _process_dicom(plan: DicomPlan, writer: StoreWriter, key: bytes, replaces: bool) -> tuple[Verdict, ...]:
     try:
-        return _write_dicom(plan, writer, (), replaces)
+        return _write_fitting(plan, writer, (), replaces)
     except _BrokenImageError:
         pass
     # Rare, so that it may cost a second decoding: find all that are broken, and write the series without them.
@@ -81,14 +90,24 @@ def _process_dicom(plan: DicomPlan, writer: StoreWriter, key: bytes, replaces: b
         for i, rejection in broken.items()
     }
     if rest.instances:
-        return _write_dicom(rest, writer, tuple(verdicts.values()), replaces)
+        return _write_fitting(rest, writer, tuple(verdicts.values()), replaces)
     first, *others = verdicts.values()
     # What is left are copies of images that turned out broken.
     return (replace(first, files=first.files + rest.files), *others)
 
 
-def _write_dicom(
+def _write_fitting(
     plan: DicomPlan, writer: StoreWriter, left_out: tuple[Verdict, ...], replaces: bool
+) -> tuple[Verdict, ...]:
+    """As `_write_dicom`; values that need 16 bits without a sign are lowered into int16, all of the series alike."""
+    try:
+        return _write_dicom(plan, writer, left_out, replaces, lowered=False)
+    except _TooHighError:
+        return _write_dicom(plan, writer, left_out, replaces, lowered=True)
+
+
+def _write_dicom(
+    plan: DicomPlan, writer: StoreWriter, left_out: tuple[Verdict, ...], replaces: bool, lowered: bool
 ) -> tuple[Verdict, ...]:
     first = plan.instances[0]
     spacing_mm, affine = _dicom_geometry(plan)
@@ -105,13 +124,14 @@ def _write_dicom(
         kernel=first.kernel,
         flags=plan.flags,
         affine=affine,
+        shifted_day=plan.shifted_day,
     )
 
     def note(slice_flags: frozenset[str]) -> SeriesNote:
         verdict = _taken(header, plan.files, plan.repairs, slice_flags)
         return SeriesNote(plan.instance_ids, (verdict, *left_out), writer.key_check)
 
-    return writer.write(header, _dicom_slices(plan, spacing_mm), note, replace=replaces).verdicts
+    return writer.write(header, _dicom_slices(plan, spacing_mm, lowered), note, replace=replaces).verdicts
 
 
 def _taken(header: SeriesHeader, files: int, repairs: tuple[str, ...], slice_flags: frozenset[str]) -> Verdict:
@@ -130,14 +150,16 @@ def _taken(header: SeriesHeader, files: int, repairs: tuple[str, ...], slice_fla
     )
 
 
-def _dicom_slices(plan: DicomPlan, spacing_mm: tuple[float, float] | None) -> Iterator[SliceRecord]:
+def _dicom_slices(plan: DicomPlan, spacing_mm: tuple[float, float] | None, lowered: bool) -> Iterator[SliceRecord]:
     """Decoded and turned, in order."""
     steps = local_spacing(plan.depths_mm)
     for number, instance in enumerate(plan.instances):
         try:
-            pixels, flags = read_pixels(instance)
+            pixels, flags = read_pixels(instance, lowered)
         except RejectedError as rejection:
             raise _BrokenImageError from rejection
+        if "clipped" in flags and instance.modality != "CT" and not lowered:
+            raise _TooHighError
         if plan.orientation is not None:
             pixels = plan.orientation.apply(pixels)
         level, width = instance.window or (None, None)

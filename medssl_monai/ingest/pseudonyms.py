@@ -16,7 +16,7 @@ from typing import Literal
 
 from medssl_monai.errors import InputError
 
-__all__ = ["KEY_VARIABLE", "default_key_path", "key_check", "load_key", "pseudonym", "source_id"]
+__all__ = ["KEY_VARIABLE", "default_key_path", "key_check", "load_key", "pseudonym", "shifted_day", "source_id"]
 
 KEY_VARIABLE = "MEDSSL_KEY"
 MINIMUM_KEY_BYTES = 16
@@ -34,6 +34,24 @@ def pseudonym(key: bytes, kind: Kind, identifier: str) -> str:
 def source_id(key: bytes, path: Path) -> str:
     """The pseudonym of a file or folder: of its absolute path with links resolved."""
     return pseudonym(key, "source", str(path.resolve()))
+
+
+def shifted_day(key: bytes, patient: str, day: int) -> int:
+    """A day moved by a number of days, up to three million years, that the key gives each patient.
+
+    Days of one patient keep their distances, which is all that they then tell (PS3.15 E.3.6, longitudinal temporal
+    information with modified dates).
+
+    Args:
+        key: of the pseudonyms.
+        patient: what stands for the patient, as given to `pseudonym`.
+        day: number of the day.
+
+    Returns:
+        Below 2^31.
+    """
+    digest = hmac.digest(key, f"days\0{patient}".encode("utf-8", "surrogateescape"), "sha256")
+    return day + int.from_bytes(digest[:4], "big") % 2**30
 
 
 def key_check(key: bytes) -> str:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from medssl_monai.errors import StoreError
 
-__all__ = ["COLUMNS", "INDEX_SCHEMA", "SCHEMA_VERSION", "Filters", "filter_expression"]
+__all__ = ["COLUMNS", "INDEX_SCHEMA", "SCHEMA_VERSION", "Filters", "check_version", "filter_expression"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 COLUMNS: Mapping[str, tuple[Any, str]] = {
     "series_id": (pa.string(), "pseudonym of the series; names its files in the store"),
     "patient": (pa.string(), "pseudonym of the patient"),
     "slice": (pa.int32(), "0 = most inferior (sagittal: left, coronal: anterior)"),
+    "study_day": (pa.int32(), "days since the patient's first study in the store; null where no date is known"),
     "z_mm": (pa.float64(), "z of the slice's centre in the patient, mm, growing to superior; null where unknown"),
     "plane": (pa.string(), "axial, sagittal, coronal, oblique; unknown where the tags say nothing"),
     "rows": (pa.int32(), "height H of the slice in pixels"),
@@ -42,6 +44,19 @@ INDEX_SCHEMA = pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()])
 
 Filters = Sequence[Sequence[Any]]
 """pyarrow's disjunctive normal form: `[[column, operator, value], ...]`, all of which must hold, or a list of such."""
+
+
+def check_version(store: Path, version: object) -> None:
+    """Refuses what another version of the program wrote.
+
+    Raises:
+        StoreError: the version is not this program's.
+    """
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"store {store}: has schema version {version}, this program reads {SCHEMA_VERSION}; "
+            "ingest the source again into a new folder, or use the program's version that made it"
+        )
 
 
 def filter_expression(filters: Filters) -> Any:

@@ -2,7 +2,7 @@
 
     STORE/
         series/<series_id>.b2nd      blosc2 array (slices, H, W) int16, one compressed block a slice
-        series/<series_id>.parquet   one row a slice
+        series/<series_id>.parquet   one row a slice (its study_day is shifted by a secret of the key)
         index.parquet                all rows, sorted by series and slice
         verdicts.jsonl               what became of every file that was met
         report.html                  the same for people, where it was asked for
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest.notes import SeriesNote, read_note
-from medssl_monai.ingest.schema import INDEX_SCHEMA, SCHEMA_VERSION, Filters, filter_expression
+from medssl_monai.ingest.schema import INDEX_SCHEMA, Filters, check_version, filter_expression
 from medssl_monai.ingest.verdicts import Verdict, read_verdicts
 
 __all__ = ["SliceStore", "describe"]
@@ -40,9 +40,10 @@ OPEN_ARRAYS = 128
 class SliceStore:
     """A finished slice store.
 
-    >>> store = SliceStore("thorax.store")                                        # doctest: +SKIP
-    >>> rows = store.select([["modality", "==", "CT"], ["body_fraction", ">", 0.05]])  # doctest: +SKIP
-    >>> store.read(rows[0]["series_id"], rows[0]["slice"])                        # doctest: +SKIP
+    Examples:
+        >>> store = SliceStore("thorax.store")                                        # doctest: +SKIP
+        >>> rows = store.select([["modality", "==", "CT"], ["body_fraction", ">", 0.05]])  # doctest: +SKIP
+        >>> store.read(rows[0]["series_id"], rows[0]["slice"])                        # doctest: +SKIP
 
     It may be pickled and forked: open files stay with the process and the thread that opened them.
 
@@ -189,9 +190,5 @@ def describe(path: Path) -> dict[str, Any]:
         version = description["schema_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"store {path}: store.json is not readable; ingest into a new folder") from error
-    if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"store {path}: has schema version {version}, this program reads {SCHEMA_VERSION}; "
-            "ingest the source again into a new folder, or use the program's version that made it"
-        )
+    check_version(path, version)
     return description

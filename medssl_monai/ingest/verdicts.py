@@ -76,6 +76,7 @@ FLAGS: dict[str, str] = {
     "incomplete": "fewer images than the tags say the acquisition has: slices are missing, perhaps at an end",
     "inverted": "MONOCHROME1: turned over, so that what attenuates more is brighter",
     "gap": "inner slices are missing; the slices are fine, the volume is not",
+    "lowered": "32768 was subtracted from the stored values, which need all 16 bits without a sign",
     "lossy": "compressed with loss before ingestion",
     "no_geometry": "no position or orientation: the slices are as stored, in the order of their numbers",
     "non_finite": "NaN or infinite voxels were set to -1024",
@@ -92,7 +93,7 @@ FLAGS: dict[str, str] = {
 }
 """The words that may stand in the index's `flags` column, and what they say."""
 
-REPAIRING_FLAGS = frozenset({"clipped", "inverted", "non_finite", "sign_corrected", "undeclared_padding"})
+REPAIRING_FLAGS = frozenset({"clipped", "inverted", "lowered", "non_finite", "sign_corrected", "undeclared_padding"})
 """Flags that say that values were changed: a series with one of them counts as repaired."""
 
 

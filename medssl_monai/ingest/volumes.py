@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medssl_monai.errors import GeometryError
 from medssl_monai.ingest.geometry import Orientation, canonical_orientation, stack_affine
-from medssl_monai.ingest.hounsfield import clip_to_int16, not_hounsfield, rescale, to_slice
+from medssl_monai.ingest.hounsfield import LOWERED_BY, clip_to_int16, needs_lowering, not_hounsfield, rescale, to_slice
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 from medssl_monai.ingest.writer import SliceRecord
 
@@ -66,16 +66,23 @@ class Cut:
     def slices(self, modality: str) -> Iterator[SliceRecord]:
         """The slices in order; HU for CT, rounded values otherwise."""
         _, height, width = self.stored.shape
+        lowered = modality != "CT" and self._needs_lowering()
         for number, stored in enumerate(self.stored):
             values = rescale(stored, self.volume.slope, self.volume.intercept)
             if modality == "CT":
                 pixels, flags = to_slice(values)
             else:
                 finite = np.nan_to_num(values) if values.dtype.kind == "f" else values
-                pixels, clipped = clip_to_int16(finite)
-                flags = frozenset({"clipped"} if clipped else ())
+                pixels, clipped = clip_to_int16(finite.astype(np.int64) - LOWERED_BY if lowered else finite)
+                flags = frozenset(["clipped"] * clipped + ["lowered"] * lowered)
             centre = self.affine @ [(width - 1) / 2, (height - 1) / 2, number, 1]
             yield SliceRecord(pixels, float(centre[2]), self.spacing_mm, self.step_mm, flags=flags)
+
+    def _needs_lowering(self) -> bool:
+        if self.stored.dtype.kind not in "iu" or not float(self.volume.slope).is_integer():
+            return False
+        ends = rescale(np.array([self.stored.min(), self.stored.max()]), self.volume.slope, self.volume.intercept)
+        return needs_lowering(float(ends.min()), float(ends.max()))
 
 
 def check_values(volume: Volume, modality: str, assume_hu: bool) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import connection, forkserver
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -21,21 +24,31 @@ R = TypeVar("R")
 
 SECONDS_TO_CONNECT = 20
 
+PRELOADED = ["medssl_monai.ingest.pipeline", "blosc2"]
+"""Imported once for all processes; neither starts threads."""
 
-@dataclass(frozen=True)
+
 class Workers:
-    """Who does the work.
+    """Who does the work. A context manager: processes are started when they are needed and end with it.
 
-    Attributes:
+    Args:
         processes: on this machine; one means this process.
         scheduler: address of a Dask scheduler, such as tcp://host:8786, whose workers do it instead. They must see
             the same files under the same paths, have this package installed, and be trusted with the pseudonyms' key.
         progress: whether to show bars on stderr.
     """
 
-    processes: int = 1
-    scheduler: str | None = None
-    progress: bool = True
+    def __init__(self, processes: int = 1, scheduler: str | None = None, progress: bool = True) -> None:
+        self.processes, self.scheduler, self.progress = processes, scheduler, progress
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        if self.processes > 1 and self.scheduler is None and _context().get_start_method() == "forkserver":
+            forkserver.ensure_running()  # it imports while this process looks for files
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end_pool()
 
     def map(
         self,
@@ -44,6 +57,7 @@ class Workers:
         title: str,
         chunk: int,
         crashed: Callable[[T], R] | None = None,
+        apart: bool = False,
     ) -> list[R]:
         """Results in the order of the items.
 
@@ -54,66 +68,92 @@ class Workers:
             chunk: items handed over at once.
             crashed: gives the result for an item whose process died, as a broken decoder may end one; without it, and
                 where this process does the work, nothing is caught.
+            apart: never do it in this process.
 
         Raises:
             InputError: the scheduler cannot be reached, or `dask` is not installed.
         """
         with tqdm(total=len(items), desc=title, disable=not self.progress, leave=False) as bar:
             results: list[R] = []
-            for result in self._results(work, items, chunk, crashed):
+            for result in self._results(work, items, chunk, crashed, apart):
                 results.append(result)
                 bar.update()
         return results
 
     def _results(
-        self, work: Callable[[T], R], items: Sequence[T], chunk: int, crashed: Callable[[T], R] | None
+        self,
+        work: Callable[[T], R],
+        items: Sequence[T],
+        chunk: int,
+        crashed: Callable[[T], R] | None,
+        apart: bool,
     ) -> Iterator[R]:
         if self.scheduler is not None and items:
-            yield from _on_cluster(self.scheduler, work, items, chunk)
-        elif self.processes == 1 or len(items) <= chunk:
+            yield from _on_cluster(self.scheduler, work, items, chunk, crashed)
+        elif not items or (not apart and (self.processes == 1 or len(items) <= chunk)):
             yield from map(work, items)
         else:
             done = 0
             try:
-                for result in _in_processes(min(self.processes, len(items)), work, items, chunk):
+                for result in self._in_pool(work, items, chunk):
                     done += 1
                     yield result
             except BrokenProcessPool:
+                self._end_pool()
                 if crashed is None:
                     raise
                 # Which item it was is not known: the rest is done one by one, which is rare enough to be slow.
-                yield from _one_by_one(work, items[done:], crashed)
+                yield from self._one_by_one(work, items[done:], crashed)
+
+    def _one_by_one(self, work: Callable[[T], R], items: Sequence[T], crashed: Callable[[T], R]) -> Iterator[R]:
+        for item in items:
+            try:
+                yield from self._in_pool(work, [item], 1)
+            except BrokenProcessPool:
+                self._end_pool()
+                yield crashed(item)
+
+    def _in_pool(self, work: Callable[[T], R], items: Sequence[T], chunk: int) -> Iterator[R]:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(self.processes, _context(), initializer=_begin)
+        return self._pool.map(work, items, chunksize=chunk)
+
+    def _end_pool(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
 
 
-def _one_by_one(work: Callable[[T], R], items: Sequence[T], crashed: Callable[[T], R]) -> Iterator[R]:
-    rest = list(items)
-    while rest:
-        try:
-            for result in _in_processes(1, work, list(rest), 1):
-                rest.pop(0)
-                yield result
-        except BrokenProcessPool:
-            yield crashed(rest.pop(0))
+def _context() -> Any:
+    """Not forked from this process: it may have threads (torch, blosc2), which do not survive a fork."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
-def _in_processes(count: int, work: Callable[[T], R], items: Sequence[T], chunk: int) -> Iterator[R]:
-    # Spawned, not forked: the caller may have threads (torch, blosc2), which do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, initializer=_leave_interrupts_to_the_parent)
-    try:
-        yield from pool.map(work, items, chunksize=chunk)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _begin() -> None:
+    """What a process does first: leave Ctrl-C, which reaches all processes of a terminal, to the parent; and watch it.
 
-
-def _leave_interrupts_to_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal: workers end the series they are at, and no more are given out."""
+    A parent that was killed could not end its processes, which would wait for work for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _on_cluster(scheduler: str, work: Callable[[T], R], items: Sequence[T], chunk: int) -> Iterator[R]:
+def _on_cluster(
+    scheduler: str, work: Callable[[T], R], items: Sequence[T], chunk: int, crashed: Callable[[T], R] | None
+) -> Iterator[R]:
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker
     except ImportError as error:
         raise InputError(
             "scheduler: needs the package distributed, which is not installed; pip install 'medssl-monai[dask]'"
@@ -130,8 +170,14 @@ def _on_cluster(scheduler: str, work: Callable[[T], R], items: Sequence[T], chun
     try:
         # Not pure: the same call again is work to be done again, the store may have changed in between.
         futures = client.map(_Chunk(work), chunks, pure=False)
-        for future in futures:
-            yield from future.result()
+        for future, group in zip(futures, chunks, strict=True):
+            try:
+                results = future.result()
+            except KilledWorker:  # several processes died of it
+                if crashed is None:
+                    raise
+                results = [crashed(item) for item in group]
+            yield from results
             future.release()
     finally:
         client.close()

@@ -25,11 +25,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest.digests import file_digest
+from medssl_monai.ingest.exclusive import LOCK_NAME
 from medssl_monai.ingest.measures import body_fraction, perceptual_hash
 from medssl_monai.ingest.notes import NOTE_KEY, SeriesNote, read_note
 from medssl_monai.ingest.schema import INDEX_SCHEMA, SCHEMA_VERSION
@@ -67,6 +69,7 @@ class SeriesHeader:
     Attributes:
         shape: (slices, H, W).
         affine: 16 numbers, or None where the geometry is unknown.
+        shifted_day: of the study, moved by a secret of the patient's; None where no date is known.
     """
 
     series_id: str
@@ -79,6 +82,7 @@ class SeriesHeader:
     kernel: str = ""
     flags: frozenset[str] = frozenset()
     affine: tuple[float, ...] | None = None
+    shifted_day: int | None = None
 
 
 class StoreWriter:
@@ -169,6 +173,7 @@ class StoreWriter:
             [pq.read_table(self.series_folder / f"{name}.parquet", schema=INDEX_SCHEMA) for name in notes]
             or [INDEX_SCHEMA.empty_table()]
         ).replace_schema_metadata(None)
+        index = _with_relative_days(index)
         with self._draft_folder() as drafts:
             pq.write_table(index, drafts / "index.parquet", compression="zstd")
             write_verdicts(drafts / "verdicts.jsonl", merged)
@@ -240,7 +245,8 @@ def _write_array(
     rows: list[dict[str, Any]] = []
     flags: set[str] = set()
     for number, record in enumerate(slices):
-        array[number] = np.ascontiguousarray(record.pixels)
+        # A block is a slice: handed over as it is, which the array's own indexing would take half as long again to do.
+        array.schunk.update_data(number, np.ascontiguousarray(record.pixels), copy=True)
         rows.append(_row(header, number, record))
         flags |= record.flags
     assert len(rows) == header.shape[0], (len(rows), header.shape)
@@ -253,6 +259,7 @@ def _row(header: SeriesHeader, number: int, record: SliceRecord) -> dict[str, An
         "series_id": header.series_id,
         "patient": header.patient,
         "slice": number,
+        "study_day": header.shifted_day,
         "z_mm": record.z_mm,
         "plane": header.plane,
         "rows": header.shape[1],
@@ -266,13 +273,21 @@ def _row(header: SeriesHeader, number: int, record: SliceRecord) -> dict[str, An
         "hu_min": int(record.pixels.min()),
         "hu_max": int(record.pixels.max()),
         "body_fraction": body_fraction(record.pixels, header.modality),
-        "phash": perceptual_hash(record.pixels),
+        "phash": perceptual_hash(record.pixels, header.modality),
         "window_level": record.window_level,
         "window_width": record.window_width,
         "flags": ",".join(sorted(header.flags | record.flags)),
         "source_id": header.source_id,
         "affine": None if header.affine is None else list(header.affine),
     }
+
+
+def _with_relative_days(index: pa.Table) -> pa.Table:
+    """The index with days counted from each patient's first, which the parts do not know of one another."""
+    first = index.group_by("patient").aggregate([("study_day", "min")])
+    places = pc.index_in(index.column("patient"), value_set=first.column("patient").combine_chunks())
+    days = pc.subtract(index.column("study_day"), first.column("study_day_min").combine_chunks().take(places))
+    return index.set_column(index.schema.get_field_index("study_day"), INDEX_SCHEMA.field("study_day"), days)
 
 
 def _fingerprint(index: Path, notes: dict[str, SeriesNote]) -> str:
@@ -293,8 +308,13 @@ def _refuse_foreign(path: Path, key_check: str) -> None:
     if described.is_file():
         if describe(path).get("key_check") != key_check:
             raise _other_key(path)
-    elif path.is_dir() and any(path.iterdir()) and not (path / "series").is_dir() and not any(path.glob(".draft-*")):
+    elif path.is_dir() and not (path / "series").is_dir() and any(map(_is_foreign, path.iterdir())):
         raise StoreError(f"store {path}: the folder is neither empty nor a slice store; name a new folder")
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether something in a folder is no trace of a run that has written no series yet."""
+    return path.name != LOCK_NAME and not path.name.startswith(".draft-")
 
 
 def _other_key(path: Path) -> StoreError:

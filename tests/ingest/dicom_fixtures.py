@@ -75,6 +75,7 @@ def dataset(
         "PatientName": "Plantedname^Erika",
         "PatientID": "PLANTED-ID-4711",
         "PatientBirthDate": "19640812",
+        "StudyDate": "20191229",
         "AccessionNumber": "PLANTEDACC",
         "InstitutionName": "Planted Hospital",
         "Modality": "CT",

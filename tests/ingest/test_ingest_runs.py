@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 import zipfile
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pydicom
 import pytest
 
@@ -169,10 +171,27 @@ def test_killed_at_random_points(tmp_path: Path) -> None:
     assert tree_bytes(out) == tree_bytes(tmp_path / "whole")
 
 
+def days_since_epochs(day: date) -> set[int]:
+    """The numbers that stand for a date in common countings: Python's, UNIX's, spreadsheets', Julian, as digits."""
+    number = day.toordinal()
+    return {number, number - 719163, number - 693594, number + 1721425, number - 678576, int(day.strftime("%Y%m%d"))}
+
+
 def test_nobody_can_be_recognised(source: Path, whole: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Planted names, identifiers, UIDs and paths are nowhere: neither in files, compressed or not, nor in logs."""
     planted = [
-        *("Plantedname", "Erika", "PLANTED", "4711", "19640812", "Hospital", str(source), source.name),
+        *(
+            "Plantedname",
+            "Erika",
+            "PLANTED",
+            "4711",
+            "19640812",
+            "20191229",
+            "2019-12-29",
+            "Hospital",
+            str(source),
+            source.name,
+        ),
         *(uid(series) for series in SERIES),
         *(uid(series, i) for series in SERIES for i in range(4)),
         uid("study"),
@@ -186,6 +205,11 @@ def test_nobody_can_be_recognised(source: Path, whole: Path, capfd: pytest.Captu
     for word in planted:
         assert word.encode() not in contents, word
         assert all(word not in text for text in texts), word
+    dates = {number for day in ("2019-12-29", "1964-08-12") for number in days_since_epochs(date.fromisoformat(day))}
+    for table in (store.index, *(pq.read_table(part) for part in (whole / "series").glob("*.parquet"))):
+        assert table.column("study_day").null_count == 0
+        numbers = {value for column in table.columns for value in column.to_pylist() if isinstance(value, (int, float))}
+        assert not numbers & dates
     assert KEY not in contents
 
 

@@ -100,7 +100,7 @@ def test_no_store_unfinished_store_other_version(store: SliceStore, tmp_path: Pa
     description = store.path / "store.json"
     content = json.loads(description.read_text())
     description.write_text(json.dumps({**content, "schema_version": 99}))
-    with pytest.raises(StoreError, match="schema version 99, this program reads 1"):
+    with pytest.raises(StoreError, match="schema version 99, this program reads 2"):
         SliceStore(store.path)
     description.write_text("{")
     with pytest.raises(StoreError, match="not readable"):

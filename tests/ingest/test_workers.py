@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -53,10 +56,48 @@ def die_at_some(item: int) -> int:
 
 
 def test_a_process_that_dies_costs_its_item_only() -> None:
-    workers = Workers(processes=2, progress=False)
-    assert workers.map(die_at_some, range(9), "", chunk=1, crashed=lambda item: -item) == [0, 1, 2, -3, 4, 5, 6, -7, 8]
-    with pytest.raises(BrokenProcessPool):
-        workers.map(die_at_some, range(9), "", chunk=1)
+    left = [0, 1, 2, -3, 4, 5, 6, -7, 8]
+    with Workers(processes=2, progress=False) as workers:
+        assert workers.map(die_at_some, range(9), "", chunk=1, crashed=lambda item: -item) == left
+        with pytest.raises(BrokenProcessPool):
+            workers.map(die_at_some, range(9), "", chunk=1)
+        assert workers.map(die_at_some, range(3), "", chunk=1) == [0, 1, 2]
+    with Workers(progress=False) as alone:
+        assert alone.map(die_at_some, range(9), "", chunk=1, crashed=lambda item: -item, apart=True) == left
+
+
+def test_a_cluster_process_that_dies_costs_its_item_only(cluster: str) -> None:
+    found = Workers(scheduler=cluster, progress=False).map(
+        die_at_some, range(2, 5), "", chunk=1, crashed=lambda item: -item
+    )
+    assert found == [2, -3, 4]
+
+
+ORPHANS = """
+import os, sys, time
+from medssl_monai.ingest.workers import Workers
+
+def sleep(item):
+    print(os.getpid(), flush=True)
+    time.sleep(120)
+
+if __name__ == "__main__":
+    with Workers(2, progress=False) as workers:
+        workers.map(sleep, range(4), "", chunk=1)
+"""
+
+
+def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(ORPHANS)
+    program = subprocess.Popen([sys.executable, tmp_path / "program.py"], stdout=subprocess.PIPE, text=True)
+    with program:
+        assert program.stdout is not None
+        children = [int(program.stdout.readline()) for _ in range(2)]
+        program.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
 def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,52 @@
+"""One run at a time writes into a store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medssl_monai.errors import StoreError
+
+__all__ = ["LOCK_NAME", "exclusive"]
+
+LOCK_NAME = ".lock"
+
+
+@contextmanager
+def exclusive(store: Path) -> Iterator[None]:
+    """Holds the store's lock, a file in its folder, which is made; at the end the file is gone.
+
+    The system gives the lock back when a process ends, however it ends: what a killed run leaves is a file that locks
+    nothing. Network file systems that know no locks do without; so do systems other than POSIX.
+
+    Raises:
+        StoreError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    file = store / LOCK_NAME
+    while True:
+        store.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise StoreError(
+                f"store {store}: another run writes into it at this moment; wait for its end, or name another folder"
+            ) from error
+        except OSError:
+            break  # no locks on this file system
+        if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
+            break
+        os.close(descriptor)  # a run that ended took the file away before this one had it
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(descriptor)

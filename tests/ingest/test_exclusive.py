@@ -1,0 +1,81 @@
+"""Two runs never write into one store at a time; a killed run locks nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medssl_monai.errors import StoreError
+from medssl_monai.ingest import ingest
+from medssl_monai.ingest.exclusive import LOCK_NAME, exclusive
+from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write_series
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from medssl_monai.ingest.exclusive import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    write_series(tmp_path / "in", phantom(2))
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that writes into the store."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "store")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_second_run_is_refused_in_one_sentence(
+    source: Path, tmp_path: Path, holder: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from medssl_monai.cli.main import main
+
+    sys_argv, sys.argv = sys.argv, ["medssl", "ingest", str(source), "--out", str(tmp_path / "store")]
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    finally:
+        sys.argv = sys_argv
+    assert stopped.value.code == 1
+    printed = capsys.readouterr().err.strip()
+    assert "another run writes into it at this moment" in printed
+    assert "Traceback" not in printed
+    assert (tmp_path / "store" / LOCK_NAME).exists()
+    assert not (tmp_path / "store" / "series").exists()
+
+
+def test_killed_run_locks_nothing(source: Path, tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "store" / LOCK_NAME).exists()
+    ingest([source], tmp_path / "store", key=KEY, progress=False)
+    ingest([source], tmp_path / "other", key=KEY, progress=False)
+    assert not (tmp_path / "store" / LOCK_NAME).exists()
+    assert tree_bytes(tmp_path / "store") == tree_bytes(tmp_path / "other")
+
+
+def test_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "store"):
+        1 / 0  # noqa: B018
+    again = exclusive(tmp_path / "store")
+    with exclusive(tmp_path / "store"), pytest.raises(StoreError, match="another run"), again:
+        pass
+    assert list((tmp_path / "store").iterdir()) == []
