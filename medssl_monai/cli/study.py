@@ -17,15 +17,29 @@ def run(
         list[str] | None, typer.Option("--encoder", metavar="NAME=FILE", help="One more encoder. May be repeated.")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Trainings side by side.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Dask scheduler whose workers train instead: tcp://HOST:PORT.")
+    ] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Run again what other code or libraries made.")] = False,
+    imagenet: Annotated[
+        Path | None, typer.Option("--imagenet", help="ImageNet weights (a file of torchvision's) as one more encoder.")
+    ] = None,
+    into: Annotated[
+        Path | None, typer.Option("--into", help="A Markdown file whose tables of this study are replaced.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare encoders by how few labels they need: the paper's figure, with intervals and tests."""
     from medssl_monai.downstream.study import run_study
     from medssl_monai.downstream.study_plan import read_plan
+    from medssl_monai.downstream.study_tables import markdown_tables, replace_tables
 
     given = None if data is None else {"labels": str(data), "store": None if store is None else str(store)}
-    plan = read_plan(config, data=given, encoders=_encoders(encoder), workers=workers)
-    results = run_study(plan, out)
+    encoders = _encoders(encoder) | ({} if imagenet is None else {"ImageNet": {"imagenet": str(imagenet)}})
+    plan = read_plan(config, data=given, encoders=encoders, workers=workers)
+    results = run_study(plan, out, scheduler=scheduler, anew=anew)
+    if into is not None:
+        replace_tables(into, Path(config).stem, markdown_tables(results))
     if json:
         print_json(results.record)
     else:
@@ -34,7 +48,7 @@ def run(
         from medssl_monai.downstream.report import study_table
 
         Console().print(study_table(results.points, results.interval_note))
-        typer.echo(f"{out}: report.html, results.csv, comparisons.csv, figures/study.png")
+        typer.echo(f"{out}: report.html, results.csv, comparisons.csv, tables.md, figures/study.png")
 
 
 def _encoders(pairs: list[str] | None) -> dict[str, Any]:

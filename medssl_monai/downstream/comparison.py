@@ -15,7 +15,7 @@ from scipy.stats import norm, rankdata
 from medssl_monai.downstream.intervals import MIN_PATIENTS
 from medssl_monai.downstream.metrics import balanced_accuracy
 
-__all__ = ["Comparison", "DeLong", "delong_test", "holm", "paired_permutation"]
+__all__ = ["Comparison", "DeLong", "delong_test", "holm", "paired_label_permutation", "paired_permutation"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -106,10 +106,62 @@ def paired_permutation(
         permutations: at most.
         seed: of the draws.
     """
-    names, owner = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)
-    count = len(names)
     judge = metric or (lambda y, p: balanced_accuracy(y, p.argmax(axis=1)))
     observed = judge(labels, first) - judge(labels, second)
+
+    def exchanged(owner: Ints, flips: npt.NDArray[np.bool_]) -> Floats:
+        if metric is None:
+            rights = [(p.argmax(axis=1) == labels).astype(np.float64) for p in (first, second)]
+            return _exchanged_balanced_accuracy(labels, rights[0] - rights[1], owner, flips)
+        return np.array([_exchanged(judge, labels, first, second, flip[owner]) for flip in flips])
+
+    return _permuted(observed, patients, exchanged, permutations, seed)
+
+
+def paired_label_permutation(
+    labels: npt.NDArray[np.bool_],
+    first: npt.NDArray[np.bool_],
+    second: npt.NDArray[np.bool_],
+    patients: npt.ArrayLike,
+    *,
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """`paired_permutation` of the balanced accuracy of labels that do not exclude each other.
+
+    Only labels that have both answers among the slices count: their mean of sensitivity and specificity.
+
+    Args:
+        labels: (N, C) what holds.
+        first: (N, C) what one classifier said.
+        second: (N, C) what the other said.
+        patients: per slice.
+        permutations: at most.
+        seed: of the draws.
+    """
+    kept = np.flatnonzero(labels.any(axis=0) & ~labels.all(axis=0))
+    truth = labels[:, kept]
+    kinds = (2 * np.arange(len(kept)) + truth).ravel()  # a label's no and yes are a kind each
+    gains = ((first[:, kept] == truth).astype(np.float64) - (second[:, kept] == truth)).ravel()
+
+    def exchanged(owner: Ints, flips: npt.NDArray[np.bool_]) -> Floats:
+        return _exchanged_balanced_accuracy(kinds, gains, np.repeat(owner, len(kept)), flips)
+
+    owner = np.zeros(len(labels), dtype=np.int64)
+    observed = float(exchanged(owner, np.zeros((1, 1), dtype=bool))[0]) if len(kept) else 0.0
+    return _permuted(observed, patients, exchanged, permutations, seed)
+
+
+def _permuted(
+    observed: float,
+    patients: npt.ArrayLike,
+    exchanged: Callable[[Ints, npt.NDArray[np.bool_]], Floats],
+    permutations: int,
+    seed: int,
+) -> Comparison:
+    """The place of the observed difference among those after exchanges, given by (patient of a slice, flips)."""
+    names, owner = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)
+    count = len(names)
     if count < MIN_PATIENTS:
         note = f"{count} patients, fewer than {MIN_PATIENTS}: no test"
         return Comparison(observed, None, count, note)
@@ -118,10 +170,7 @@ def paired_permutation(
         flips = np.array(list(product([False, True], repeat=count)))
     else:
         flips = np.random.Generator(np.random.Philox(seed)).random((permutations, count)) < 0.5
-    if metric is None:
-        differences = _exchanged_balanced_accuracy(labels, first, second, owner, flips)
-    else:
-        differences = np.array([_exchanged(judge, labels, first, second, flip[owner]) for flip in flips])
+    differences = exchanged(owner, flips)
     extreme = int((np.abs(differences) >= abs(observed) - 1e-12).sum())
     p = extreme / len(flips) if exact else (extreme + 1) / (len(flips) + 1)
     how = "all" if exact else "random"
@@ -133,12 +182,12 @@ def _exchanged(judge: Metric, labels: Ints, first: Floats, second: Floats, swap:
     return judge(labels, np.where(swap[:, None], second, first)) - judge(labels, np.where(swap[:, None], first, second))
 
 
-def _exchanged_balanced_accuracy(
-    labels: Ints, first: Floats, second: Floats, owner: Ints, flips: npt.NDArray[np.bool_]
-) -> Floats:
-    """Balanced accuracy is linear in hits: a patient's exchange turns the sign of his part of the difference."""
-    gains = (first.argmax(axis=1) == labels).astype(np.float64) - (second.argmax(axis=1) == labels)
-    present, place, slices = np.unique(labels, return_inverse=True, return_counts=True)
+def _exchanged_balanced_accuracy(kinds: Ints, gains: Floats, owner: Ints, flips: npt.NDArray[np.bool_]) -> Floats:
+    """Balanced accuracy is linear in hits: a patient's exchange turns the sign of his part of the difference.
+
+    ``kinds`` are what the hits are averaged within first (classes), ``gains`` one's hits less the other's.
+    """
+    present, place, slices = np.unique(kinds, return_inverse=True, return_counts=True)
     weights = 1 / (slices[place] * len(present))
     parts = np.bincount(owner, gains * weights, minlength=flips.shape[1])  # (P,)
     return np.asarray(np.where(flips, -1.0, 1.0) @ parts)

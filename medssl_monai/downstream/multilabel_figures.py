@@ -59,8 +59,12 @@ def draw_label_reliability(tables: Mapping[str, Reliability], path: Path) -> Non
         axes.set_aspect("equal")
         axes.grid(alpha=0.3)
         axes.set_title(f"{name.replace('_', ' ')}: error {table.error:.3f}", fontsize=10)
-    slices = int(next(iter(tables.values())).count.sum())
-    figure.suptitle(f"Reliability on {slices} slices, by tenths of probability\ndashed: as sure as right", fontsize=11)
+    first = next(iter(tables.values()))
+    figure.suptitle(
+        f"Reliability on {int(first.count.sum())} slices, in {len(first.count)} bins of probability\n"
+        "dashed: as sure as right; error: mean distance from it over the slices",
+        fontsize=11,
+    )
     write_atomically(path, lambda p: figure.savefig(p, dpi=120))
 
 

@@ -138,9 +138,7 @@ class MultilabelPredictions:
         by_label = metrics["all_slices"]["by_label"]
         draw_label_matrices(by_label, folder / "figures" / "confusion_matrix.png")
         draw_roc(labels, probabilities, self.classes, folder / "figures" / "roc.png")
-        tables = {
-            name: label_reliability(labels[:, c], probabilities[:, c], bins=10) for c, name in enumerate(self.classes)
-        }
+        tables = {name: label_reliability(labels[:, c], probabilities[:, c]) for c, name in enumerate(self.classes)}
         draw_label_reliability(tables, folder / "figures" / "reliability.png")
 
     def _csv(self) -> str:

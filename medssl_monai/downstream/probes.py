@@ -11,17 +11,20 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, StratifiedKFold
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from medssl_monai.downstream.baselines import linear_probe
 from medssl_monai.downstream.metrics import balanced_accuracy
 from medssl_monai.errors import LabelError
 from medssl_monai.ingest.labels import read_labels, resolve
 from medssl_monai.ingest.pseudonyms import load_key
 from medssl_monai.ingest.store import SliceStore
 
-__all__ = ["free_labels", "labelled_rows", "probe"]
+__all__ = ["free_labels", "labelled_rows", "nearest_votes", "probe", "probe_linearly"]
+
+NEIGHBOURS = 5
 
 FREE_COLUMNS = ("plane", "kernel", "body_part")
 QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
@@ -99,3 +102,34 @@ def _splits(
             return splits, "patients"
     smallest = int(np.bincount(truth).min())
     return list(StratifiedKFold(max(2, min(folds, smallest))).split(truth, truth)), "slices"
+
+
+def probe_linearly(
+    train: npt.NDArray[np.floating[Any]], labels: npt.NDArray[Any], test: npt.NDArray[np.floating[Any]], classes: int
+) -> npt.NDArray[np.floating[Any]]:
+    """Probabilities (N, C) of a logistic regression on standardised features; of several labels one for each.
+
+    Args:
+        train: (M, D) features that are learned from.
+        labels: (M,) class indices, or (M, C) with 1 where a label holds.
+        test: (N, D) features that are judged.
+        classes: C.
+    """
+    if labels.ndim == 1:
+        return linear_probe(train, labels.tolist(), test, classes)
+    columns = []
+    for held in labels.astype(int).T:
+        if held.min() == held.max():  # nothing to tell apart: the answer is the one that was seen
+            columns.append(np.full(len(test), float(held[0])))
+        else:
+            columns.append(linear_probe(train, held.tolist(), test, 2)[:, 1])
+    return np.stack(columns, axis=1)
+
+
+def nearest_votes(
+    train: npt.NDArray[np.floating[Any]], labels: npt.NDArray[Any], test: npt.NDArray[np.floating[Any]], classes: int
+) -> npt.NDArray[np.floating[Any]]:
+    """Votes (N, C) of the five nearest by cosine, weighted by nearness; arguments as of `probe_linearly`."""
+    held = labels if labels.ndim == 2 else labels[:, None] == np.arange(classes)
+    model = make_pipeline(Normalizer(), KNeighborsRegressor(min(NEIGHBOURS, len(labels)), weights="distance"))
+    return np.asarray(model.fit(train, held.astype(np.float64)).predict(test))

@@ -15,15 +15,14 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import Normalizer
 from torch.utils.data import DataLoader, Dataset
 
 from medssl_monai.atomic import write_json, write_text
-from medssl_monai.downstream.baselines import Floats, linear_probe
+from medssl_monai.downstream.baselines import Floats
 from medssl_monai.downstream.classify import evaluate_run
+from medssl_monai.downstream.multilabel_predictions import MultilabelPredictions
 from medssl_monai.downstream.predictions import Predictions
+from medssl_monai.downstream.probes import nearest_votes, probe_linearly
 from medssl_monai.downstream.study_code import made_by
 from medssl_monai.downstream.study_inputs import StudyInputs, public_key, weights_fingerprint
 from medssl_monai.downstream.study_plan import Cell, StudyPlan, digest
@@ -31,8 +30,6 @@ from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.networks.resnet import resnet_encoder
 
 __all__ = ["cell_done", "cell_made_by", "run_cell"]
-
-NEIGHBOURS = 5
 
 
 def cell_done(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path) -> bool:
@@ -119,6 +116,7 @@ def _finetune(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) ->
         folder / "evaluation",
         store=Path(place["store_dir"]) if "store_dir" in place else None,
         explanations=0,
+        figures=False,
     )
     for heavy in ("checkpoints", "models"):
         shutil.rmtree(run / heavy, ignore_errors=True)
@@ -135,11 +133,13 @@ def _frozen(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> d
     encoder.to(parser.get_parsed_content("device"))
     train, labels, _ = _features(encoder, data.dataset("train", view))
     test, _, items = _features(encoder, data.dataset("test", view))
-    judge = linear_probe if cell.head == "linear" else _nearest
-    predictions = Predictions(inputs.classes)
-    for probabilities, item in zip(judge(train, labels, test, len(inputs.classes)), items, strict=True):
+    judge = probe_linearly if cell.head == "linear" else nearest_votes
+    predictions: Predictions | MultilabelPredictions = Predictions(inputs.classes)
+    if parser["task"] == "multilabel":
+        predictions = MultilabelPredictions(inputs.classes, parser["thresholds"])
+    for probabilities, item in zip(judge(train, np.asarray(labels), test, len(inputs.classes)), items, strict=True):
         predictions.add(probabilities, *item)
-    predictions.write(folder / "evaluation")
+    predictions.write(folder / "evaluation", figures=False)
     return {"steps": 0, **_learned_from(data)}
 
 
@@ -153,7 +153,7 @@ def _learned_from(data: Any) -> dict[str, Any]:
 @torch.no_grad()
 def _features(
     encoder: torch.nn.Module, dataset: Dataset[dict[str, Any]]
-) -> tuple[Floats, list[int], list[tuple[str, int, str, int]]]:
+) -> tuple[Floats, list[Any], list[tuple[str, int, str, Any]]]:
     """Features (N, D), labels, and of each slice (series, slice, patient, label)."""
     encoder.eval()
     device = next(encoder.parameters()).device
@@ -163,15 +163,6 @@ def _features(
         columns = (batch["series_id"], batch["slice"].tolist(), batch["patient"], batch["label"].tolist())
         items += list(zip(*columns, strict=True))
     return np.concatenate(parts), [item[3] for item in items], items
-
-
-def _nearest(train: Floats, labels: list[int], test: Floats, classes: int) -> Floats:
-    """Votes (N, C) of the nearest neighbours by cosine, weighted by nearness."""
-    voters = KNeighborsClassifier(min(NEIGHBOURS, len(labels)), weights="distance")
-    model = make_pipeline(Normalizer(), voters).fit(train, labels)
-    votes = np.zeros((len(test), classes))
-    votes[:, list(model.classes_)] = model.predict_proba(test)
-    return votes
 
 
 @contextlib.contextmanager

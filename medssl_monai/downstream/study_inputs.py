@@ -1,27 +1,40 @@
 """What a study's cells read: labels and store, made once; encoders, pre-trained once; all on training patients only."""
 
+import csv
 import hashlib
+import io
+import json
+import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from medssl_monai.atomic import write_json, write_text
 from medssl_monai.downstream.image_tasks import image_task
 from medssl_monai.downstream.labelled_data import LabelledData
+from medssl_monai.downstream.study_code import made_by
 from medssl_monai.downstream.study_plan import StudyPlan, digest
 from medssl_monai.downstream.subsets import Unit, choose_unit
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.errors import ConfigError
 from medssl_monai.ingest import ingest
+from medssl_monai.ingest.labels import SPLITS
 from medssl_monai.ingest.pseudonyms import KEY_VARIABLE
 from medssl_monai.phantom import write_phantom
 from medssl_monai.resources import bundle_dir, config_file
 
-__all__ = ["StudyInputs", "prepare", "public_key", "weights_fingerprint"]
+__all__ = ["REMEDY", "StudyInputs", "prepare", "public_key", "weights_fingerprint"]
+
+logger = logging.getLogger(__name__)
 
 # The phantom is nobody: with one key for everyone its slices have the same order, and the figures are the same.
+REMEDY = "give --anew to make again what other code made"
 PUBLIC_KEY = "medssl-monai phantom: public images only"
 
 
@@ -68,8 +81,13 @@ def public_key(plan: StudyPlan) -> Iterator[None]:
             os.environ[KEY_VARIABLE] = before
 
 
-def prepare(plan: StudyPlan, out: Path) -> StudyInputs:
+def prepare(plan: StudyPlan, out: Path, *, anew: bool = False) -> StudyInputs:
     """Make or find data and encoders; what an earlier run of the study left is used again.
+
+    Args:
+        plan: of the study.
+        out: its folder.
+        anew: pre-train again where other code pre-trained; without it this is logged as a warning.
 
     Raises:
         ConfigError: pictures cannot be pre-trained on, or a setting does not exist.
@@ -84,20 +102,36 @@ def prepare(plan: StudyPlan, out: Path) -> StudyInputs:
         store = out / "data" / "store"
         ingest([labels.parent], store, modality="CT", progress=False)
     assert labels is not None  # read_plan saw to it
-    data = LabelledData(labels, store, cache_dir=out / "data" / "stores")
+    data = LabelledData(labels, store, cache_dir=out / "data" / "stores", task=plan.settings.get("task", "multiclass"))
     train = data.rows("train")
     patients = [row["patient"] for row in train]
-    table = digest([(row["series_id"], row["slice"], row["label"]) for row in [*train, *data.rows("test")]])
+    table = digest([(row["series_id"], row["slice"], row["label_name"]) for row in [*train, *data.rows("test")]])
     series = sorted({row["series_id"] for row in train})
     return StudyInputs(
-        overrides={"dataset_dir": str(labels), "store_dir": str(data.store.path), "classes": data.classes},
+        overrides={
+            "dataset_dir": str(_write_table(data, out / "data" / "labels.csv")),
+            "store_dir": str(data.store.path),
+            "classes": data.classes,
+        },
         overlays=overlays,
         unit=choose_unit(patients, min(plan.fractions)),
         classes=data.classes,
         train_patients=len(set(patients)),
         fingerprint=digest([data.fingerprint, table]),
-        encoders={name: _encoder(plan, name, data.store.path, series, out) for name in plan.encoders},
+        encoders={name: _encoder(plan, name, data.store.path, series, out, anew) for name in plan.encoders},
     )
+
+
+def _write_table(data: LabelledData, path: Path) -> Path:
+    """The labelled slices by their series ids: cells need neither the images' paths nor the pseudonyms' key."""
+    splits = SPLITS if data.table.has_split else ("train",)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["source", "slice", "label", "patient", "split"])
+    for row in (row for split in splits for row in data.rows(split)):
+        writer.writerow([row["series_id"], row["slice"], row["label_name"], row["patient"], row["split"]])
+    write_text(path, text.getvalue())
+    return path
 
 
 def _pictures(plan: StudyPlan, overlays: list[Path]) -> StudyInputs:
@@ -119,29 +153,40 @@ def _pictures(plan: StudyPlan, overlays: list[Path]) -> StudyInputs:
     )
 
 
-def _encoder(plan: StudyPlan, name: str, store: Path, series: list[str], out: Path) -> str | None:
+def _encoder(plan: StudyPlan, name: str, store: Path, series: list[str], out: Path, anew: bool) -> str | None:
     """Path of an encoder's weights; a bundle is pre-trained on the training patients' series unless it is done."""
     source = plan.encoders[name]
     if source.bundle is None:
         return source.weights
     run = out / "encoders" / "".join(c if c.isalnum() else "_" for c in name.lower())
     mark = run / "study.sha256"
-    content = digest([source.bundle, dict(source.settings), list(source.overlays), series])
-    if mark.is_file() and mark.read_text() == content:
-        return str(run)
     overlays = [config_file(overlay) for overlay in source.overlays]
+    files = [bundle_dir(source.bundle) / "configs" / "train.yaml", *overlays]
+    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files]
+    arch = plan.settings.get("arch", "resnet50")
+    content = digest([source.bundle, configs, dict(source.settings), arch, series])
+    if mark.is_file() and mark.read_text() == content:
+        maker = run / "study_made_by.json"
+        if maker.is_file() and json.loads(maker.read_text(encoding="utf-8")) == made_by(pretraining=True):
+            return str(run)
+        if not anew:
+            logger.warning("the encoder %s was pre-trained by other code or libraries and is kept; %s", name, REMEDY)
+            return str(run)
+    if mark.is_file():  # of other settings, images or code: nothing of it is carried on
+        shutil.rmtree(run)
     filters = [["modality", "==", "CT"], ["plane", "==", "axial"], ["series_id", "in", series]]
     run_bundle(
-        [bundle_dir(source.bundle) / "configs" / "train.yaml", *overlays],
+        files,
         {
             "dataset_dir": str(store),
             "output_dir": str(run),
             "filters": filters,
             "overlays": [str(p) for p in overlays],
-            "arch": plan.settings.get("arch", "resnet50"),
+            "arch": arch,
             **source.settings,
         },
     )
+    write_json(run / "study_made_by.json", made_by(pretraining=True))
     mark.write_text(content)
     return str(run)
 

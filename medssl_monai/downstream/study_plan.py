@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
+from medssl_monai.checkpoints.preprocessing import IMAGENET
 from medssl_monai.errors import ConfigError
 from medssl_monai.resources import resource_dir
 
@@ -26,6 +27,7 @@ METRICS = {
     "auc": "AUC, one class against the rest",
     "f1_macro": "F1, mean over classes",
 }
+PREPARATION = {"window", "mean", "std"}
 KEYS = {
     "data",
     "settings",
@@ -48,7 +50,8 @@ class EncoderSource:
     Attributes:
         weights: what `classifier` takes, or None.
         bundle: such as ``ct_ssl_spark``, or None.
-        settings: top-level keys of that bundle.
+        settings: top-level keys of that bundle; of weights keys of ``ct_classification`` that say how their images must
+            be prepared (``window``, ``mean``, ``std``), where the file does not tell.
         overlays: names or paths, given after the bundle's own file.
     """
 
@@ -122,7 +125,7 @@ def read_plan(path: str | Path, **changes: Any) -> StudyPlan:
     Args:
         path: file or name.
         changes: attributes of the plan that replace the file's; None leaves the file's. ``encoders`` maps names to
-            weights and joins those of the file.
+            weights, or to what the file may hold for an encoder, and joins those of the file.
 
     Raises:
         ConfigError: the file is missing, or a key or value is not one of a study.
@@ -140,9 +143,7 @@ def read_plan(path: str | Path, **changes: Any) -> StudyPlan:
     encoders = {
         str(name): _encoder(file, name, source) for name, source in (content.pop("encoders", None) or {}).items()
     }
-    encoders |= {
-        name: EncoderSource(weights=str(weights)) for name, weights in (changes.pop("encoders", None) or {}).items()
-    }
+    encoders |= {name: _encoder(file, name, source) for name, source in (changes.pop("encoders", None) or {}).items()}
     values = {"title": file.stem, **content, **{k: v for k, v in changes.items() if v is not None}}
     values["fractions"] = sorted(float(f) for f in values.get("fractions", StudyPlan.fractions))
     values["baseline"] = values.get("baseline") or next(iter(encoders), "")
@@ -154,13 +155,24 @@ def read_plan(path: str | Path, **changes: Any) -> StudyPlan:
 def _encoder(file: Path, name: str, source: Any) -> EncoderSource:
     if source is None or isinstance(source, str):
         return EncoderSource(weights=source)
-    known = {"pretrain", "settings", "overlays"}
-    if not isinstance(source, dict) or "pretrain" not in source or set(source) - known:
+    settings = dict(source.get("settings") or {}) if isinstance(source, dict) else {}
+    if isinstance(source, dict) and {"imagenet"} <= set(source) <= {"imagenet", "settings"}:
+        constants = {"mean": list(IMAGENET.mean), "std": list(IMAGENET.std)}  # type: ignore[arg-type]
+        source, settings = {"weights": source["imagenet"]}, constants | settings
+    if isinstance(source, dict) and {"weights"} <= set(source) <= {"weights", "settings"}:
+        if set(settings) - PREPARATION:
+            raise ConfigError(
+                f"{file.name}: the encoder {name!r} may set {', '.join(sorted(PREPARATION))} of its own, for all else "
+                f"is the same for all, found {', '.join(sorted(set(settings) - PREPARATION))}; take it out"
+            )
+        return EncoderSource(str(source["weights"]), None, settings)
+    if not isinstance(source, dict) or "pretrain" not in source or set(source) - {"pretrain", "settings", "overlays"}:
         raise ConfigError(
             f"{file.name}: the encoder {name!r} must be null (scratch), a path of weights, or a mapping with "
-            f"'pretrain' (a bundle), 'settings' and 'overlays', found {source!r}; correct it"
+            f"'pretrain' (a bundle), 'settings' and 'overlays', or with 'imagenet' or 'weights' (a file), found "
+            f"{source!r}; correct it"
         )
-    return EncoderSource(None, source["pretrain"], source.get("settings") or {}, tuple(source.get("overlays") or ()))
+    return EncoderSource(None, source["pretrain"], settings, tuple(source.get("overlays") or ()))
 
 
 def _check(file: Path, plan: StudyPlan) -> None:

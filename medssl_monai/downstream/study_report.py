@@ -12,6 +12,7 @@ from matplotlib.ticker import NullLocator
 from medssl_monai.atomic import write_atomically, write_text
 from medssl_monai.downstream.study_plan import HEADS, METRICS
 from medssl_monai.downstream.study_results import Contrast, Point, StudyResults
+from medssl_monai.downstream.study_tables import markdown_tables
 
 __all__ = ["draw_study", "statements", "write_report"]
 
@@ -58,7 +59,8 @@ def draw_study(results: StudyResults, path: Path) -> None:
         axes.set_title(HEADS[head], fontsize=11)
         axes.grid(alpha=0.3)
         if plan.metric in {"balanced_accuracy", "auc"}:
-            chance = 0.5 if plan.metric == "auc" else 1 / len(results.classes)
+            several = plan.settings.get("task") == "multilabel"
+            chance = 0.5 if plan.metric == "auc" or several else 1 / len(results.classes)
             axes.axhline(chance, color="grey", linewidth=0.8, linestyle="--", label="chance")
     panels[0].set_ylabel(METRICS[plan.metric] + " on the test slices")
     panels[0].set_ylim(top=1.02)
@@ -80,7 +82,7 @@ def _has_intervals(results: StudyResults) -> bool:
 
 
 def write_report(results: StudyResults, out: Path) -> None:
-    """Write ``figures/study.png`` and ``report.html``."""
+    """Write ``figures/study.png``, ``report.html`` and ``tables.md``."""
     picture = out / "figures" / "study.png"
     draw_study(results, picture)
     encoded = base64.b64encode(picture.read_bytes()).decode("ascii")
@@ -112,6 +114,7 @@ def write_report(results: StudyResults, out: Path) -> None:
         f"<body>\n{chr(10).join(parts)}\n</body></html>\n"
     )
     write_text(out / "report.html", page)
+    write_text(out / "tables.md", markdown_tables(results))
 
 
 def statements(results: StudyResults) -> list[str]:
@@ -125,6 +128,7 @@ def statements(results: StudyResults) -> list[str]:
         else "There are too few patients to draw subsets of (or they are unknown): subsets are of slices within "
         "patients. All patients are in every subset, so this is not a study of few labelled patients."
     )
+    other = record.get("cells_of_other_code", 0)
     sources = "; ".join(f"{name}: {source}" for name, source in record["encoders"].items())
     return [
         f"Classes: {', '.join(record['classes'])}. Tested on {record['test_slices']} slices of {patients} patients, "
@@ -133,6 +137,7 @@ def statements(results: StudyResults) -> list[str]:
         f"Encoders: {sources}. Those that the study pre-trains saw the training patients' images alone, no labels.",
         f"Intervals: {results.interval_note}. They say how much the figures depend on who was tested; how much they "
         "depend on the training shows between the seeds.",
+        *([f"{other} trainings were made by other code or libraries than this report."] if other else []),
     ]
 
 

@@ -12,8 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl_monai.atomic import write_text
-from medssl_monai.downstream.comparison import Comparison, delong_test, holm, paired_permutation
+from medssl_monai.downstream.comparison import (
+    Comparison,
+    delong_test,
+    holm,
+    paired_label_permutation,
+    paired_permutation,
+)
 from medssl_monai.downstream.intervals import patient_intervals
+from medssl_monai.downstream.multilabel_metrics import broadcast_thresholds, label_intervals
+from medssl_monai.downstream.study_cells import cell_made_by
+from medssl_monai.downstream.study_code import made_by
 from medssl_monai.downstream.study_inputs import StudyInputs
 from medssl_monai.downstream.study_plan import Cell, EncoderSource, StudyPlan
 
@@ -24,9 +33,9 @@ FIGURES = ("accuracy", "balanced_accuracy", "f1_macro", "auc", "ece")
 
 @dataclass(frozen=True)
 class Judged:
-    """Test slices of one or more cells: labels (N,), probabilities (N, C), patients (N,)."""
+    """Test slices of one or more cells: labels (N,) or of several (N, C), probabilities (N, C), patients (N,)."""
 
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     probabilities: npt.NDArray[np.float64]
     patients: npt.NDArray[np.str_]
 
@@ -94,10 +103,10 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         for encoder in plan.encoders:
             for fraction in plan.fractions:
                 cells = [Cell(encoder, head, fraction, seed) for seed in plan.seeds]
-                stacked = _stacked([_judged(out / "cells" / c.folder, inputs.classes) for c in cells])
+                stacked = _stacked([_judged(plan, out / "cells" / c.folder, inputs.classes) for c in cells])
                 judged[head, encoder, fraction] = stacked
                 mine = [r for r in rows if (r["head"], r["encoder"], r["fraction"]) == (head, encoder, fraction)]
-                found = patient_intervals(stacked.labels, stacked.probabilities, stacked.patients)
+                found = _intervals(plan, stacked)
                 points.append(_point(plan, mine, found))
                 note = found["note"]
     contrasts = _contrasts(plan, judged)
@@ -120,6 +129,8 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         "steps": sorted({r["steps"] for r in rows}),
         "data_fingerprint": inputs.fingerprint,
         "seconds": round(sum(r["seconds"] for r in rows)),
+        "made_by": made_by(),
+        "cells_of_other_code": sum(cell_made_by(cell, out) != made_by() for cell in plan.cells),
     }
     return StudyResults(plan, inputs.classes, points, contrasts, record, note)
 
@@ -127,7 +138,8 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
 def _origin(source: EncoderSource) -> str:
     """Where an encoder comes from, without a path."""
     if source.bundle is None:
-        return "weights of a file" if source.weights else "not pre-trained"
+        prepared = ", ".join(f"{key} {value}" for key, value in source.settings.items())
+        return f"weights of a file{f' ({prepared})' if prepared else ''}" if source.weights else "not pre-trained"
     settings = ", ".join(f"{key} {value}" for key, value in source.settings.items()) or "the bundle's own settings"
     return f"{source.bundle} ({settings})"
 
@@ -148,11 +160,31 @@ def _row(cell: Cell, folder: Path) -> dict[str, Any]:
     }
 
 
-def _judged(folder: Path, classes: Sequence[str]) -> Judged:
+def _several(plan: StudyPlan) -> bool:
+    return plan.settings.get("task") == "multilabel"
+
+
+def _thresholds(plan: StudyPlan, classes: int) -> npt.NDArray[np.floating[Any]]:
+    return broadcast_thresholds(plan.settings.get("thresholds", 0.5), classes)
+
+
+def _intervals(plan: StudyPlan, judged: Judged) -> dict[str, Any]:
+    if _several(plan):
+        cuts = _thresholds(plan, judged.probabilities.shape[1])
+        return label_intervals(judged.labels, judged.probabilities, judged.patients, cuts)
+    return patient_intervals(judged.labels, judged.probabilities, judged.patients)
+
+
+def _judged(plan: StudyPlan, folder: Path, classes: Sequence[str]) -> Judged:
     with (folder / "evaluation" / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    labels = (
+        np.array([[c in r["label"].split("|") for c in classes] for r in rows])
+        if _several(plan)
+        else np.array([list(classes).index(r["label"]) for r in rows])
+    )
     return Judged(
-        np.array([list(classes).index(r["label"]) for r in rows]),
+        labels,
         np.array([[float(r[f"p_{c}"]) for c in classes] for r in rows]),
         np.array([r["patient"] for r in rows]),
     )
@@ -194,12 +226,10 @@ def _contrasts(plan: StudyPlan, judged: dict[tuple[str, str, float], Judged]) ->
             continue
         base = judged[head, plan.baseline, fraction]
         if (mine.patients == "").any():
-            difference = paired_permutation(
-                mine.labels, mine.probabilities, base.probabilities, ["all"] * len(mine.labels)
-            )
-            comparison = Comparison(difference.difference, None, 0, "patients unknown: no test")
+            difference = _tested(plan, mine, base, np.full(len(mine.labels), "all")).difference
+            comparison = Comparison(difference, None, 0, "patients unknown: no test")
         else:
-            comparison = paired_permutation(mine.labels, mine.probabilities, base.probabilities, mine.patients)
+            comparison = _tested(plan, mine, base, mine.patients)
         found.append(((encoder, head, fraction), comparison, _delong(mine, base)))
     tested = [c.p for _, c, _ in found if c.p is not None]
     corrected = iter(holm(tested))
@@ -209,8 +239,17 @@ def _contrasts(plan: StudyPlan, judged: dict[tuple[str, str, float], Judged]) ->
     ]
 
 
+def _tested(plan: StudyPlan, mine: Judged, base: Judged, patients: npt.NDArray[np.str_]) -> Comparison:
+    if not _several(plan):
+        return paired_permutation(mine.labels, mine.probabilities, base.probabilities, patients)
+    cuts = _thresholds(plan, mine.probabilities.shape[1])
+    return paired_label_permutation(mine.labels, mine.probabilities >= cuts, base.probabilities >= cuts, patients)
+
+
 def _delong(mine: Judged, base: Judged) -> float | None:
     """DeLong's p for two classes where each patient has one label: one mean score a patient, two of each class."""
+    if mine.labels.ndim == 2:
+        return None
     names, owner = np.unique(mine.patients, return_inverse=True)
     truth = np.zeros(len(names), dtype=np.int64)
     truth[owner] = mine.labels

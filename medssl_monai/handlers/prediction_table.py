@@ -28,6 +28,7 @@ class PredictionTable:
         classes: class names in the order of the network's outputs.
         task: ``multiclass``, or ``multilabel`` where several classes may hold at once.
         thresholds: of ``multilabel``: from which probability a label is said to hold, one number or one a class.
+        figures: whether intervals and pictures are made too, which takes seconds.
 
     Raises:
         ValueError: see `broadcast_thresholds`.
@@ -39,9 +40,10 @@ class PredictionTable:
         classes: list[str],
         task: str = "multiclass",
         thresholds: float | Sequence[float] = 0.5,
+        figures: bool = True,
     ) -> None:
         self.output_dir = None if output_dir is None else Path(output_dir)
-        self.classes, self.task, self.thresholds = classes, task, thresholds
+        self.classes, self.task, self.thresholds, self.figures = classes, task, thresholds, figures
         broadcast_thresholds(thresholds, len(classes))
         self.predictions: Predictions | MultilabelPredictions = self._empty()
 
@@ -78,4 +80,4 @@ class PredictionTable:
 
     def _write(self, engine: Any) -> None:
         if self.output_dir is not None and process_rank() == 0:
-            self.predictions.write(self.output_dir)
+            self.predictions.write(self.output_dir, figures=self.figures)
