@@ -10,19 +10,70 @@ from medssl_monai.cli.options import Json, RunDir, print_json
 
 def run(
     run_dir: RunDir,
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Store, DICOM folders or image files.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="DICOM folders, files, archives, NIfTI, a store, or https://PACS/studies/UID; pictures for their runs.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the predictions.")],
+    heatmaps: Annotated[
+        int, typer.Option("--heatmaps", min=0, metavar="N", help="Slices of each study drawn with Grad-CAM.")
+    ] = 0,
+    occlusion: Annotated[bool, typer.Option("--occlusion", help="Draw occlusion sensitivity beside it.")] = False,
+    dicom_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--dicom-out",
+            help="Folder for a DICOM report and picture of each study: these hold the patient's identity.",
+        ),
+    ] = None,
+    names: Annotated[
+        bool, typer.Option("--names", help="Write paths of the sources into the results; they may name a patient.")
+    ] = False,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--query", metavar="KEY=VALUE", help="For a PACS: a QIDO-RS attribute, such as StudyInstanceUID=UID."
+        ),
+    ] = None,
+    verify_tls: Annotated[
+        bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")
+    ] = True,
     json: Json = False,
 ) -> None:
-    """Classify the slices and studies of clinical files: probabilities as CSV and JSON."""
+    """Classify the slices and studies of clinical files: probabilities, flags, heat maps, DICOM reports."""
     from medssl_monai.downstream.classify import predict_run
-    from medssl_monai.downstream.report import studies_table
+    from medssl_monai.downstream.report import left_out_table, studies_table
+    from medssl_monai.downstream.study_prediction import PredictionOptions
+    from medssl_monai.ingest.dicomweb import parse_query
 
-    studies = predict_run(run_dir, sources, out)
+    options = PredictionOptions(
+        max(heatmaps, int(occlusion)), occlusion, dicom_out, names, parse_query(query or []), verify_tls
+    )
+    studies = predict_run(run_dir, sources, out, options)
+    content = _content(out)
     if json:
-        print_json(studies)
-    else:
-        from rich.console import Console
+        print_json({key: value for key, value in content.items() if key != "slices"})
+        return
+    from rich.console import Console
 
-        Console().print(studies_table(studies))
-        typer.echo(f"{out}: predictions.csv, studies.json")
+    console = Console()
+    console.print(studies_table(studies))
+    if content["left_out"]:
+        console.print(left_out_table(content["left_out"]))
+    about = content["temperature"]
+    typer.echo(f"temperature {about['value']}: {about['note']}")
+    typer.echo(f"unlike training: {content['out_of_distribution']['note']}")
+    files = ["prediction.json", "predictions.csv", "studies.csv", "studies.json", "left_out.csv"]
+    typer.echo(f"{out}: {', '.join(files)}{', heat_maps/' if options.heat_maps else ''}")
+    if dicom_out is not None:
+        typer.echo(f"{dicom_out}: DICOM objects with the patient's identity")
+
+
+def _content(out: Path) -> dict:  # type: ignore[type-arg]
+    import json
+
+    content: dict = json.loads((out / "prediction.json").read_text(encoding="utf-8"))  # type: ignore[type-arg]
+    return content

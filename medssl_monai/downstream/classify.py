@@ -12,6 +12,7 @@ from medssl_monai.atomic import write_json
 from medssl_monai.downstream.explain import choose_examples, draw_explanations
 from medssl_monai.downstream.multilabel_evaluation import surest_yes, threshold_figures
 from medssl_monai.downstream.multilabel_predictions import MultilabelPredictions
+from medssl_monai.downstream.study_prediction import PredictionOptions, predict_studies
 from medssl_monai.downstream.temperature import temperature_figures
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.errors import CheckpointError, LabelError
@@ -109,28 +110,30 @@ def evaluate_run(
     return metrics
 
 
-def predict_run(run: Path, sources: Sequence[Path], out: Path, **overrides: Any) -> list[dict[str, Any]]:
+def predict_run(
+    run: Path,
+    sources: Sequence[str | Path],
+    out: Path,
+    options: PredictionOptions | None = None,
+    **overrides: Any,
+) -> list[dict[str, Any]]:
     """Classify clinical files by the bundle's ``inference.yaml`` and ``predict.yaml``.
 
     Args:
         run: folder of a fine-tuning run.
-        sources: one store, or files and folders of DICOM, NIfTI and the like, which go through ingestion first.
-        out: folder for ``predictions.csv`` and ``studies.json``.
+        sources: one store; or files, folders and archives of DICOM, NIfTI and the like, or DICOMweb addresses of
+            studies, which go through ingestion first; or pictures, for a run that was fine-tuned on pictures.
+        out: folder for the tables, see `PredictionResult.write`.
+        options: heat maps and DICOM objects.
         overrides: top-level keys of the bundle.
 
     Returns:
         The content of ``studies.json``: one entry a series.
+
+    Raises:
+        CheckpointError: ``run`` is no finished fine-tuning run.
+        NoImagesError: the sources hold nothing that this run could classify; NotHounsfieldError: they are pictures,
+            and the run is for HU.
+        InputError: a source does not exist, or a PACS does not answer.
     """
-    run_settings(run)
-    run_bundle(
-        [run / "configs" / "inference.yaml", run / "configs" / "predict.yaml"],
-        {
-            "bundle_root": str(run),
-            "dataset_dir": [str(s) for s in sources] if len(sources) > 1 else str(sources[0]),
-            "output_dir": str(out),
-            **overrides,
-        },
-        workflow_type="infer",
-    )
-    studies: list[dict[str, Any]] = json.loads((out / "studies.json").read_text(encoding="utf-8"))
-    return studies
+    return predict_studies(run, run_settings(run), sources, out, options, **overrides).studies

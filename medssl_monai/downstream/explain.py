@@ -1,4 +1,5 @@
-"""Where a classifier looks: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) over the view that the network saw.
+"""Where a classifier looks: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) and occlusion (Zeiler and Fergus 2014,
+arXiv 1311.2901) over the view that the network saw.
 
 Shapes: view (3, S, S) float32, normalised; map (S, S) in [0, 1].
 """
@@ -12,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
-from monai.visualize import GradCAM
+from monai.data.meta_tensor import MetaTensor
+from monai.visualize import GradCAM, OcclusionSensitivity
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from medssl_monai.atomic import write_atomically
 from medssl_monai.downstream.predictions import Predictions
 
-__all__ = ["Example", "choose_examples", "draw_explanations", "grad_cam"]
+__all__ = ["Example", "choose_examples", "draw_explanations", "grad_cam", "occlusion_map"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -55,6 +57,35 @@ def grad_cam(network: nn.Module, view: Tensor, class_index: int, layer: str = "l
 def _as_it_is(heat: Any) -> Any:
     """MONAI's own normaliser maps the strongest to 0."""
     return heat
+
+
+def occlusion_map(
+    network: nn.Module, view: Tensor, class_index: int, *, patch: int = 32, task: str = "multiclass"
+) -> Floats:
+    """Map (S, S) of how much the class's probability falls where a patch is hidden; below 0 where it rises.
+
+    Args:
+        network: images to logits; put into evaluation mode.
+        view: (3, S, S).
+        class_index: of the class asked about.
+        patch: side of what is replaced by the view's mean, in pixels; at most S. Half of it is the stride.
+        task: ``multiclass`` or ``multilabel``, which decides how logits become probabilities.
+    """
+    network.eval()
+    image = view[None].to(next(network.parameters()).device)
+
+    def probabilities(logits: Tensor) -> Tensor:
+        return logits.sigmoid() if task == "multilabel" else logits.softmax(dim=1)
+
+    with torch.no_grad():
+        whole = float(probabilities(network(image))[0, class_index])
+        hide = OcclusionSensitivity(
+            network, mask_size=patch, n_batch=32, verbose=False, mode="mean_img", overlap=0.5, activate=probabilities
+        )
+        hidden, _ = hide(image)
+    found = hidden[0, class_index]
+    found = found.as_tensor() if isinstance(found, MetaTensor) else found
+    return whole - np.asarray(found.cpu().numpy(), dtype=np.float64)
 
 
 def choose_examples(predictions: Predictions, count: int) -> list[Example]:

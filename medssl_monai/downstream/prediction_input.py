@@ -16,11 +16,12 @@ from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.dicomweb import PacsSource, is_dicomweb
 from medssl_monai.ingest.pipeline import ingest
 from medssl_monai.ingest.pseudonyms import load_key, pseudonym, source_id
+from medssl_monai.ingest.scan import find_files
 from medssl_monai.ingest.schema import Filters
 from medssl_monai.ingest.store import SliceStore
 from medssl_monai.ingest.verdicts import Outcome, RejectedError, Verdict
 
-__all__ = ["AXIAL_CT", "Fetched", "PredictionInput", "fetched", "left_out_entry", "parse_dicomweb"]
+__all__ = ["AXIAL_CT", "Fetched", "PredictionInput", "fetched", "left_out_entry", "parse_dicomweb", "source_names"]
 
 AXIAL_CT: Filters = [["modality", "==", "CT"], ["plane", "==", "axial"]]
 
@@ -115,6 +116,20 @@ def left_out_entry(verdict: Verdict) -> dict[str, Any]:
 
 def _named(sources: Sequence[Path]) -> str:
     return ", ".join(str(one) for one in sources[:3]) + (" …" if len(sources) > 3 else "")
+
+
+def source_names(sources: Sequence[Path], given: PredictionInput, key: bytes | None = None) -> dict[str, str]:
+    """Where each series of a prediction came from, by its id: a path, which may name a patient.
+
+    Series of a store or an archive stay unknown.
+    """
+    key = load_key() if key is None else key
+    paths: dict[str, str] = {}
+    for source in sources:
+        for file in find_files([source]):
+            for place in (file, *(p for p in file.parents if p == source or source in p.parents)):
+                paths[source_id(key, place)] = str(place)
+    return {row["series_id"]: paths[row["source_id"]] for row in given.rows if row["source_id"] in paths}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["comparison_table", "metrics_table", "studies_table", "study_table"]
+__all__ = ["comparison_table", "left_out_table", "metrics_table", "studies_table", "study_table"]
 
 
 COLUMNS = {
@@ -42,13 +42,32 @@ def _figures(values: Mapping[str, Any], counted: str) -> list[str]:
 
 
 def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
-    """Predicted class of each study, with its probabilities."""
-    table = Table(title="Predictions by study (mean of the slices' probabilities)")
-    for name in ("series", "slices", "predicted", "probabilities"):
-        table.add_column(name)
+    """Predicted class of each study, with its probabilities; or that it is unlike what the classifier learned from."""
+    pooling = "largest" if any(study["pooling"] == "max" for study in studies) else "mean"
+    table = Table(title=f"Predictions by study ({pooling} of the slices' probabilities)")
+    for name in ("series", "slices", "flagged", "predicted", "probabilities"):
+        table.add_column(name, justify="right" if name in {"slices", "flagged"} else "left")
     for study in studies:
         shares = ", ".join(f"{c} {p:.2f}" for c, p in study["probabilities"].items())
-        table.add_row(study["series_id"], str(study["slices"]), study["predicted"], shares)
+        predicted = study["predicted"]
+        if study.get("flag"):
+            predicted, shares = (
+                "not classified: unlike training",
+                f"distance {study['score']}, at most {study['threshold']}",
+            )
+        flagged = study.get("flagged_slices", 0)
+        table.add_row(study["series_id"], str(study["slices"]), str(flagged), predicted or "none", shares)
+    return table
+
+
+def left_out_table(entries: Sequence[Mapping[str, Any]]) -> Table:
+    """What was not classified, and why."""
+    table = Table(title="Not classified")
+    for name in ("series or file", "files", "reason", "what it is"):
+        table.add_column(name, justify="right" if name == "files" else "left")
+    for entry in entries:
+        subject = entry["series_id"] or entry["source_id"]
+        table.add_row(subject, str(entry["files"]), entry["reason"], entry["detail"])
     return table
 
 
