@@ -1,0 +1,98 @@
+"""The commands of the how-tos and of the methods' pages, run in order at smoke size."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.checkpoints.test_import_formats import constants, heads
+from tests.docs.pages import DOCS, OWN, SMALL, blocks, commands, lines, run_medssl
+from tests.ingest.test_pacs import MISSING, PASSWORD, USER, address, files
+
+__all__ = ["address", "files"]
+
+
+def test_start_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = commands(DOCS / "index.md")
+    assert [words[1] for words in found] == ["ingest", "pretrain", "finetune", "evaluate", "predict"]
+    for words in found:
+        run_medssl(words, monkeypatch)
+    assert (desk / "prediction").is_dir()
+
+
+def test_own_dicoms(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = commands(DOCS / "how_to" / "own_dicoms.md")
+    assert len(found) == 5
+    for words in found:
+        run_medssl(words, monkeypatch, code=int(words[1] == "audit"))
+    assert (desk / "trial.png").is_file() and (desk / "TRIAL" / "report.html").is_file()
+
+
+def test_published_checkpoints(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = DOCS / "how_to" / "published_checkpoints.md"
+    state = {**constants("resnet18", "model."), **heads("model.prototypes.weight")}
+    torch.save({"state_dict": state}, "swav.ckpt")
+    torch.save(
+        constants("resnet18") | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}, "imagenet.pth"
+    )
+    run_medssl(["medssl", "ingest", "ARCHIVE", "--out", "STORE"], monkeypatch)
+    found = commands(page)
+    assert len(found) == 6
+    for words in found:
+        run_medssl(words, monkeypatch)
+    (program,) = blocks(page, "python")
+    exec(program.replace("resnet50", "resnet18"), {})
+    refused = ["medssl", "finetune", "--data", "labels.csv", "--store", "STORE", "--encoder", "encoder.safetensors"]
+    run_medssl([*refused, "--out", "runs/refused", "window=lung"], monkeypatch, code=1)
+
+
+@pytest.mark.parametrize("method", ["spark", "swav", "moco", "byol"])
+def test_methods(method: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_medssl(["medssl", "ingest", "ARCHIVE", "--out", "STORE"], monkeypatch)
+    (words,) = commands(DOCS / "methods" / f"{method}.md")
+    assert words[2] == method
+    run_medssl(words, monkeypatch)
+    assert (desk / "RUN" / "models" / "encoder.safetensors").is_file()
+
+
+def launched(page: Path) -> list[list[str]]:
+    return [shlex.split(line) for line in lines(page) if line.startswith("torchrun ")]
+
+
+def test_several_gpus_as_one_process_would(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_medssl(["medssl", "ingest", "ARCHIVE", "--out", "STORE"], monkeypatch)
+    found = launched(DOCS / "how_to" / "several_gpus.md")
+    assert len(found) == 2
+    for words in found:
+        assert words[:4] == ["torchrun", "--nproc_per_node=2", "-m", "medssl_monai"]
+        run_medssl(["medssl", *words[4:]], monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_several_gpus_as_two_processes(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_medssl(["medssl", "ingest", "ARCHIVE", "--out", "STORE"], monkeypatch)
+    small = [pair for pair in SMALL if not pair.startswith("device")]
+    for words in launched(DOCS / "how_to" / "several_gpus.md"):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:], *small]
+        launch += OWN["spark"] if "pretrain" in words else []
+        ended = subprocess.run(launch, capture_output=True, text=True, timeout=500)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+@pytest.mark.pacs
+@pytest.mark.skipif(MISSING, reason="needs Debian's packages orthanc and orthanc-dicomweb")
+def test_pacs(address: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = DOCS / "how_to" / "pacs.md"
+    monkeypatch.setenv("MEDSSL_DICOMWEB_USER", USER)
+    monkeypatch.setenv("MEDSSL_DICOMWEB_PASSWORD", PASSWORD)
+    found = commands(page, "console")
+    assert len(found) == 2
+    for words in found:
+        assert words[2] == "https://pacs.hospital.example/dicom-web"
+        run_medssl([*words[:2], address, *words[3:]], monkeypatch)
+    (words,) = commands(page)
+    run_medssl(words, monkeypatch)
