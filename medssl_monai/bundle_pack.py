@@ -28,6 +28,8 @@ from medssl_monai.resources import bundle_dir, resource_dir
 __all__ = ["BundleSummary", "pack_bundle", "shipped_bundles"]
 
 CLASSIFICATION = "ct_classification"
+BESIDE = ("encoder.safetensors", "confidence.json", "reference.safetensors")
+"""What a run may have beside ``model.pt``; the last is of a fine-tuned run and holds features of training slices."""
 # Zip's first moment: the archive tells no time of packing.
 _MOMENT = (1980, 1, 1, 0, 0, 0)
 # What of run.json is handed on: nothing there names data.
@@ -86,8 +88,9 @@ def pack_bundle(name: str, run: str | Path, out: str | Path, *, licence: str | N
         (target / "models" / "model.report.json").unlink()
         (target / "docs").mkdir()
         (target / "models" / "model.card.md").replace(target / "docs" / "model_card.md")
-        if name != CLASSIFICATION:
-            shutil.copyfile(run / "models" / "encoder.safetensors", target / "models" / "encoder.safetensors")
+        for file in BESIDE:
+            if (run / "models" / file).is_file():
+                shutil.copyfile(run / "models" / file, target / "models" / file)
         for part in ("LICENSE", "docs/README.md"):
             shutil.copyfile(bundle / part, target / part)
         write_json(target / "run.json", {key: record[key] for key in _RECORD if key in record})
@@ -102,7 +105,7 @@ def _record(name: str, run: Path) -> dict[str, Any]:
     """The run's ``run.json``, of a run of this bundle."""
     if run.is_file():
         raise CheckpointError(
-            f"{run.name}: a bundle is packed from a run's folder, which knows how images must be prepared, found a file "
+            f"{run.name}: a bundle is packed from a run's folder, which tells how to prepare images, found a file "
             f"of weights; give the --out folder of `medssl {_verb(name)}`"
         )
     file = run / "run.json"
@@ -128,7 +131,7 @@ def _check_weights(name: str, run: Path, record: dict[str, Any]) -> None:
     file = run / "models" / ("model.pt" if name == CLASSIFICATION else "encoder.safetensors")
     if not file.is_file():
         raise CheckpointError(
-            f"{run}: a bundle without weights is not packed, and {file.parent.name}/{file.name} is missing; let the run "
+            f"{run}: a bundle without weights is not packed, and {file.parent.name}/{file.name} is missing; let it "
             "finish"
         )
     if name != CLASSIFICATION:

@@ -54,6 +54,9 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
     every residual block starts at zero, so that each block starts as the identity (SparK's encoder does so).
     """
 
+    # What TorchScript, which MONAI's `ckpt_export` uses, need not compile.
+    __jit_unused_properties__ = ("stages", "stage_channels")
+
     def __init__(self, arch: str = "resnet50", zero_init_residual: bool = False) -> None:
         if arch not in ARCHITECTURES:
             known = ", ".join(sorted(ARCHITECTURES))
@@ -76,7 +79,7 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 1|3, H, W) to features (B, F)."""
-        features: Tensor = super().forward(expand_channels(image))
+        features: Tensor = self._forward_impl(expand_channels(image))  # what ResNet.forward calls, for TorchScript
         return features
 
 
