@@ -78,8 +78,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
             "image": torch.from_numpy(np.array(picture.transpose(2, 0, 1))).expand(3, -1, -1),
             "label": self.data.label(place),
             "patient": self.data.patients[place],
-            "series_id": f"image-{place:06d}",
-            "slice": 0,
+            **dict(zip(("series_id", "slice"), self.data.key(place), strict=True)),
             "index": index % len(self),
             "epoch": int(epoch),
         }
@@ -116,6 +115,10 @@ class ImageData:
         for split in sorted(self.splits):
             digest.update(split.encode() + np.asarray(self.splits[split], dtype=np.int64).tobytes())
         return digest.hexdigest()
+
+    def key(self, place: int) -> tuple[str, int]:
+        """What a picture is called in predictions: a number, not its name, and slice 0."""
+        return f"image-{place:06d}", 0
 
     def label(self, place: int) -> Any:
         """Class index of a picture, or the vector (C,) of several labels."""

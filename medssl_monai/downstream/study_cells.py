@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 import time
 import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,22 +126,68 @@ def _finetune(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) ->
 
 def _frozen(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> dict[str, Any]:
     """A classifier on features of the frozen encoder, of views that nothing is drawn for."""
-    parser = ConfigParser(ConfigParser.load_config_files([str(f) for f in inputs.files]))
-    parser.update(_overrides(plan, inputs, cell))
-    data, view = (parser.get_parsed_content(name) for name in ("data", "validate::preprocessing"))
-    set_determinism(seed=cell.seed)  # of an encoder from scratch
-    encoder = resnet_encoder(parser["arch"], encoder_weights=inputs.encoders[cell.encoder])
-    encoder.to(parser.get_parsed_content("device"))
-    train, labels, _ = _features(encoder, data.dataset("train", view))
-    test, _, items = _features(encoder, data.dataset("test", view))
+    parser = _parser(plan, inputs, cell)
+    data = parser.get_parsed_content("data")
+    everything = _encoded(plan, inputs, replace(cell, fraction=1.0))
+    place = {key: i for i, key in enumerate(everything.keys)}
+    learned = [place[key] for key in _training_keys(data)]
     judge = probe_linearly if cell.head == "linear" else nearest_votes
     predictions: Predictions | MultilabelPredictions = Predictions(inputs.classes)
     if parser["task"] == "multilabel":
         predictions = MultilabelPredictions(inputs.classes, parser["thresholds"])
-    for probabilities, item in zip(judge(train, np.asarray(labels), test, len(inputs.classes)), items, strict=True):
+    labels = np.asarray([everything.labels[i] for i in learned])
+    found = judge(everything.train[learned], labels, everything.test, len(inputs.classes))
+    for probabilities, item in zip(found, everything.tested, strict=True):
         predictions.add(probabilities, *item)
     predictions.write(folder / "evaluation", figures=False)
     return {"steps": 0, **_learned_from(data)}
+
+
+def _parser(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> ConfigParser:
+    parser = ConfigParser(ConfigParser.load_config_files([str(f) for f in inputs.files]))
+    parser.update(_overrides(plan, inputs, cell))
+    return parser
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Features of all training slices (M, D) and test slices (N, D), and whose they are."""
+
+    train: Floats
+    keys: list[tuple[str, int]]
+    labels: list[Any]
+    test: Floats
+    tested: list[tuple[str, int, str, Any]]
+
+
+_KEPT: dict[str, _Encoded] = {}
+KEPT = 4  # the seeds of an encoder from scratch, which has other features with each
+
+
+def _encoded(plan: StudyPlan, inputs: StudyInputs, whole: Cell) -> _Encoded:
+    """Features of a frozen encoder: shares of the labels and heads have them in common, so the last few are kept."""
+    pretrained = inputs.encoders[whole.encoder] is not None
+    same = replace(whole, head="linear", seed=0 if pretrained else whole.seed)
+    key = _signature(plan, inputs, same)
+    if key not in _KEPT:
+        parser = _parser(plan, inputs, whole)
+        data, view = (parser.get_parsed_content(name) for name in ("data", "validate::preprocessing"))
+        set_determinism(seed=whole.seed)  # of an encoder from scratch
+        encoder = resnet_encoder(parser["arch"], encoder_weights=inputs.encoders[whole.encoder])
+        encoder.to(parser.get_parsed_content("device"))
+        train, learned = _features(encoder, data.dataset("train", view))
+        test, tested = _features(encoder, data.dataset("test", view))
+        while len(_KEPT) >= KEPT:
+            _KEPT.pop(next(iter(_KEPT)))
+        _KEPT[key] = _Encoded(train, [item[:2] for item in learned], [item[3] for item in learned], test, tested)
+    return _KEPT[key]
+
+
+def _training_keys(data: Any) -> list[tuple[str, int]]:
+    """(series, slice) of what a cell learns from."""
+    if hasattr(data, "rows"):
+        return [(row["series_id"], row["slice"]) for row in data.rows("train")]
+    return [data.key(i) for i in data.splits["train"]]
 
 
 def _learned_from(data: Any) -> dict[str, Any]:
@@ -153,8 +200,8 @@ def _learned_from(data: Any) -> dict[str, Any]:
 @torch.no_grad()
 def _features(
     encoder: torch.nn.Module, dataset: Dataset[dict[str, Any]]
-) -> tuple[Floats, list[Any], list[tuple[str, int, str, Any]]]:
-    """Features (N, D), labels, and of each slice (series, slice, patient, label)."""
+) -> tuple[Floats, list[tuple[str, int, str, Any]]]:
+    """Features (N, D), and of each slice (series, slice, patient, label)."""
     encoder.eval()
     device = next(encoder.parameters()).device
     parts, items = [], []
@@ -162,7 +209,7 @@ def _features(
         parts.append(encoder(batch["image"].to(device)).float().cpu().numpy())
         columns = (batch["series_id"], batch["slice"].tolist(), batch["patient"], batch["label"].tolist())
         items += list(zip(*columns, strict=True))
-    return np.concatenate(parts), [item[3] for item in items], items
+    return np.concatenate(parts), items
 
 
 @contextlib.contextmanager

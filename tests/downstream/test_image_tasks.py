@@ -1,5 +1,6 @@
 """Data sets of the reference in their published layouts (made here), its splits, subsets and views as it drew them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from medssl_monai.downstream.image_data import ImageData, ImageFiles
+from medssl_monai.downstream.image_table import image_table
 from medssl_monai.downstream.image_tasks import ORGANS, covid_ct, folder_classes, image_task, organ_s_mnist
 from medssl_monai.downstream.image_view import COVID_STATISTICS, ORGAN_STATISTICS, ImageViewd
 from medssl_monai.downstream.subsets import (
@@ -243,3 +245,50 @@ def test_units_and_bounds() -> None:
         grouped_split([0, 1], ["a", "a"], 0.5)
     with pytest.raises(ConfigError, match="is unknown"):
         image_task("chest", ".")  # type: ignore[arg-type]
+
+
+def test_a_table_of_pictures(tmp_path: Path) -> None:
+    lines = ["source,label,patient"]
+    for i in range(24):
+        picture(tmp_path / "in" / f"{i}.png", seed=i)
+        lines.append(f"in/{i}.png,{'ab'[i // 2 % 2]},p{i // 2:02d}")
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(lines))
+    data = image_task("table", path)
+    assert data.classes == ["a", "b"]
+    owners = [{data.patients[i] for i in part} for part in data.splits.values()]
+    assert not owners[0] & owners[1] | owners[0] & owners[2] | owners[1] & owners[2]
+    assert sum(map(len, data.splits.values())) == 24
+    assert len(image_task("table", path, fraction=0.5, subset_unit="patients").splits["train"]) < len(
+        data.splits["train"]
+    )
+    given = (
+        path.read_text().replace(",p00", ",p00,test").replace(",p01", ",p01,train").replace("patient", "patient,split")
+    )
+    path.write_text(given.replace(",a,", ",a|b,"))
+    several = image_table(path, multilabel=True, classes=["b", "a", "c"])
+    assert {k: len(v) for k, v in several.splits.items()} == {"train": 2, "validation": 0, "test": 2}
+    assert several.labels[[0, 2]].tolist() == [[1, 1, 0], [1, 0, 0]]
+    assert several.dataset("test")[0]["label"].dtype == np.float32  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("0.png,a\nnone.png,b", "row 2: the source does not exist"),
+        ("0.png,a\n0.png,a", "row 2: the source is labelled in row 1 already"),
+        ("0.png,a\nlabels.csv,b", "row 2: the source must be a picture"),
+        ("0.png,a|b", "a slice has one class"),
+    ],
+)
+def test_mistakes_in_a_table_of_pictures_are_named(rows: str, message: str, tmp_path: Path) -> None:
+    picture(tmp_path / "0.png")
+    path = tmp_path / "labels.csv"
+    path.write_text(f"source,label\n{rows}\n")
+    with pytest.raises(LabelError, match=re.escape(message)):
+        image_table(path)
+    path.write_text("source,label\n0.png,a\n")
+    with pytest.raises(LabelError, match="is not a class of this network, which knows b"):
+        image_table(path, classes=["b"])
+    with pytest.raises(ConfigError, match="have one class each"):
+        image_task("folders", tmp_path, task="multilabel")

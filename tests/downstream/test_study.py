@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from medssl_monai.cli.study import _encoders
-from medssl_monai.downstream import study_cells
+from medssl_monai.downstream import study_cells, study_code
 from medssl_monai.downstream.comparison import delong_test
 from medssl_monai.downstream.report import study_table
 from medssl_monai.downstream.study import run_study
+from medssl_monai.downstream.study_inputs import StudyInputs
 from medssl_monai.downstream.study_plan import Cell, EncoderSource, StudyPlan, read_plan
 from medssl_monai.downstream.study_report import draw_study, statements
-from medssl_monai.downstream.study_results import Contrast, Judged, Point, StudyResults, _contrasts
-from medssl_monai.errors import ConfigError
+from medssl_monai.downstream.study_results import Contrast, Judged, Point, StudyResults, _contrasts, _origin
+from medssl_monai.downstream.study_tables import markdown_tables, replace_tables
+from medssl_monai.errors import ConfigError, InputError
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.resources import resource_dir
 
@@ -114,6 +117,98 @@ def test_only_what_is_missing_is_run(
     found = run_study(more, out)
     assert ran[1:] == ["given-knn-0.25-seed0", "given-knn-1-seed0"]
     assert found.contrasts == []
+
+
+def test_what_other_code_made_is_kept_and_told(
+    done: tuple[StudyResults, Path], plan: StudyPlan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    results, out = done
+    assert results.record["cells_of_other_code"] == 0
+    linear = replace(plan, heads=("linear",), encoders={"scratch": EncoderSource()})
+    ran: list[str] = []
+
+    def remade(_: Any, __: Any, cell: Cell, folder: Path) -> dict[str, Any]:
+        ran.append(cell.folder)
+        shutil.copytree(out / "cells" / cell.folder, folder, dirs_exist_ok=True)
+        return {"steps": 0, "train_slices": 1, "train_patients": 1}
+
+    monkeypatch.setattr(study_cells, "_frozen", remade)
+    mark = out / "cells" / "scratch-linear-1-seed0" / "cell.json"
+    before = mark.read_text(encoding="utf-8")
+    content = json.loads(before)
+    mark.write_text(json.dumps({**content, "made_by": {**content["made_by"], "torch": "2.0"}}))
+    try:
+        found = run_study(linear, out)
+        assert ran == []
+        assert found.record["cells_of_other_code"] == 1
+        assert "1 of 2 trainings were made by other code or libraries and are kept; give --anew" in caplog.text
+        assert "1 trainings were made by other code" in (out / "report.html").read_text()
+        run_study(linear, out, anew=True)
+        assert ran == ["scratch-linear-1-seed0"]
+    finally:
+        mark.write_text(before)
+
+
+def test_the_code_has_a_fingerprint_that_comments_do_not_change(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{i}.py" for i in range(3))
+    first.write_text('"""Doc."""\ndef f(x):\n    """Doc."""\n    return x  # as it is\n')
+    second.write_text("def f(x):\n\n    return x\n")
+    third.write_text("def f(x):\n    return -x\n")
+    assert study_code._meaning(first) == study_code._meaning(second) != study_code._meaning(third)
+    assert study_code.made_by()["code"] != study_code.made_by(pretraining=True)["code"]
+    assert study_code.made_by()["torch"] == torch.__version__.split("+")[0]
+
+
+def test_tables_go_into_a_page(done: tuple[StudyResults, Path], tmp_path: Path) -> None:
+    results, out = done
+    text = (out / "tables.md").read_text(encoding="utf-8")
+    assert "| encoder | 25%: 3 patients, 9 slices | 100%: 12 patients, 36 slices |" in text
+    point = next(p for p in results.points if point_key(p) == ("given", "linear", 1.0))
+    assert f"| {point.mean:.3f} ({point.lowest:.3f}–{point.highest:.3f}) |" in text
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- tiny -->\nold\n<!-- end tiny -->\nafter\n")
+    for _ in range(2):
+        replace_tables(page, "tiny", text)
+    assert page.read_text() == f"before\n<!-- tiny -->\n{text}<!-- end tiny -->\nafter\n"
+    with pytest.raises(InputError, match="needs the lines <!-- other -->"):
+        replace_tables(page, "other", text)
+    assert "1 of 1 comparisons have p < 0.05" in markdown_tables(contrived())
+
+
+def test_imagenet_weights_are_an_encoder(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    encoders = {
+        "ImageNet": {"imagenet": "r.pth"},
+        "narrow": {"imagenet": "r.pth", "settings": {"window": "lung"}},
+        "other": {"weights": "w.pt", "settings": {"mean": 0.5}},
+    }
+    path.write_text(yaml.safe_dump({"data": {"labels": "x.csv"}, "encoders": encoders}))
+    plan = read_plan(path)
+    assert plan.encoders["ImageNet"].weights == "r.pth"
+    assert plan.encoders["ImageNet"].settings["mean"] == [0.485, 0.456, 0.406]
+    assert plan.encoders["narrow"].settings == {**plan.encoders["ImageNet"].settings, "window": "lung"}
+    assert _origin(plan.encoders["other"]) == "weights of a file (mean 0.5)"
+    inputs = StudyInputs({}, [], "patients", [], None, "", {"ImageNet": "r.pth"})
+    cell = Cell("ImageNet", "linear", 1.0, 0)
+    assert study_cells._overrides(plan, inputs, cell)["std"] == [0.229, 0.224, 0.225]
+    path.write_text(yaml.safe_dump({"encoders": {"x": {"weights": "w", "settings": {"learning_rate": 1}}}}))
+    with pytest.raises(ConfigError, match="may set mean, std, window of its own"):
+        read_plan(path)
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same(done: tuple[StudyResults, Path], plan: StudyPlan, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
+    linear = replace(plan, heads=("linear",))
+    options: Any = {"processes": True, "host": "127.0.0.1", "dashboard_address": None, "n_workers": 1}
+    with distributed.LocalCluster(**options, threads_per_worker=1) as cluster:
+        found = run_study(linear, tmp_path / "out", scheduler=cluster.scheduler_address)
+    assert found.points == [p for p in done[0].points if p.head == "linear"]
+    with (
+        distributed.LocalCluster(**options, threads_per_worker=2) as cluster,
+        pytest.raises(InputError, match="workers of one thread each, found workers with 2"),
+    ):
+        run_study(linear, tmp_path / "other", scheduler=cluster.scheduler_address)
 
 
 def contrived(heads: tuple[Any, ...] = ("finetune",), metric: str = "balanced_accuracy") -> StudyResults:
