@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo
+RESULTS_OUT ?= runs/results
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo check lint types test test-all build clean
+.PHONY: install demo results check lint types test test-all build clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -19,6 +20,12 @@ $(STAMP): setup.cfg constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/medssl demo --out $(DEMO_OUT) $(if $(filter-out 0,$(OFFLINE)),--offline)
+
+# The studies of docs/results.md, and their tables put into it. Stopped, it carries on.
+results: $(STAMP)
+	$(BIN)/medssl sample-data --out $(RESULTS_OUT)/samples
+	$(BIN)/medssl study study_samples --data $(RESULTS_OUT)/samples/labels.csv --out $(RESULTS_OUT)/study_samples --into docs/results.md
+	$(BIN)/medssl study study_phantom --out $(RESULTS_OUT)/study_phantom --into docs/results.md
 
 check: lint types
 
