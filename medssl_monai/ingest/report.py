@@ -156,7 +156,7 @@ def _facts(rows: Sequence[dict[str, Any]]) -> str:
     spacing = [first["spacing_row_mm"], first["spacing_column_mm"]]
     facts = {
         "patient": first["patient"],
-        "study": "" if first["study_day"] is None else f"day {first['study_day']} of the patient",
+        "study": "" if first["study_day"] is None else f"day {first['study_day']} since the patient's first",
         "image": " · ".join(word for word in (first["modality"], first["plane"], first["body_part"]) if word),
         "kernel": first["kernel"],
         "slices": f"{len(rows)} of {first['rows']} × {first['columns']}",

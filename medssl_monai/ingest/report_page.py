@@ -32,11 +32,13 @@ form { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; position: 
   background: var(--back); z-index: 1; }
 input, select { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line);
   border-radius: 6px;  padding: 6px 8px; }
-input { flex: 1 1 220px; }
+input { flex: 1 1 220px; min-width: 0; } select { max-width: 100%; }
+button { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 6px;
+  padding: 6px 12px; cursor: pointer; }
 #shown { color: var(--quiet); margin-left: auto; }
 .series { display: grid; grid-template-columns: 132px minmax(200px, 1fr) minmax(180px, 1fr) 232px; gap: 16px;
   background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; margin: 0 0 10px; }
-.series[hidden] { display: none; }
+.series[hidden] { display: none; } .series > * { min-width: 0; }
 .picture { width: 132px; height: 132px; background: #000; display: flex; align-items: center; justify-content: center;
   border-radius: 4px; color: #888; font-size: 12px; }
 .picture img { display: block; max-width: 132px; max-height: 132px; }
@@ -54,13 +56,17 @@ ul { margin: 6px 0 0; padding-left: 18px; }
 svg { display: block; } svg path { fill: var(--bar); } svg text { fill: var(--quiet); font-size: 10px; }
 svg line { stroke: var(--line); }
 table { border-collapse: collapse; width: 100%; background: var(--card); border: 1px solid var(--line); }
-th, td { text-align: left; vertical-align: top; padding: 6px 10px; border-top: 1px solid var(--line); }
+th, td { text-align: left; vertical-align: top; padding: 6px 10px; border-top: 1px solid var(--line);
+  overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 summary { cursor: pointer; color: var(--quiet); }
 @media (max-width: 860px) {
   .series { grid-template-columns: 132px 1fr; }
   .series > :nth-child(n+3) { grid-column: 1 / -1; }
+  form { position: static; } body { padding: 14px; }
 }
+@media (max-width: 480px) { .series { grid-template-columns: 96px 1fr; gap: 10px; }
+  .picture { width: 96px; height: 96px; } .picture img { max-width: 96px; max-height: 96px; height: auto; } }
 @media print { form { display: none; } .series { break-inside: avoid; } }
 </style>
 </head>
@@ -76,9 +82,11 @@ summary { cursor: pointer; color: var(--quiet); }
 <select id="modality" aria-label="Modality"><option value="">every modality</option>$modalities</select>
 <select id="plane" aria-label="Plane"><option value="">every plane</option>$planes</select>
 <select id="flag" aria-label="Flag"><option value="">every flag</option>$flags</select>
+<button type="reset" id="reset">Clear</button>
 <span id="shown"></span>
 </form>
 <main>$series</main>
+<p id="none" hidden>No series fits all of this.</p>
 <h2>Not taken</h2>
 $rejected
 <script>
@@ -96,9 +104,11 @@ function filter() {
     one.hidden = !fits;
     count += fits;
   }
+  document.getElementById("none").hidden = count > 0 || all.length === 0;
   shown.textContent = count + " of " + all.length + " series";
 }
 form.addEventListener("input", filter);
+form.addEventListener("reset", () => setTimeout(filter));
 form.addEventListener("submit", event => event.preventDefault());
 filter();
 </script>
