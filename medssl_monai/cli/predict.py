@@ -14,7 +14,7 @@ def run(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="DICOM folders, files, archives, NIfTI, a store, or https://PACS/studies/UID; pictures for their runs.",
+            help="DICOM or NIfTI: files, folders, archives, a store, https://PACS/studies/UID; or pictures.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the predictions.")],
@@ -26,7 +26,7 @@ def run(
         Path | None,
         typer.Option(
             "--dicom-out",
-            help="Folder for a DICOM report and picture of each study: these hold the patient's identity.",
+            help="Folder for DICOM reports and pictures: these hold the patient's identity.",
         ),
     ] = None,
     names: Annotated[
@@ -34,9 +34,7 @@ def run(
     ] = False,
     query: Annotated[
         list[str] | None,
-        typer.Option(
-            "--query", metavar="KEY=VALUE", help="For a PACS: a QIDO-RS attribute, such as StudyInstanceUID=UID."
-        ),
+        typer.Option("--query", metavar="KEY=VALUE", help="For a PACS: a QIDO-RS attribute."),
     ] = None,
     verify_tls: Annotated[
         bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")

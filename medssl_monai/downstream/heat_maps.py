@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from medssl_monai.atomic import write_atomically
 from medssl_monai.downstream.prediction_result import PredictionResult
@@ -76,7 +77,7 @@ def choose_rows(result: PredictionResult, series: str, count: int) -> list[int]:
 def windowed_slice(
     hu: npt.NDArray[np.integer[Any]], window: WindowSpec, level: float | None = None, width: float | None = None
 ) -> tuple[Floats, str]:
-    """A slice (H, W) in HU as a picture in [0, 1], by the first of the classifier's windows; and the window in words."""
+    """A slice (H, W) in HU as a picture in [0, 1], by the first of the classifier's windows; and that in words."""
     low, high = window_limits(parse_windows(window), hu, level, width, None)[0]
     return np.clip((hu.astype(np.float64) - low) / (high - low), 0, 1), f"{low:.0f} to {high:.0f} HU"
 
@@ -127,7 +128,7 @@ def draw_heat_map(heat_map: HeatMap, path: Path) -> None:
         alpha = np.clip(np.abs(heat_map.occlusion) / most * 1.5, 0, 0.75)
         image = axes[2].imshow(heat_map.occlusion, cmap="PuOr", vmin=-most, vmax=most, alpha=alpha, aspect=row / column)
         axes[2].set_title("Occlusion: hidden, it falls by", fontsize=9)
-        _bar(figure, image, axes[2], "fall of the probability")
+        _bar(figure, image, axes[2], "fall of the probability (below 0: rise)")
     asked = heat_map.asked.replace("_", " ")
     answer = f"{heat_map.flag} (nearest class: {asked}, {heat_map.probability:.2f})" if heat_map.flag else ""
     figure.suptitle(f"{heat_map.series}\n{answer or f'{asked}, probability {heat_map.probability:.2f}'}", fontsize=10)
@@ -138,6 +139,8 @@ def _bar(figure: Any, image: Any, axes: Any, label: str) -> None:
     bar = figure.colorbar(image, ax=axes, orientation="horizontal", shrink=0.8, pad=0.02)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
+    bar.locator = MaxNLocator(5)
+    bar.update_ticks()
     bar.solids.set_alpha(1)
 
 

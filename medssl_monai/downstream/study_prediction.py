@@ -177,7 +177,7 @@ def _check_dicom_out(folder: Path, pictures: bool) -> None:
     """
     if pictures:
         raise InputError(
-            f"--dicom-out {folder}: a report refers to DICOM images, and this run takes pictures; leave it out"
+            f"--dicom-out {folder}: a report refers to DICOM images, this run takes pictures; leave it out"
         )
     try:
         import highdicom  # noqa: F401
