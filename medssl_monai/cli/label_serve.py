@@ -88,7 +88,7 @@ def run(
 
     from medssl_monai.label.launch import enter, server_command, server_environment
 
-    environment = server_environment(workspace, settings, host, port, os.environ)
+    environment = server_environment(workspace, settings, host, os.environ)
     enter(server_command(found, workspace, settings, host, port), environment, workspace)
 
 

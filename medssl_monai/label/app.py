@@ -93,14 +93,18 @@ class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
             UnknownTaskError: there is no such model.
             UnknownImageError: there is no such image.
         """
-        task = self._infers.get(request.get("model"))
-        if task is None:
-            raise UnknownTaskError(f"model {request.get('model')!r}: must be one of {', '.join(self._infers)}")
         image = str(request.get("image") or "")
-        asked = {**request, "image": image, "uploaded": self._is_upload(image)}
-        if not asked["uploaded"]:
-            self.series.record_name(image)  # refuses what is no image of the server
-        file, answer = task(asked)
+        uploaded = self._is_upload(image)
+        try:
+            task = self._infers.get(request.get("model"))
+            if task is None:
+                raise UnknownTaskError(f"model {request.get('model')!r}: must be one of {', '.join(self._infers)}")
+            if not uploaded:
+                self.series.record_name(image)  # refuses what is no image of the server
+            file, answer = task({**request, "image": image, "uploaded": uploaded})
+        finally:
+            if uploaded and Path(image).resolve().is_relative_to(self.workspace.tmp.resolve()):
+                Path(image).unlink(missing_ok=True)  # MONAI Label deletes it only where all went well
         return {"label": file, "tag": "original", "file": file, "params": answer}
 
     def _is_upload(self, image: str) -> bool:

@@ -20,14 +20,24 @@ STRATEGIES = {
 }
 
 
-def uncertainty(probabilities: Sequence[Floats]) -> npt.NDArray[np.float64]:
-    """Entropy of each study's probabilities (C,) over its largest value log C: 0 sure, 1 no idea."""
+def uncertainty(probabilities: Sequence[Floats], *, exclusive: bool = True) -> npt.NDArray[np.float64]:
+    """Entropy of each study's probabilities (C,) over its largest value: 0 sure, 1 no idea.
+
+    Where classes do not exclude each other it is the mean over the classes of the entropy of yes and no.
+    """
     found = []
     for row in probabilities:
         p = np.asarray(row, dtype=np.float64)
-        p = p[p > 0]
-        found.append(float(-(p * np.log(p)).sum() / np.log(max(len(row), 2))))
+        if exclusive:
+            found.append(_entropy(p) / np.log(max(len(p), 2)))
+        else:
+            found.append(float(np.mean([_entropy(np.array([one, 1 - one])) for one in p])) / np.log(2))
     return np.asarray(found)
+
+
+def _entropy(p: npt.NDArray[np.float64]) -> float:
+    p = p[p > 0]
+    return float(-(p * np.log(p)).sum())
 
 
 def diversity(candidates: Sequence[Floats], covered: Sequence[Floats]) -> npt.NDArray[np.float64]:

@@ -7,6 +7,7 @@ named are exceptions. Slices are counted from 0 = most inferior.
 import csv
 import io
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,8 @@ from medssl_monai.ingest.splits import assign_splits
 
 __all__ = ["ClassLabel", "LabelledSeries", "label_table", "parse_class_label"]
 
-MAX_NAME = 64
+# No sign that means something to a label table (|) or to MONAI's configurations ($ @ % # &), into which names travel.
+_CLASS = re.compile(r"[^\W_][\w .,()+/-]{0,63}")
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +72,10 @@ def parse_class_label(content: Any) -> ClassLabel | None:
 
 
 def _name(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME or not value.isprintable():
+    if not isinstance(value, str) or not _CLASS.fullmatch(value):
         raise LabelError(
-            f"label: a class is a printable name of 1 to {MAX_NAME} characters, found {str(value)[:40]!r}; "
-            'send for instance {"label": "thorax"}'
+            f"label: a class is a name of at most 64 letters, digits, spaces and _ . , ( ) + / -, that begins with a "
+            f'letter or digit, found {str(value)[:40]!r}; send for instance {{"label": "thorax"}}'
         )
     return value.strip()
 

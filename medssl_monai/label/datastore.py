@@ -96,7 +96,11 @@ class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no t
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Keep a label."""
-        self.records.save_label(self._record(image_id), Path(label_filename), label_tag, label_info or {})
+        file = Path(label_filename)
+        try:
+            self.records.save_label(self._record(image_id), file, label_tag, label_info or {})
+        finally:
+            self._forget(file)
         return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
@@ -118,7 +122,11 @@ class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no t
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Take an uploaded file into the store; its id is the series' pseudonym."""
-        added = self.studies.add(Path(image_filename), image_id or "")
+        file = Path(image_filename)
+        try:
+            added = self.studies.add(file, image_id or "")
+        finally:
+            self._forget(file)
         if image_info:
             self.records.note(self._record(added), image_info)
         return added
@@ -150,6 +158,11 @@ class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no t
             record = self.records.read(self._record(image_id))
             objects[image_id] = {"image": {"ext": ".nii.gz", "info": record["info"]}, "labels": record["labels"]}
         return {"name": self.name(), "description": self.description(), "objects": objects}
+
+    def _forget(self, upload: Path) -> None:
+        """MONAI Label deletes an upload only where all went well."""
+        if upload.resolve().is_relative_to(self.studies.workspace.tmp.resolve()):
+            upload.unlink(missing_ok=True)
 
     def _record(self, image_id: str) -> str:
         return self.studies.record_name(image_id)

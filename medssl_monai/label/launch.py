@@ -2,7 +2,6 @@
 
 import importlib.util
 import ipaddress
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -75,12 +74,12 @@ def server_command(python: Path, workspace: Workspace, settings: ServerSettings,
 
 
 def server_environment(
-    workspace: Workspace, settings: ServerSettings, host: str, port: int, base: Mapping[str, str]
+    workspace: Workspace, settings: ServerSettings, host: str, base: Mapping[str, str]
 ) -> dict[str, str]:
     """Variables of the server's process.
 
-    Uploads and sessions stay inside the workspace; no other web page may read the server's answers from a user's
-    browser; a PACS's credentials are passed on for viewers that read images through the server.
+    Uploads and sessions stay inside the workspace; a PACS's credentials are passed on for viewers that read images
+    through the server.
     """
     names = [host, "127.0.0.1", "localhost", "[::1]"]
     environment = {
@@ -89,7 +88,6 @@ def server_environment(
         "MEDSSL_LABEL_WORKSPACE": str(workspace.root),
         "MEDSSL_LABEL_HOSTS": ",".join(dict.fromkeys(names)),
         "MONAI_LABEL_SESSION_PATH": str(workspace.sessions),
-        "MONAI_LABEL_CORS_ORIGINS": json.dumps([f"http://127.0.0.1:{port}"]),
         "MONAI_LABEL_PROJECT_NAME": "medssl",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         "MONAI_LABEL_TRACKING_ENABLED": "false",

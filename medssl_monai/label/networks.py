@@ -40,6 +40,7 @@ class ModelView:
     window: Any
     mean: Any
     std: Any
+    task: str = "multiclass"
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,20 @@ class Look:
     slices: tuple[int, ...]
     probabilities: Floats | None
     features: Floats
+    task: str = "multiclass"
+
+    @property
+    def pooling(self) -> str:
+        """How slices become a study, as in the bundle's ``inference.yaml``."""
+        return "mean" if self.task == "multiclass" else "max"
 
     @property
     def study(self) -> Floats:
-        """Mean of the slices' probabilities (C,), as `Predictions.studies` pools them."""
+        """The study's probabilities (C,)."""
         assert self.probabilities is not None
-        mean: Floats = self.probabilities.astype(np.float64).mean(axis=0).astype(np.float32)
-        return mean
+        exact = self.probabilities.astype(np.float64)
+        pooled = exact.mean(axis=0) if self.task == "multiclass" else exact.max(axis=0)
+        return np.asarray(pooled, dtype=np.float32)
 
 
 def read_model_view(root: Path) -> ModelView:
@@ -84,6 +92,7 @@ def read_model_view(root: Path) -> ModelView:
         window=settings["window"],
         mean=settings["mean"],
         std=settings["std"],
+        task=str(settings.get("task", "multiclass")),
     )
 
 
@@ -150,11 +159,13 @@ class ServedNetwork:
                 features.append(body(batch["image"].to(self.device)))
                 if view.classes:
                     logits = network.get_submodule("fc")(features[-1])
-                    probabilities.append(logits.softmax(dim=1).cpu().numpy())
+                    given = logits.softmax(dim=1) if view.task == "multiclass" else logits.sigmoid()
+                    probabilities.append(given.cpu().numpy())
         return Look(
             slices=tuple(int(row["slice"]) for row in rows),
             probabilities=np.concatenate(probabilities) if probabilities else None,
             features=torch.cat(features).cpu().numpy().astype(np.float32),
+            task=view.task,
         )
 
     def evidence(self, store: SliceStore, rows: Sequence[Mapping[str, Any]], class_index: int) -> list[Floats]:

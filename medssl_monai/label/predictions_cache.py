@@ -40,6 +40,7 @@ class PredictionsCache:
                 slices=tuple(int(number) for number in content["slices"]),
                 probabilities=probabilities if probabilities.size else None,
                 features=content["features"].astype(np.float32),
+                task=self.network.view.task,
             )
 
     def look(self, image_id: str) -> Look:

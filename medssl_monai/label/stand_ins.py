@@ -13,5 +13,5 @@ def provide() -> None:
     Its newest release needs numpy 1 and pydicom 2; MONAI Label imports it unconditionally and calls it only to turn
     segmentations into DICOM, which a server of class labels does not.
     """
-    if importlib.util.find_spec("pydicom_seg") is None:
-        sys.modules.setdefault("pydicom_seg", ModuleType("pydicom_seg"))
+    if "pydicom_seg" not in sys.modules and importlib.util.find_spec("pydicom_seg") is None:
+        sys.modules["pydicom_seg"] = ModuleType("pydicom_seg")

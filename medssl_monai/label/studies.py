@@ -5,6 +5,7 @@ SeriesInstanceUIDs, because viewers ask for them so. Files that clients download
 in the patient's frame, with no header that could name anybody.
 """
 
+import os
 import shutil
 import tempfile
 import time
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from medssl_monai.atomic import write_atomically
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest import SliceStore, ingest, load_key
 from medssl_monai.ingest.dicomweb import PacsSource, is_dicomweb
@@ -135,7 +135,9 @@ class Studies(ABC):
         if file.is_file():
             file.touch()
         else:
-            write_atomically(file, lambda draft: write_nifti(self.store, series, draft))
+            draft = self.workspace.tmp / f"{os.getpid()}-{file.name}"  # nibabel goes by the whole suffix
+            write_nifti(self.store, series, draft)
+            draft.replace(file)
         limit_folder(self.workspace.images, int(self.settings.image_cache_gib * 2**30), keep=file)
         return file
 
@@ -183,7 +185,8 @@ class StudiesFolder(Studies):
         if self.store_path != self.workspace.store:
             raise InputError("upload: this server works on a finished store, which it leaves as it is")
         before = set(self.ids())
-        self._ingest([file])
+        with nameless(file):
+            self._ingest([file])
         added = sorted(set(self.ids()) - before) or [self.store.resolve(file, self.key)]
         if name and name != added[0]:
             self._alias(name).write_text(added[0], encoding="utf-8")
@@ -271,6 +274,15 @@ def usable_rows(store: SliceStore, series: list[str], settings: ServerSettings) 
 
 
 @contextmanager
+def nameless(file: Path) -> Iterator[None]:
+    """Errors about an uploaded file without the path that it has on the server."""
+    try:
+        yield
+    except NoImagesError as error:
+        raise NoImagesError(str(error).replace(str(file), "the file sent")) from error
+
+
+@contextmanager
 def passing_store(file: Path, settings: ServerSettings, key: bytes, folder: Path) -> Iterator[SliceStore]:
     """A store of one uploaded file, gone when the block ends.
 
@@ -279,7 +291,8 @@ def passing_store(file: Path, settings: ServerSettings, key: bytes, folder: Path
     """
     out = Path(tempfile.mkdtemp(prefix="upload-", dir=folder))
     try:
-        ingest([file], out / "store", key=key, modality=settings.modality, progress=False)
+        with nameless(file):
+            ingest([file], out / "store", key=key, modality=settings.modality, progress=False)
         yield SliceStore(out / "store")
     finally:
         shutil.rmtree(out, ignore_errors=True)

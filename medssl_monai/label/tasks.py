@@ -238,7 +238,10 @@ class ChooseNext(Strategy):  # type: ignore[misc]
 
     def _scores(self, candidates: list[str], looks: Mapping[str, Look]) -> Any:
         if self.name == "uncertain":
-            return uncertainty([looks[one].study for one in candidates])
+            return uncertainty(
+                [looks[one].study for one in candidates],
+                exclusive=all(one.task == "multiclass" for one in looks.values()),
+            )
         features = [looks[one].features for one in candidates]
         labelled = [look.features for one, look in looks.items() if one not in candidates]
         if self.name == "unlike_labelled":
@@ -271,7 +274,7 @@ def _answer(look: Look, classes: tuple[str, ...]) -> dict[str, Any]:
     ]
     return {
         "prediction": study,
-        "pooling": "mean",
+        "pooling": look.pooling,
         "slices": slices,
         "label_names": {name: i for i, name in enumerate(classes)},
         "centroids": {},
