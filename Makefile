@@ -6,7 +6,7 @@ DEMO_OUT ?= demo
 RESULTS_OUT ?= runs/results
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo results check lint types test test-all build clean
+.PHONY: install demo results check lint types test test-all build docs clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -45,5 +45,9 @@ test-all: check
 build: $(STAMP)
 	$(BIN)/python -m build
 
+# The site, in site/; it opens from there, without a server. Figures: python docs/draw_figures.py --train
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,19 +24,25 @@ OWN = {
 }
 
 
-def blocks(page: Path, language: str = "(?:sh)?") -> list[str]:
-    """Fenced blocks in a language; by default those that hold commands."""
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+def fences(page: Path) -> list[tuple[str, str]]:
+    """Fenced blocks: what stands behind the opening fence, and the text. Fences stand alone at a line's start."""
+    found = re.findall(r"^```([^\n`]*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [(language.strip(), text) for language, text in found]
 
 
-def lines(page: Path, language: str = "(?:sh)?") -> list[str]:
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Blocks in one of the languages; by default those that hold commands."""
+    return [text for language, text in fences(page) if language in (languages or ("", "sh"))]
+
+
+def lines(page: Path, *languages: str) -> list[str]:
     """Lines of the blocks, without comments."""
-    return [line.split(" # ")[0].strip() for block in blocks(page, language) for line in block.splitlines()]
+    return [line.split(" # ")[0].strip() for block in blocks(page, *languages) for line in block.splitlines()]
 
 
-def commands(page: Path, language: str = "(?:sh)?") -> list[list[str]]:
+def commands(page: Path, *languages: str) -> list[list[str]]:
     """Words of each ``medssl`` and ``monai.bundle`` command, without the variables that are set before it."""
-    found = [re.sub(r"^(?:[A-Z]+=\S+ )+", "", line) for line in lines(page, language)]
+    found = [re.sub(r"^(?:[A-Z]+=\S+ )+", "", line) for line in lines(page, *languages)]
     return [shlex.split(line) for line in found if line.startswith(("medssl ", "python -m monai.bundle "))]
 
 

@@ -17,7 +17,7 @@ __all__ = ["address", "files"]
 
 def test_start_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = commands(DOCS / "index.md")
-    assert [words[1] for words in found] == ["ingest", "pretrain", "finetune", "evaluate", "predict"]
+    assert [words[1] for words in found] == ["--help", "ingest", "pretrain", "finetune", "evaluate", "predict"]
     for words in found:
         run_medssl(words, monkeypatch)
     assert (desk / "prediction").is_dir()

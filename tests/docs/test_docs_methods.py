@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from medssl_monai.resources import bundle_dir, config_file
-from tests.docs.pages import DOCS, commands, run_medssl
+from tests.docs.pages import DOCS, blocks, commands, run_medssl
 
 METHODS = ["spark", "swav", "moco", "byol"]
 
@@ -53,13 +53,14 @@ def test_there_are_five_figures_that_need_no_training(script: dict[str, Any]) ->
 
 def test_a_method_of_ones_own(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = DOCS / "how_to" / "own_method.md"
-    files = re.findall(r"```\w+ title=\"([\w.]+)\"\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert [name for name, _ in files] == ["simsiam.py", "simsiam.yaml"]
-    for name, text in files:
+    for language, name in (("python", "simsiam.py"), ("yaml", "simsiam.yaml")):
+        (text,) = blocks(page, f'{language} title="{name}"')
         (desk / name).write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(desk))
     run_medssl(["medssl", "ingest", "ARCHIVE", "--out", "STORE"], monkeypatch)
-    for words in commands(page):
+    found = commands(page)
+    assert len(found) == 2
+    for words in found:
         run_medssl(words, monkeypatch)
     history = (desk / "runs" / "simsiam" / "logs" / "history.jsonl").read_text(encoding="utf-8").splitlines()
     assert all(-1 <= json.loads(line)["loss"] <= 1 for line in history)
