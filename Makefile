@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LABEL_VENV := .venv-label
+LABEL_STAMP := $(LABEL_VENV)/.installed
 DEMO_OUT ?= demo
 RESULTS_OUT ?= runs/results
 STAMP := $(VENV)/.installed
@@ -37,10 +39,22 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest -m 'not slow and not ddp and not gpu and not network'
+	$(BIN)/python -m pytest -m 'not slow and not ddp and not gpu and not network and not label'
 
 test-all: check
 	$(BIN)/python -m pytest
+
+# MONAI Label's own requirements hold numpy below 2 and a pydicom that cannot start its server: it comes without them.
+label-env: $(LABEL_STAMP)
+
+$(LABEL_STAMP): setup.cfg constraints.txt
+	test -x $(LABEL_VENV)/bin/python || $(PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[label]'
+	$(LABEL_VENV)/bin/python -m pip install --quiet --no-deps monailabel==0.8.5
+	touch $@
+
+test-label: $(STAMP) $(LABEL_STAMP)
+	$(BIN)/python -m pytest tests/label -m label
 
 build: $(STAMP)
 	$(BIN)/python -m build
