@@ -216,7 +216,7 @@ class CTWindow(InvertibleTransform):
         clip: clip to [0, 1]; without it values beyond the limits leave that range.
         window_fallback: a fixed window for ``tags`` where the image's tags give none; by default that is an error.
 
-    Example:
+    Examples:
         >>> CTWindow("lung")(np.array([[[-1350, -600, 150]]], dtype=np.int16)).tolist()
         [[[0.0, 0.5, 1.0]]]
     """
