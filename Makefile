@@ -59,7 +59,7 @@ test-label: $(STAMP) $(LABEL_STAMP)
 build: $(STAMP)
 	$(BIN)/python -m build
 
-# The site, in site/; it opens from there, without a server. Figures: python docs/draw_figures.py --train
+# The site: open site/index.html, or with search: python -m http.server -d site. Figures: python docs/draw_figures.py --train
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --quiet
 
