@@ -8,7 +8,7 @@ DEMO_OUT ?= demo
 RESULTS_OUT ?= runs/results
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo results check lint types test test-all build docs clean
+.PHONY: install demo results check lint types test test-all label-env test-label build docs clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
