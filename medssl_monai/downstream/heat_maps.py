@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from medssl_monai.atomic import write_atomically
@@ -24,6 +25,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 OPACITY = 0.5
 """Of the map where it is strongest; where there is nothing to show the slice stays as it is."""
+BRIGHT: dict[str, Any] = {"color": "white", "path_effects": [withStroke(linewidth=2, foreground="black")]}
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ def _orient(axes: Any, heat_map: HeatMap) -> None:
         return
     height, width = heat_map.picture.shape[:2]
     for x, letter in ((0.03, "R"), (0.97, "L")):
-        axes.text(x, 0.5, letter, transform=axes.transAxes, color="white", fontsize=9, ha="center", va="center")
+        axes.text(x, 0.5, letter, transform=axes.transAxes, fontsize=9, ha="center", va="center", **BRIGHT)
     pixels = 50 / heat_map.spacing_mm[1]
     if pixels < 0.8 * width:
         axes.plot([0.04 * width, 0.04 * width + pixels], [0.96 * height] * 2, color="white", linewidth=1.5)
-        axes.text(0.04 * width, 0.94 * height, "50 mm", color="white", fontsize=7, va="bottom")
+        axes.text(0.04 * width, 0.94 * height, "50 mm", fontsize=7, va="bottom", **BRIGHT)

@@ -22,7 +22,7 @@ __all__ = ["PictureInput"]
 
 
 class PictureInput(Dataset[dict[str, Any]]):
-    """Items as of `ImageDataset`, without labels: ``image`` uint8 (3, H, W), ``series_id``, ``slice`` 0, no ``patient``.
+    """Items as of `ImageDataset` without labels: ``image`` uint8 (3, H, W), ``series_id``, ``slice`` 0, no patient.
 
     Args:
         sources: files, folders and archives.
