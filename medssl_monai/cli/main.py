@@ -27,6 +27,7 @@ from medssl_monai.cli import (
     predict,
     pretrain,
     sample_data,
+    similar,
     study,
 )
 from medssl_monai.errors import MedSSLError
@@ -69,6 +70,7 @@ VERBS = (
     finetune,
     evaluate,
     predict,
+    similar,
     study,
     label_serve,
     demo,
@@ -110,6 +112,7 @@ def main() -> None:
 
 def _quieten() -> None:
     """Keep libraries' chatter, which no user can act on, from the terminal; PYTHONWARNINGS brings it back."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow, where installed, reports as MONAI imports it
     if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"  # for loader workers

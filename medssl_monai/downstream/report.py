@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["comparison_table", "left_out_table", "metrics_table", "studies_table", "study_table"]
+__all__ = ["comparison_table", "left_out_table", "matches_table", "metrics_table", "studies_table", "study_table"]
 
 
 COLUMNS = {
@@ -68,6 +68,16 @@ def left_out_table(entries: Sequence[Mapping[str, Any]]) -> Table:
     for entry in entries:
         subject = entry["series_id"] or entry["source_id"]
         table.add_row(subject, str(entry["files"]), entry["reason"], entry["detail"])
+    return table
+
+
+def matches_table(found: Mapping[str, Any]) -> Table:
+    """Cases like a query, from ``similar.json``."""
+    table = Table(title=f"Like {found['query']['series_id']}", caption=found["compared"])
+    for name in ("series", "slice", "patient", "likeness"):
+        table.add_column(name, justify="right" if name in {"slice", "likeness"} else "left")
+    for match in found["matches"]:
+        table.add_row(match["series_id"], str(match["slice"]), match["patient"], f"{match['likeness']:.3f}")
     return table
 
 

@@ -1,5 +1,6 @@
 """Collects an encoder's features and writes them down."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from monai.engines.utils import IterationEvents
 
 from medssl_monai.atomic import write_atomically
 
-__all__ = ["FeatureTable"]
+__all__ = ["FeatureTable", "write_features"]
 
 
 class FeatureTable:
@@ -40,7 +41,12 @@ class FeatureTable:
             self.rows.append({**known, "slice": int(known["slice"]), "features": features})
 
     def _write(self, engine: Any) -> None:
-        rows = sorted(self.rows, key=lambda row: (row["series_id"], row["slice"]))
-        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("series_id", "slice", "patient")}
-        columns["features"] = pa.array([row["features"] for row in rows], pa.list_(pa.float32()))
-        write_atomically(self.path, lambda p: pq.write_table(pa.table(columns), p))
+        write_features(self.path, self.rows)
+
+
+def write_features(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with ``series_id``, ``slice``, ``patient`` and ``features`` (D,), sorted by series and slice."""
+    rows = sorted(rows, key=lambda row: (row["series_id"], row["slice"]))
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("series_id", "slice", "patient")}
+    columns["features"] = pa.array([row["features"] for row in rows], pa.list_(pa.float32()))
+    write_atomically(path, lambda p: pq.write_table(pa.table(columns), p))

@@ -24,6 +24,7 @@ VERBS = [
     "finetune",
     "evaluate",
     "predict",
+    "similar",
     "study",
     "demo",
 ]
