@@ -1,6 +1,8 @@
 """Run a bundle's configuration in this process: what the command line does instead of starting another Python."""
 
+import importlib.util
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ def run_bundle(
         MedSSLError: what a component raised on purpose, freed from the wrapping of MONAI's configuration parser.
     """
     content = ConfigParser.load_config_files([str(p) for p in config_files])
+    if overrides.get("tracking", content.get("tracking")) is not None:
+        overrides = {**overrides, "tracking": _tracking(overrides.get("tracking", content.get("tracking")))}
     for key in overrides:
         if key not in content:
             known = ", ".join(k for k, v in content.items() if not isinstance(v, dict) and not k.startswith("_"))
@@ -48,6 +52,16 @@ def run_bundle(
     except Exception as error:
         raise _cause(error) from error
     return workflow
+
+
+def _tracking(name: Any) -> str:
+    """What MONAI's workflow takes as ``tracking``, and adds handlers for."""
+    if name != "mlflow":
+        raise ConfigError(f"tracking: must be mlflow or null (TensorBoard's files are always written), found {name!r}")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if importlib.util.find_spec("mlflow") is None:
+        raise ConfigError("tracking=mlflow: needs the package mlflow; install it by pip install 'medssl-monai[mlflow]'")
+    return str(name)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -1,0 +1,87 @@
+"""Curves and pictures of a run for TensorBoard."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from PIL import Image
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["TensorBoardRun"]
+
+
+class TensorBoardRun:
+    """Writes ``OUTPUT_DIR/logs/events.out.tfevents.*``: what a run logs elsewhere, for TensorBoard.
+
+    Every step: the scalars of the trainer's output and the learning rate. Every epoch: what validation measured, new
+    lines of ``logs/*.jsonl`` (probes, guard of collapse), and the pictures in ``figures/`` that were drawn anew. A
+    resumed run hides the steps that were lost. Give it last, so that what it shows is there.
+
+    Args:
+        output_dir: the run's folder.
+        optimizer: whose first group's learning rate is shown.
+        validator: an evaluator with metrics; or None.
+    """
+
+    def __init__(self, output_dir: str | Path, optimizer: Any, validator: Engine | None = None) -> None:
+        self.run = Path(output_dir)
+        self.optimizer, self.validator = optimizer, validator
+        self._writer: Any = None
+        self._lines: dict[Path, int] = {}
+        self._drawn: dict[Path, int] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer whose output is a dictionary with ``loss``."""
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        for event in (Events.COMPLETED, Events.TERMINATE):
+            engine.add_event_handler(event, self._close)
+
+    def _open(self, engine: Any) -> None:
+        # The types say int, but None, which hides nothing, is the default.
+        purge: Any = engine.state.iteration + 1 if engine.state.iteration else None
+        self._writer = SummaryWriter(self.run / "logs", purge_step=purge)  # type: ignore[no-untyped-call]
+
+    def _step(self, engine: Any) -> None:
+        step = engine.state.iteration
+        for name, value in engine.state.output.items():
+            if isinstance(value, Tensor) and value.numel() == 1:
+                self._writer.add_scalar(f"train/{name}", float(value.detach()), step)
+        self._writer.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], step)
+
+    def _epoch(self, engine: Any) -> None:
+        step = engine.state.iteration
+        if self.validator is not None:
+            for name, value in self.validator.state.metrics.items():
+                if isinstance(value, (int, float)):
+                    self._writer.add_scalar(f"validation/{name}", value, step)
+        for file in sorted((self.run / "logs").glob("*.jsonl")):
+            if file.name != "history.jsonl":  # the steps above
+                self._tell(file)
+        for file in sorted((self.run / "figures").glob("*.png")):
+            self._show(file, step)
+
+    def _tell(self, file: Path) -> None:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        for line in lines[self._lines.get(file, 0) :]:
+            row = json.loads(line)
+            title = "/".join([file.stem, *(v for v in row.values() if isinstance(v, str))])
+            for name, value in row.items():
+                if name != "step" and isinstance(value, (int, float)):
+                    self._writer.add_scalar(f"{title}/{name}", value, row["step"])
+        self._lines[file] = len(lines)
+
+    def _show(self, file: Path, step: int) -> None:
+        changed = file.stat().st_mtime_ns
+        if self._drawn.get(file) != changed:
+            with Image.open(file) as picture:
+                self._writer.add_image(file.stem, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            self._drawn[file] = changed
+
+    def _close(self, engine: Any) -> None:
+        self._epoch(engine)
+        self._writer.close()

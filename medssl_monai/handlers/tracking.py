@@ -1,0 +1,81 @@
+"""MLflow, where MONAI's own switch (``--tracking mlflow``) has asked for it: what is recorded, and what is not.
+
+MONAI adds its ``MLFlowHandler`` to the handlers of a bundle; its defaults expect a decollated list of outputs, and
+write the whole configuration down, paths of data included. The bundles switch the latter off (``save_execute_config``).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.handlers.mlflow_handler import MLFlowHandler
+from torch import Tensor
+
+from medssl_monai.errors import ConfigError
+
+__all__ = ["complete_tracking"]
+
+_LONGEST = 500
+"""Characters of a value; MLflow refuses longer ones in some of its stores."""
+
+
+def complete_tracking(
+    tracking: str | None, trainer: Engine, handlers: Sequence[Any], record: Mapping[str, Any] | None
+) -> None:
+    """Have MONAI's MLflow handlers record each step's scalars, and the run's settings, versions and fingerprint.
+
+    Nothing else is recorded: no path of data, no name of a series or patient, and nothing is sent to MLflow's makers.
+
+    Args:
+        tracking: what the configuration says; ``mlflow`` needs MONAI's handler to be there.
+        trainer: whose run is recorded.
+        handlers: of the trainer; those that are MLflow's are completed.
+        record: what `record_run` has returned, or None.
+
+    Raises:
+        ConfigError: `tracking` is ``mlflow``, but only MONAI's own option can switch it on.
+    """
+    ours = [handler for handler in handlers if isinstance(handler, MLFlowHandler)]
+    if tracking and not ours and not _is_later_rank():
+        raise ConfigError(
+            f"tracking: {tracking!r} in a file is read by `medssl` alone; under python -m monai.bundle give "
+            "--tracking mlflow"
+        )
+    if ours:
+        _switch_off_telemetry()
+    for handler in ours:
+        handler.output_transform = partial(_scalars, trainer)
+        handler.optimizer_param_names = ()  # a rate for every group of parameters, at every step; the first's is enough
+        trainer.add_event_handler(Events.STARTED, _log_record, handler, record or {})
+
+
+def _scalars(trainer: Any, output: Mapping[str, Any]) -> dict[str, float]:
+    """What `History` logs of a step."""
+    values = {k: float(v.detach()) for k, v in output.items() if isinstance(v, Tensor) and v.numel() == 1}
+    return {**values, "learning_rate": float(trainer.optimizer.param_groups[0]["lr"])}
+
+
+def _log_record(trainer: Engine, handler: MLFlowHandler, record: Mapping[str, Any]) -> None:
+    """Settings and versions as parameters; those of a resumed run stay as they were."""
+    flat = {f"settings.{k}": v for k, v in record.get("settings", {}).items()}
+    flat |= {f"packages.{k}": v for k, v in record.get("packages", {}).items()}
+    flat |= {k: record[k] for k in ("bundle", "data_fingerprint", "git") if record.get(k) is not None}
+    params = {key: str(value)[:_LONGEST] for key, value in flat.items()}
+    handler._delete_exist_param_in_dict(params)
+    handler._log_params(params)
+
+
+def _is_later_rank() -> bool:
+    return os.environ.get("RANK", "0") != "0"  # there MONAI leaves its handler out
+
+
+def _switch_off_telemetry() -> None:
+    """MLflow reports its use to its makers unless told not to; a hospital's archive must not."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        from mlflow.telemetry import set_telemetry_client
+    except ImportError:  # older releases have none
+        return
+    set_telemetry_client()
