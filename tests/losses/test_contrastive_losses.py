@@ -55,8 +55,9 @@ def test_sinkhorn_s_marginals(rows: int, k: int, seed: int) -> None:
     balanced = sinkhorn(scores, 1.0, 200)
     assert_allclose(balanced.sum(dim=0), rows / k, rtol=1e-6)  # prototypes in the limit
     # A constant on a prototype or on a row is taken away by the alternation.
-    shifted = scores + torch.randn(1, k, dtype=torch.float64) + torch.randn(rows, 1, dtype=torch.float64)
-    assert_allclose(sinkhorn(shifted, 0.5, 200), sinkhorn(scores, 0.5, 200), atol=1e-6)
+    shifts = torch.rand(rows + k, 1, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    shifted = scores + shifts[rows:].T + shifts[:rows]
+    assert_allclose(sinkhorn(shifted, 1.0, 200), balanced, atol=1e-6)
 
 
 def test_sinkhorn_survives_where_exponentials_do_not() -> None:
