@@ -1,6 +1,6 @@
 """Draws the figures of docs/methods: ``python docs/draw_figures.py [OUT]``, by the package's own code, on the phantom.
 
-The views and schedules take seconds; SparK's reconstruction trains for two minutes, and is drawn only with ``--train``.
+The views and schedules take seconds; SparK's reconstruction trains for some minutes, and is drawn only with ``--train``.
 """
 
 import argparse
@@ -198,7 +198,7 @@ def draw_mask(out: Path) -> None:
 
 
 def draw_reconstruction(out: Path) -> None:
-    """Train SparK for two minutes on twelve phantom patients, then let it fill in slices of two others."""
+    """Train SparK for 360 steps on twelve phantom patients, then let it fill in slices of two others."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_phantom(folder / "learn", patients=12, seed=4, size=128, slices=24)
