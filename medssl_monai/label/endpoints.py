@@ -22,15 +22,15 @@ class Endpoint:
 
 
 GET = ("GET", "HEAD")
+# No path matches two patterns, for nginx takes the first that does; one pattern may come twice, for two roles.
 OPEN = (
     Endpoint(r"/", GET),
     Endpoint(r"/(openapi\.json|favicon\.ico|docs)", GET),
     Endpoint(r"/info/?", GET),
     Endpoint(r"/datastore/", GET),
-    Endpoint(r"/datastore/(image|label)", GET),
     Endpoint(r"/datastore/(image|label)/info", (*GET, "PUT")),
-    Endpoint(r"/datastore/image", ("PUT",)),
-    Endpoint(r"/datastore/label", ("PUT", "DELETE")),
+    Endpoint(r"/datastore/image", (*GET, "PUT")),
+    Endpoint(r"/datastore/label", (*GET, "PUT", "DELETE")),
     Endpoint(r"/session/([A-Za-z0-9-]*)", (*GET, "PUT", "DELETE")),
     Endpoint(r"/infer/[A-Za-z0-9_]+", ("POST",)),
     Endpoint(r"/activelearning/[A-Za-z0-9_]+", ("POST",)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.label import launch
 from medssl_monai.label.class_labels import ClassLabel, LabelledSeries, label_table, parse_class_label
-from medssl_monai.label.endpoints import is_open, role_of
+from medssl_monai.label.endpoints import OPEN, is_open, role_of
 from medssl_monai.label.launch import check_address, label_python, server_command, server_environment
 from medssl_monai.label.records import Records
 from medssl_monai.label.training import plain_settings
@@ -254,6 +255,16 @@ def test_labels_stay_in_their_folder(records: Records, tmp_path: Path) -> None:
 def test_dangerous_endpoints_are_closed(method: str, path: str) -> None:
     assert not is_open(method, path, pacs=True)
     assert role_of(method, path) is None
+
+
+def test_no_path_matches_two_patterns() -> None:
+    paths = ["/", "/docs", "/info/", "/datastore/", "/datastore/image", "/datastore/label", "/datastore/label/info"]
+    paths += ["/session/", "/infer/a", "/activelearning/a", "/model/info/a", "/train/", "/train/a", "/batch/infer"]
+    paths += ["/batch/infer/a", "/static/a", "/ohif/", "/proxy/dicom/a"]
+    patterns = {one.pattern for one in OPEN}
+    for path in paths:
+        assert sum(re.fullmatch(pattern, path) is not None for pattern in patterns) == 1, path
+    assert all(any(re.fullmatch(pattern, path) for path in paths) for pattern in patterns)
 
 
 def test_open_endpoints() -> None:
