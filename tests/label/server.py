@@ -122,7 +122,7 @@ def running_server(studies: str, work: Path, *options: str, port: int | None = N
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=work.parent)
         try:
             client = Client(f"http://127.0.0.1:{port}")
-            _wait(client, process, log)
+            wait_until_up(client, process, log)
             yield client
         finally:
             process.terminate()
@@ -133,7 +133,7 @@ def running_server(studies: str, work: Path, *options: str, port: int | None = N
                 process.wait()
 
 
-def _wait(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_up(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
