@@ -65,6 +65,24 @@ def test_pretraining_leaves_a_run(pretrained: Path, phantom_store: SliceStore) -
     assert report.metadata["window"] == '"wide"'
 
 
+@pytest.mark.parametrize("method", ["spark", "swav", "moco", "byol"])
+def test_the_recipe_for_small_machines_runs_in_parts_and_carries_on(
+    method: str, phantom_store: SliceStore, tmp_path: Path
+) -> None:
+    files = [bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml", config_file("small")]
+    own = {"dataset_dir": str(phantom_store.path), "output_dir": str(tmp_path / "run"), "device": "cpu"}
+    short = {"epoch_length": 2, "max_epochs": 1, "warmup_epochs": 0, "accumulation_steps": 2}
+    run_bundle(files, {**own, **short})
+    settings = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["settings"]
+    assert settings["batch_size"] == 16
+    assert settings["accumulation_steps"] == 2
+    history = [json.loads(line) for line in (tmp_path / "run" / "logs" / "history.jsonl").read_text().splitlines()]
+    assert len(history) == 2
+    assert all(np.isfinite(line["loss"]) for line in history)
+    with pytest.raises(CheckpointError, match="accumulation_steps"):
+        run_bundle(files, {**own, **short, "accumulation_steps": 4, "max_epochs": 2})
+
+
 @pytest.mark.parametrize("method", ["swav", "moco", "byol"])
 def test_the_contrastive_methods_train_and_export(
     method: str, phantom_store: SliceStore, phantom_labels: Path, tmp_path: Path

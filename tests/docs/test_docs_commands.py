@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +38,10 @@ def test_pretraining_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
     page = ROOT / "docs" / "pretraining.md"
     found = commands(page)
-    assert len(found) == 1
-    run_medssl(found[0], monkeypatch)
+    assert len(found) == 2
+    for words in found:
+        run_medssl(words, monkeypatch)
+    assert (desk / "SMALL_RUN" / "models" / "encoder.safetensors").is_file()
     assert (desk / "RUN" / "logs" / "collapse.jsonl").is_file()
     # torchrun's command, as one process would run it: tests/engines/test_several_processes_run.py starts two.
     (launched,) = [line for block in blocks(page) for line in block.splitlines() if line.startswith("torchrun ")]
@@ -50,30 +51,6 @@ def test_pretraining_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_bundle_command(
         [*words, *(w for pair in (*SMALL, "decoder_width=32") for w in ("--" + pair.split("=")[0], pair.split("=")[1]))]
     )
-
-
-def test_bundle_commands(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
-    for method in ("swav", "moco", "byol", "spark"):
-        (desk / "configs").unlink()
-        (desk / "configs").symlink_to(ROOT / "bundles" / f"ct_ssl_{method}" / "configs")
-        for words in commands(ROOT / "bundles" / f"ct_ssl_{method}" / "docs" / "README.md"):
-            run_bundle_command(words)
-        spark = ("metrics.json", "figures/reconstruction.png")
-        for file in ("features.parquet", *(spark if method == "spark" else ("figures/embeddings.png",))):
-            assert (desk / "OUT" / file).is_file(), file
-        shutil.rmtree(desk / "OUT")
-        if method != "spark":
-            shutil.rmtree(desk / "RUN")
-    shutil.copy(desk / "RUN" / "models" / "encoder.safetensors", desk / "encoder.safetensors")
-    shutil.rmtree(desk / "RUN")
-    (desk / "configs").unlink()
-    (desk / "configs").symlink_to(ROOT / "bundles" / "ct_classification" / "configs")
-    for words in commands(ROOT / "bundles" / "ct_classification" / "docs" / "README.md"):
-        run_bundle_command(words)
-        if words[-1] == "OUT":
-            assert (desk / "OUT" / "studies.json").is_file()
-            shutil.rmtree(desk / "OUT")
 
 
 @pytest.mark.slow
