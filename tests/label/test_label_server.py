@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from medssl_monai.downstream.classify import predict_run
 from medssl_monai.ingest import SliceStore
-from tests.label.server import LABEL_PYTHON, REASON, WITHOUT_ENVIRONMENT, Client, free_port, running_server
+from tests.label.server import LABEL_PYTHON, REASON, ROOT, WITHOUT_ENVIRONMENT, Client, free_port, running_server
 
 pytestmark = [
     pytest.mark.label,
@@ -243,6 +244,18 @@ def test_an_uploaded_study_joins_the_others(client: Client, work: Path, tmp_path
     assert not [p for p in work.rglob("*") if "planted" in p.name]
     assert client.label("planted-name", {"label": "upper"}, tmp_path).status == 200
     assert client.ask("GET", f"/datastore/label/info?label={added}&tag=final").json["label"] == "upper"
+
+
+def test_the_pages_requests(client: Client, tmp_path: Path) -> None:
+    """Every curl command of docs/monai_label.md that does not train, in order."""
+    page = (ROOT / "docs" / "monai_label.md").read_text(encoding="utf-8")
+    blocks = [block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in block]
+    assert len(blocks) == 3
+    script = "".join(blocks).replace("http://127.0.0.1:8000", client.address).replace("curl ", "curl --fail -sS ")
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert nibabel.load(tmp_path / "evidence.nii.gz").shape == nibabel.load(tmp_path / "study.nii.gz").shape
+    assert '"slices":{"5":"head"}' in done.stdout
 
 
 def test_a_bare_encoder_is_refused_at_the_start(phantom_labels: Path, small_run: Path, tmp_path: Path) -> None:
