@@ -136,6 +136,6 @@ class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
 
 def last_served(app: ClassificationApp) -> dict[str, Any]:
     """Name and classes of what is served; empty where nothing is."""
-    if not app.network.exists:
+    if not app.network.usable:
         return {}
     return {"model": app.network.link.resolve().name, "classes": list(app.network.view.classes)}

@@ -3,6 +3,7 @@
 Shapes: N slices, C classes, D features (the network's last before the classification layer).
 """
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from medssl_monai.networks.classifier import classifier, load_classifier
 from medssl_monai.transforms import LabelledViewd
 
 __all__ = ["Look", "ModelView", "ServedNetwork", "check_model", "read_model_view"]
+
+logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 BATCH = 32
@@ -130,6 +133,15 @@ class ServedNetwork:
     def exists(self) -> bool:
         """Whether there is anything to load."""
         return self.file.is_file() if not self.encoder else self.link.exists()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it loads, all of it."""
+        try:
+            return self.exists and bool(self.view.arch)
+        except CheckpointError as error:
+            logger.error("the classifier cannot be served: %s", error)
+            return False
 
     @property
     def file(self) -> Path:

@@ -71,4 +71,4 @@ class PredictionsCache:
         if not folder.is_dir():
             for old in self.folder.iterdir():
                 shutil.rmtree(old, ignore_errors=True)
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700, exist_ok=True)

@@ -122,7 +122,8 @@ class Studies(ABC):
             UnknownImageError: there is no such image.
             NoImagesError: it has no slice of the server's kind.
         """
-        return usable_rows(self.store, self.series_of(image_id), self.settings)
+        series = self.series_of(image_id)  # before the store is opened, for it may be fetched now
+        return usable_rows(self.store, series, self.settings)
 
     def image_file(self, image_id: str) -> Path:
         """A NIfTI file of an image, written from the store unless it is there.

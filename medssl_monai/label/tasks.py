@@ -41,8 +41,8 @@ class _Ask(InferTask):  # type: ignore[misc]
         self.cache = PredictionsCache(workspace, studies, network)
 
     def is_valid(self) -> bool:
-        """Whether there is a classifier to ask."""
-        return self.network.exists
+        """Whether there is a classifier that can be asked."""
+        return self.network.usable
 
     def get_path(self, validate: bool = True) -> str | None:
         """The weights that are served."""
@@ -56,7 +56,8 @@ class _Ask(InferTask):  # type: ignore[misc]
             with passing_store(Path(image), self.studies.settings, self.studies.key, self.workspace.tmp) as store:
                 yield store, _one_slice(usable_rows(store, store.series_ids, self.studies.settings), request)
         else:
-            yield self.studies.store, _one_slice(self.studies.rows(image), request)
+            rows = _one_slice(self.studies.rows(image), request)  # may fetch, hence before the store is opened
+            yield self.studies.store, rows
 
 
 class ClassifyStudy(_Ask):
