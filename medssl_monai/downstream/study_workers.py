@@ -95,7 +95,7 @@ def _on_cluster(scheduler: str, work: Any, cells: Sequence[Cell]) -> Iterator[No
         # Not pure: the same call again is work to be done again.
         futures = [client.submit(work, cell, pure=False) for cell in cells]
         each: Any = completed
-        for future in each(futures):
+        for future in each(futures, loop=client.loop):
             yield future.result()
     finally:
         client.close()  # what was not begun is forgotten with the futures
