@@ -88,7 +88,7 @@ HEADER_TAGS = (
 _HEADER_TAGS = [Tag(keyword) for keyword in HEADER_TAGS]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One DICOM image, or one frame of many: what grouping, sorting and the index need of its header.
 

@@ -29,7 +29,7 @@ from medssl_monai.ingest.notes import SeriesNote
 from medssl_monai.ingest.processing import Plan, needs_decoder, process
 from medssl_monai.ingest.pseudonyms import key_check, load_key, pseudonym, source_id
 from medssl_monai.ingest.report import write_report
-from medssl_monai.ingest.scan import find_files, look_at, plan_all
+from medssl_monai.ingest.scan import Sharing, find_files, look_at, plan_all
 from medssl_monai.ingest.store import SliceStore
 from medssl_monai.ingest.summary import IngestSummary
 from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict, merge_verdicts
@@ -116,7 +116,8 @@ class _Run:
     def take(self, files: Sequence[SourceFile], refused: Sequence[RefusedFile] = ()) -> None:
         """Reads files into the store."""
         self.files += len(files) + len(refused)
-        found = self.workers.map(partial(look_at, rules=self.rules), files, "looking at files", chunk=64)
+        look = partial(look_at, rules=self.rules)
+        found = self.workers.map(look, files, "looking at files", chunk=64, keep=Sharing(files))
         plans, verdicts = plan_all(found, self.key, self.rules)
         verdicts += [
             Verdict(Outcome.REJECTED, "file", source_id(self.key, one.path), reason=one.reason, detail=one.detail)

@@ -19,10 +19,17 @@ from medssl_monai.ingest.processing import Plan, VolumePlan
 from medssl_monai.ingest.pseudonyms import pseudonym, source_id
 from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
 
-__all__ = ["Found", "find_files", "look_at", "plan_all", "volume_series_id"]
+__all__ = ["Found", "Sharing", "find_files", "look_at", "plan_all", "volume_series_id"]
 
 
-@dataclass(frozen=True)
+SHARED_FIELDS = (
+    *("series_uid", "sop_class", "frame_of_reference", "patient_id", "modality", "shape", "photometric", "image_type"),
+    *("orientation", "spacing_mm", "rescale_type", "body_part", "kernel", "window", "stack"),
+)
+"""Of an image, those that most images of a series have in common."""
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What one file is: images of DICOM, each with why it is not taken; a volume file or picture; or neither.
 
@@ -39,11 +46,11 @@ class Found:
 
 def find_files(sources: Iterable[Path], store: Path | None = None) -> list[Path]:
     """All files, sorted by path, each once however many links lead to it; not those of the store itself."""
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     own = store.resolve() if store is not None else None
     for source in sources:
         for path in _walk(source, own) if source.is_dir() else [source]:
-            found.setdefault(path.resolve(), path)
+            found.setdefault(os.path.realpath(path), path)
     return [found[path] for path in sorted(found)]
 
 
@@ -69,6 +76,35 @@ def look_at(file: SourceFile, rules: Rules) -> Found:
     except OSError as error:
         return Found(file, refused=(Reason.UNREADABLE, f"cannot be opened ({type(error).__name__})"))
     return Found(file, tuple((frame, refusal(frame, rules)) for frame in frames))
+
+
+class Sharing:
+    """Lets what was found in other processes hold equal values once, and the paths of this process.
+
+    All headers of a run are kept until its series are known, so that their size decides how much memory it takes.
+
+    Args:
+        files: what was looked at, in the order in which `__call__` gets the results.
+    """
+
+    def __init__(self, files: Iterable[SourceFile]) -> None:
+        self._files = iter(files)
+        self._values: dict[object, object] = {}
+
+    def __call__(self, found: Found) -> Found:
+        """The same, with shared values."""
+        file = next(self._files)
+        object.__setattr__(found, "file", file)
+        for instance, _ in found.instances:
+            for name in SHARED_FIELDS:
+                object.__setattr__(instance, name, self._once(getattr(instance, name)))
+            object.__setattr__(instance, "path", file.path)
+            object.__setattr__(instance, "content", file.content)
+            object.__setattr__(instance, "discriminators", tuple(map(self._once, instance.discriminators)))
+        return found
+
+    def _once(self, value: object) -> object:
+        return self._values.setdefault(value, value)
 
 
 def plan_all(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list[Plan], list[Verdict]]:

@@ -58,6 +58,7 @@ class Workers:
         chunk: int,
         crashed: Callable[[T], R] | None = None,
         apart: bool = False,
+        keep: Callable[[R], R] | None = None,
     ) -> list[R]:
         """Results in the order of the items.
 
@@ -69,6 +70,7 @@ class Workers:
             crashed: gives the result for an item whose process died, as a broken decoder may end one; without it, and
                 where this process does the work, nothing is caught.
             apart: never do it in this process.
+            keep: makes of each result, as it comes, what is kept of it.
 
         Raises:
             InputError: the scheduler cannot be reached, or `dask` is not installed.
@@ -76,7 +78,7 @@ class Workers:
         with tqdm(total=len(items), desc=title, disable=not self.progress, leave=False) as bar:
             results: list[R] = []
             for result in self._results(work, items, chunk, crashed, apart):
-                results.append(result)
+                results.append(result if keep is None else keep(result))
                 bar.update()
         return results
 

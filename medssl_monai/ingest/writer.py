@@ -17,7 +17,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,9 @@ from medssl_monai.ingest.store import describe
 from medssl_monai.ingest.verdicts import Outcome, Verdict, merge_verdicts, read_verdicts, write_verdicts
 
 __all__ = ["SeriesHeader", "SliceRecord", "StoreWriter"]
+
+ROWS_TOGETHER = 4096
+"""Rows of the index written at once, at least."""
 
 
 class SliceRecord(NamedTuple):
@@ -107,7 +110,7 @@ class StoreWriter:
 
     def notes(self) -> dict[str, SeriesNote]:
         """The notes of all whole series, by series id, sorted."""
-        return {part.stem: self._read_note(part) for part in sorted(self.series_folder.glob("*.parquet"))}
+        return dict(self._each_note())
 
     def write(
         self,
@@ -156,10 +159,11 @@ class StoreWriter:
         Raises:
             StoreError: a part was made with another key.
         """
-        notes = self.notes()
+        # Of a store of any size, one series is held at a time, and what verdicts and fingerprint need.
+        notes = {name: (note.verdicts, note.array_sha256) for name, note in self._each_note()}
         self._sweep(notes)
         # Parts speak for series of runs that never finished; they do not know of a series' images that were refused.
-        unfinished = (verdict for note in notes.values() for verdict in note.verdicts)
+        unfinished = (verdict for of_series, _ in notes.values() for verdict in of_series)
         earlier = merge_verdicts(unfinished, read_verdicts(self.path / "verdicts.jsonl"))
         verdicts = list(verdicts)
         taken = {verdict.subject for verdict in verdicts if verdict.outcome is not Outcome.REJECTED}
@@ -169,20 +173,15 @@ class StoreWriter:
             for verdict in merge_verdicts(earlier, news)
             if verdict.outcome is Outcome.REJECTED or verdict.series_id in notes
         ]
-        index = pa.concat_tables(
-            [pq.read_table(self.series_folder / f"{name}.parquet", schema=INDEX_SCHEMA) for name in notes]
-            or [INDEX_SCHEMA.empty_table()]
-        ).replace_schema_metadata(None)
-        index = _with_relative_days(index)
         with self._draft_folder() as drafts:
-            pq.write_table(index, drafts / "index.parquet", compression="zstd")
+            slices = self._write_index(drafts / "index.parquet", list(notes))
             write_verdicts(drafts / "verdicts.jsonl", merged)
             description = {
                 "format": "medssl-monai slice store",
                 "schema_version": SCHEMA_VERSION,
                 "series": len(notes),
-                "slices": index.num_rows,
-                "fingerprint": _fingerprint(drafts / "index.parquet", notes),
+                "slices": slices,
+                "fingerprint": _fingerprint(drafts / "index.parquet", {name: sha for name, (_, sha) in notes.items()}),
                 "key_check": self.key_check,
             }
             (drafts / "store.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -193,18 +192,48 @@ class StoreWriter:
             for name in names:
                 (drafts / name).replace(self.path / name)
 
+    def _write_index(self, path: Path, names: Sequence[str]) -> int:
+        """All parts in one file, with days counted from each patient's first, which parts do not know of one another.
+
+        Returns:
+            The number of rows.
+        """
+        parts = [self.series_folder / f"{name}.parquet" for name in names]
+        first: dict[str, int] = {}
+        for part in parts:
+            patient, day = (
+                column[0].as_py() for column in pq.read_table(part, columns=["patient", "study_day"], use_threads=False)
+            )
+            if day is not None:
+                first[patient] = min(day, first.get(patient, day))
+        rows, waiting = 0, INDEX_SCHEMA.empty_table()
+        with pq.ParquetWriter(path, INDEX_SCHEMA, compression="zstd") as file:
+            for part in parts:
+                table = pq.read_table(part, schema=INDEX_SCHEMA, use_threads=False).replace_schema_metadata(None)
+                rows += table.num_rows
+                waiting = pa.concat_tables([waiting, _with_relative_days(table, first)])
+                if waiting.num_rows >= ROWS_TOGETHER:
+                    file.write_table(waiting)
+                    waiting = waiting.slice(0, 0)
+            file.write_table(waiting)
+        return rows
+
     def _reopen(self) -> None:
         """The index no longer tells the truth, nor does a report: until `finish`, the store counts as unfinished."""
         for name in ("store.json", "report.html"):
             (self.path / name).unlink(missing_ok=True)
 
-    def _sweep(self, notes: dict[str, SeriesNote]) -> None:
+    def _sweep(self, notes: Container[str]) -> None:
         """Removes what killed runs left behind."""
         for draft in self.path.glob(".draft-*"):
             shutil.rmtree(draft, ignore_errors=True)
         for array in self.series_folder.glob("*.b2nd"):
             if array.stem not in notes:
                 array.unlink()
+
+    def _each_note(self) -> Iterator[tuple[str, SeriesNote]]:
+        for part in sorted(self.series_folder.glob("*.parquet")):
+            yield part.stem, self._read_note(part)
 
     def _read_note(self, part: Path) -> SeriesNote:
         note = read_note(part)
@@ -282,18 +311,16 @@ def _row(header: SeriesHeader, number: int, record: SliceRecord) -> dict[str, An
     }
 
 
-def _with_relative_days(index: pa.Table) -> pa.Table:
-    """The index with days counted from each patient's first, which the parts do not know of one another."""
-    first = index.group_by("patient").aggregate([("study_day", "min")])
-    places = pc.index_in(index.column("patient"), value_set=first.column("patient").combine_chunks())
-    days = pc.subtract(index.column("study_day"), first.column("study_day_min").combine_chunks().take(places))
-    return index.set_column(index.schema.get_field_index("study_day"), INDEX_SCHEMA.field("study_day"), days)
+def _with_relative_days(rows: pa.Table, first: Mapping[str, int]) -> pa.Table:
+    """The rows of one series, its day counted from its patient's first."""
+    days = pc.subtract(rows.column("study_day"), pa.scalar(first.get(rows.column("patient")[0].as_py()), pa.int32()))
+    return rows.set_column(rows.schema.get_field_index("study_day"), INDEX_SCHEMA.field("study_day"), days)
 
 
-def _fingerprint(index: Path, notes: dict[str, SeriesNote]) -> str:
+def _fingerprint(index: Path, arrays: Mapping[str, str]) -> str:
     digest = hashlib.sha256(index.read_bytes())
-    for series_id, note in notes.items():
-        digest.update(f"{series_id}\0{note.array_sha256}\n".encode())
+    for series_id, sha256 in arrays.items():
+        digest.update(f"{series_id}\0{sha256}\n".encode())
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""`report.html` in a real browser: pictures show, filters work, nothing is complained of, nothing is asked of a network.
+"""`report.html` in a real browser: pictures show, filters work, no complaints, nothing asked of a network.
 
 Needs a Chromium (CHROMIUM names it, else it is looked for on the PATH) and the package playwright, which drives it.
 """
@@ -9,7 +9,6 @@ import os
 import shutil
 import urllib.parse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
