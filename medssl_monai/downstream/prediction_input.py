@@ -4,7 +4,9 @@ A store that is made for a prediction is private and gone afterwards, unless a f
 """
 
 import hashlib
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +59,6 @@ class PredictionInput:
         left_out: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         sources = [Path(data)] if isinstance(data, (str, Path)) else [Path(one) for one in data]
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
             self.store = SliceStore(sources[0])
             met = list(self.store.verdicts)
@@ -83,8 +84,9 @@ class PredictionInput:
 
     def _store_folder(self, sources: Sequence[Path], cache_dir: str | Path | None, modality: str) -> Path:
         if cache_dir is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="medssl-predict-")
-            return Path(self._folder.name) / "store"
+            folder = tempfile.mkdtemp(prefix="medssl-predict-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)  # when nobody reads from it any more
+            return Path(folder) / "store"
         names = "\n".join(sorted(str(one.resolve()) for one in sources)) + f"\n{modality}"
         return Path(cache_dir) / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 

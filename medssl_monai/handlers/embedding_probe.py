@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class EmbeddingProbe:
         lines = [
             {"step": step, "label": name, **probe(features, values, patients)}
             for name, values in self.labels.items()
-            if len(set(values)) > 1
+            if len(set(values)) > 1 and min(Counter(values).values()) > 1  # one slice cannot be on both sides
         ]
         self.lines += lines
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
