@@ -4,6 +4,7 @@ Each training is a run of its own below ``runs``; only a finished one is served,
 training that is stopped or fails changes nothing.
 """
 
+import json
 import logging
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl_monai.atomic import write_text
+from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.downstream.classify import run_settings
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.errors import CheckpointError, ConfigError, LabelError, NoImagesError
@@ -113,11 +115,8 @@ def finetune(workspace: Workspace, studies: Studies, records: Records, request: 
     run = _new_run(workspace, "finetuning")
     write_text(run / "labels.csv", table)
     logger.info("fine-tuning on %d slices of %d series, from %s", table.count("\n") - 1, len(labelled), start)
-    if start == "current":
-        view = read_model_view(weights) if weights else None
-        known = {"arch": view.arch, "image_size": view.image_size, "window": view.window} if view else {}
-        known |= {"mean": view.mean, "std": view.std} if view else {}
-        settings = {**known, **settings}
+    if weights is not None:
+        settings = {**_as_before(start, weights), **settings}
     run_bundle(
         [bundle_dir("ct_classification") / "configs" / "train.yaml"],
         {
@@ -198,6 +197,18 @@ def _start(workspace: Workspace, wanted: Any) -> tuple[str, Path | None]:
     raise ConfigError(f"start_from={wanted}: the server has no {what[2:]} yet; pre-train, or choose scratch")
 
 
+def _as_before(start: str, weights: Path) -> dict[str, Any]:
+    """The settings that the weights were trained with, unless the request says otherwise."""
+    if start == "current":
+        view = read_model_view(weights)
+        kept = ("arch", "image_size", "window", "mean", "std")
+        return {name: getattr(view, name) for name in kept if getattr(view, name) is not None}
+    _, report = load_encoder(weights)
+    record = weights / "run.json"
+    trained = json.loads(record.read_text(encoding="utf-8"))["settings"] if record.is_file() else {}
+    return {"arch": report.arch, **{name: trained[name] for name in ("image_size",) if name in trained}}
+
+
 def _new_run(workspace: Workspace, kind: str) -> Path:
     numbers = [int(p.name[:4]) for p in workspace.runs.iterdir() if p.name[:4].isdigit()]
     run: Path = workspace.runs / f"{max(numbers, default=0) + 1:04d}-{kind}"
@@ -217,8 +228,6 @@ def _drop_old_runs(workspace: Workspace) -> None:
 
 def last_finetuning(workspace: Workspace) -> dict[str, Any]:
     """Settings and validation figures of the run that is served; empty where it was not trained here."""
-    import json
-
     if not workspace.current_model.exists():
         return {}
     run = workspace.current_model.resolve()

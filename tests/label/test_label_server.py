@@ -225,7 +225,7 @@ def test_pretraining_on_all_studies_feeds_the_next_training(client: Client, work
     assert (run / "models" / "encoder.safetensors").is_file()
     for number, image in enumerate(client.images()):
         client.label(image, {"label": ("upper", "lower")[number % 2]}, tmp_path)
-    request = {**SMALL, "start_from": "pretrained", "arch": "resnet18", "image_size": 64}
+    request = {**SMALL, "start_from": "pretrained"}
     assert client.ask("POST", "/train/finetuning", body=request).status == 200
     done = client.wait_for("/train/")
     assert done["status"] == "DONE", done["details"]
