@@ -42,7 +42,7 @@ def draw_confusion_matrix(matrix: npt.NDArray[np.integer[Any]], classes: Sequenc
 
 
 def draw_roc(
-    labels: npt.NDArray[np.integer[Any]],
+    labels: npt.NDArray[np.integer[Any] | np.bool_],
     probabilities: npt.NDArray[np.floating[Any]],
     classes: Sequence[str],
     path: Path,

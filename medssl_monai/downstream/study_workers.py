@@ -51,7 +51,8 @@ def run_cells(
 def _one_by_one(bar: Any, plan: StudyPlan, inputs: StudyInputs, cells: Sequence[Cell], out: Path) -> Iterator[None]:
     for cell in cells:
         bar.set_postfix_str(cell.folder)
-        yield run_cell(plan, inputs, cell, out)
+        run_cell(plan, inputs, cell, out)
+        yield
 
 
 def _in_processes(plan: StudyPlan, inputs: StudyInputs, cells: Sequence[Cell], out: Path) -> Iterator[None]:

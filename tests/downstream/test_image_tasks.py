@@ -269,7 +269,7 @@ def test_a_table_of_pictures(tmp_path: Path) -> None:
     several = image_table(path, multilabel=True, classes=["b", "a", "c"])
     assert {k: len(v) for k, v in several.splits.items()} == {"train": 2, "validation": 0, "test": 2}
     assert several.labels[[0, 2]].tolist() == [[1, 1, 0], [1, 0, 0]]
-    assert several.dataset("test")[0]["label"].dtype == np.float32  # type: ignore[index]
+    assert several.dataset("test")[0]["label"].dtype == np.float32
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def table(phantom_labels: Path) -> Path:
 def test_tables_of_several_labels(table: Path, phantom_store: SliceStore, tmp_path: Path) -> None:
     data = LabelledData(table, phantom_store.path, task="multilabel")
     assert data.classes == ["air", "bone"]
-    item: Any = data.dataset("train", lambda x: x)[0]  # type: ignore[index]
+    item: Any = data.dataset("train", lambda x: x)[0]
     assert item["label"].dtype == np.float32
     assert {tuple(v) for v in data.labels_of("train")} == {(0, 0), (0, 1), (1, 1)}
     with pytest.raises(LabelError, match=r"row \d+: a slice has one class, found '\|'"):
