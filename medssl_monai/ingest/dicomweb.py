@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,13 @@ from pydicom.datadict import tag_for_keyword
 
 from medssl_monai.errors import InputError
 from medssl_monai.ingest.archives import SourceFile
-from medssl_monai.ingest.dicom_tags import reading
+from medssl_monai.ingest.dicom_tags import quiet, reading
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
-__all__ = ["PacsSeries", "PacsSource", "is_dicomweb", "parse_query"]
+__all__ = ["PacsSeries", "PacsSource", "fetch_ahead", "is_dicomweb", "parse_query"]
+
+CONNECTIONS = 4
+"""Series fetched at once."""
 
 PAGE = 200
 ATTEMPTS = 4
@@ -234,6 +239,36 @@ class PacsSource:
         client = DICOMwebClient(self.url, session=session, timeout=TIMEOUT_SECONDS)
         client.set_http_retry_params(retry=False)
         return client
+
+
+def fetch_ahead(
+    source: PacsSource, wanted: Iterable[tuple[PacsSeries, Path]]
+) -> Generator[tuple[PacsSeries, Path, list[SourceFile] | RejectedError], None, None]:
+    """Retrieves series into their folders, `CONNECTIONS` at once; gives each, in order, with its files or why not.
+
+    No more are asked for than that until the first of them is taken, so that what waits on the disk is bounded.
+    """
+    waiting: deque[tuple[PacsSeries, Path, Future[list[SourceFile]]]] = deque()
+
+    def first() -> tuple[PacsSeries, Path, list[SourceFile] | RejectedError]:
+        series, folder, future = waiting.popleft()
+        try:
+            return series, folder, future.result()
+        except RejectedError as rejection:
+            return series, folder, rejection
+
+    # Quiet as a whole: what silences a library is the process's, and must not come and go while threads use it.
+    pool = ThreadPoolExecutor(CONNECTIONS)
+    try:
+        with quiet():
+            for series, folder in wanted:
+                waiting.append((series, folder, pool.submit(source.retrieve, series, folder)))
+                if len(waiting) == CONNECTIONS:
+                    yield first()
+            while waiting:
+                yield first()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _value(item: Mapping[str, Any], tag: str) -> str:

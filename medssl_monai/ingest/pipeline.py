@@ -15,7 +15,8 @@ import os
 import secrets
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from pathlib import Path
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.admission import Rules
 from medssl_monai.ingest.archives import RefusedFile, SourceFile, unpacked
-from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource
+from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource, fetch_ahead
 from medssl_monai.ingest.exclusive import exclusive
 from medssl_monai.ingest.notes import SeriesNote
 from medssl_monai.ingest.processing import Plan, needs_decoder, process
@@ -143,34 +144,38 @@ class _Run:
         known: dict[str, list[SeriesNote]] = defaultdict(list)
         for series_id, note in stored.items():
             known[_base(series_id)].append(note)
-        batch: list[SourceFile] = []
-        for number, series in enumerate(source.series()):
-            series_id = pseudonym(self.key, "series", series.series_uid)
-            verdicts = _stored_of_pacs(series, known[series_id], self.key)
-            if verdicts is None:
-                try:
-                    batch += source.retrieve(series, folder / str(number))
-                except RejectedError as rejection:
-                    verdicts = [
-                        Verdict(
-                            Outcome.REJECTED,
-                            "series",
-                            source_id(self.key, source.path(series)),
-                            series_id,
-                            files=len(series.instance_uids),
-                            reason=rejection.reason,
-                            detail=rejection.detail,
-                        )
-                    ]
-            if verdicts is not None:
-                self.verdicts += verdicts
-                self.files += len(series.instance_uids)
-            if len(batch) >= PACS_BATCH:
-                self.take(batch)
-                batch = []
-                shutil.rmtree(folder, ignore_errors=True)
-        self.take(batch)
+        fetched: list[tuple[Path, list[SourceFile]]] = []
+
+        def wanted() -> Iterator[tuple[PacsSeries, Path]]:
+            for number, series in enumerate(source.series()):
+                series_id = pseudonym(self.key, "series", series.series_uid)
+                verdicts = _stored_of_pacs(series, known[series_id], self.key)
+                if verdicts is None:
+                    yield series, folder / str(number)
+                else:
+                    self._say(series, verdicts)
+
+        def take_fetched() -> None:
+            self.take([file for _, files in fetched for file in files])
+            for place, _ in fetched:
+                shutil.rmtree(place, ignore_errors=True)
+            fetched.clear()
+
+        with closing(fetch_ahead(source, wanted())) as ahead:
+            for series, place, found in ahead:
+                if isinstance(found, RejectedError):
+                    self._say(series, [_not_retrieved(series, source, found, self.key)])
+                    continue
+                fetched.append((place, found))
+                if sum(len(files) for _, files in fetched) >= PACS_BATCH:
+                    take_fetched()
+        take_fetched()
         shutil.rmtree(folder, ignore_errors=True)
+
+    def _say(self, series: PacsSeries, verdicts: Sequence[Verdict]) -> None:
+        """Verdicts on a series that is not fetched."""
+        self.verdicts += verdicts
+        self.files += len(series.instance_uids)
 
     def finish(self, sources: Sequence[Path | PacsSource]) -> IngestSummary:
         """Closes the store.
@@ -216,6 +221,18 @@ def _stored_of_pacs(series: PacsSeries, notes: Sequence[SeriesNote], key: bytes)
             return None
         files[home] += 1
     return [one for i, count in sorted(files.items()) for one in _stored_verdicts(notes[i], count)]
+
+
+def _not_retrieved(series: PacsSeries, source: PacsSource, why: RejectedError, key: bytes) -> Verdict:
+    return Verdict(
+        Outcome.REJECTED,
+        "series",
+        source_id(key, source.path(series)),
+        pseudonym(key, "series", series.series_uid),
+        files=len(series.instance_uids),
+        reason=why.reason,
+        detail=why.detail,
+    )
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest.dicomweb import PacsSource, is_dicomweb, parse_query
+from medssl_monai.ingest.archives import SourceFile
+from medssl_monai.ingest.dicomweb import CONNECTIONS, PacsSeries, PacsSource, fetch_ahead, is_dicomweb, parse_query
+from medssl_monai.ingest.verdicts import Reason, RejectedError
 
 pytest.importorskip("dicomweb_client", reason="needs the extra dicomweb")
 
@@ -82,3 +86,50 @@ def test_busy_servers_are_asked_again(hesitant: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MEDSSL_DICOMWEB_TOKEN", "secret")
     assert list(PacsSource(hesitant).series()) == []
     assert Hesitant.asked == ["Bearer secret"] * 3
+
+
+class Slow(PacsSource):
+    """Takes a while for each series, and cannot give some."""
+
+    def retrieve(self, series: PacsSeries, folder: Path) -> list[SourceFile]:
+        with LOCK:
+            RUNNING.append(series.series_uid)
+            MOST.append(len(RUNNING))
+        time.sleep(0.1)
+        with LOCK:
+            RUNNING.remove(series.series_uid)
+        if series.series_uid in ("3", "5"):
+            raise RejectedError(Reason.NOT_RETRIEVED, "no")
+        return [SourceFile(folder / "0", folder / "0")]
+
+
+LOCK, RUNNING, MOST = threading.Lock(), list[str](), list[int]()
+
+
+def test_some_series_are_fetched_at_once_in_order(tmp_path: Path) -> None:
+    asked = []
+
+    def wanted() -> Iterator[tuple[PacsSeries, Path]]:
+        for number in range(12):
+            asked.append(number)
+            yield PacsSeries("study", str(number), "CT", ("a",)), tmp_path / str(number)
+
+    found = []
+    for series, folder, files in fetch_ahead(Slow("https://pacs.example"), wanted()):
+        found.append(series.series_uid)
+        assert len(asked) <= len(found) + CONNECTIONS - 1
+        if series.series_uid in ("3", "5"):
+            assert isinstance(files, RejectedError)
+        else:
+            assert files == [SourceFile(folder / "0", folder / "0")]
+    assert found == [str(number) for number in range(12)]
+    assert max(MOST) == CONNECTIONS
+
+
+def test_fetching_ends_with_its_user(tmp_path: Path) -> None:
+    """Nothing is fetched any more when whoever wanted the series stops."""
+    wanted = [(PacsSeries("study", str(number), "CT", ("a",)), tmp_path / str(number)) for number in range(50)]
+    with pytest.raises(KeyboardInterrupt), closing(fetch_ahead(Slow("https://pacs.example"), wanted)) as ahead:
+        next(ahead)
+        raise KeyboardInterrupt
+    assert RUNNING == []
