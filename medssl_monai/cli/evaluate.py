@@ -14,13 +14,19 @@ def run(
     out: Annotated[Path, typer.Option("--out", help="Folder for figures and tables.")],
     store: Annotated[Path | None, typer.Option("--store", help="Store that holds the table's sources.")] = None,
     split: Annotated[str, typer.Option("--split", help="Rows of the table that are used.")] = "test",
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="Fit the run's temperature and what is like its training anew, and keep them."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Judge a run's classifier on labelled slices, by patient."""
     from medssl_monai.downstream.classify import evaluate_run
     from medssl_monai.downstream.report import metrics_table
 
-    metrics = evaluate_run(run_dir, data, out, store=store, split=split)
+    metrics = evaluate_run(run_dir, data, out, store=store, split=split, calibrate=calibrate)
     if json:
         print_json(metrics)
     else:

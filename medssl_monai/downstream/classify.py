@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from medssl_monai.atomic import write_json
+from medssl_monai.downstream.confidence import fit_confidence
 from medssl_monai.downstream.explain import choose_examples, draw_explanations
 from medssl_monai.downstream.multilabel_evaluation import surest_yes, threshold_figures
 from medssl_monai.downstream.multilabel_predictions import MultilabelPredictions
@@ -47,6 +48,7 @@ def evaluate_run(
     store: Path | None = None,
     split: str = "test",
     explanations: int = 6,
+    calibrate: bool = False,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Evaluate a run's classifier by its bundle's ``evaluate.yaml``.
@@ -58,6 +60,8 @@ def evaluate_run(
         store: holds the table's sources; None ingests those that are paths.
         split: rows of the table that are used.
         explanations: slices of which ``figures/explanations.png`` shows what spoke for the prediction; 0 draws none.
+        calibrate: fit the run's temperature and its reference of training slices anew by this table, and keep them in
+            the run, see `fit_confidence`.
         overrides: top-level keys of the bundle.
 
     Returns:
@@ -83,6 +87,8 @@ def evaluate_run(
         for name in ("network", "data", "validate::preprocessing", "validate::dataset", "validate::handlers")
     )
     predictions = handlers[0].predictions  # of the evaluation just run, in the order of the data set
+    if calibrate:
+        fit_confidence(run, network, data, view, settings.get("task", "multiclass"))
     validation: Any = []
     try:
         validation = data.dataset("validation", view, optional=True) if split == "test" else []

@@ -4,6 +4,7 @@ arXiv 1311.2901) over the view that the network saw.
 Shapes: view (3, S, S) float32, normalised; map (S, S) in [0, 1].
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,9 @@ def occlusion_map(
     def probabilities(logits: Tensor) -> Tensor:
         return logits.sigmoid() if task == "multilabel" else logits.softmax(dim=1)
 
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # MONAI indexes tensors by lists of slices, which torch deprecates.
+        warnings.filterwarnings("ignore", "Using a non-tuple sequence for multidimensional indexing", UserWarning)
         whole = float(probabilities(network(image))[0, class_index])
         hide = OcclusionSensitivity(
             network, mask_size=patch, n_batch=32, verbose=False, mode="mean_img", overlap=0.5, activate=probabilities

@@ -76,7 +76,7 @@ class Reference:
 
     def write(self, path: Path) -> None:
         """As safetensors; the numbers that are not tensors stand in its header."""
-        tensors = {
+        tensors: dict[str, npt.NDArray[Any]] = {
             "features": self.features.astype(np.float16),
             "mean": self.mean.astype(np.float32),
             "scale": self.scale.astype(np.float32),

@@ -44,9 +44,11 @@ class PictureInput(Dataset[dict[str, Any]]):
         self.transform = transform
         self.left_out: list[dict[str, Any]] = []
         self.names: dict[str, str] = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="medssl-pictures-")
         key, found = load_key(), []
-        with unpacked(find_files(sources), Path(self._folder.name) / "archives") as (files, refused):
+        with (
+            tempfile.TemporaryDirectory(prefix="medssl-pictures-") as folder,
+            unpacked(find_files(sources), Path(folder) / "archives") as (files, refused),
+        ):
             for one in refused:
                 self._leave_out(source_id(key, one.path), one.reason.value, one.detail)
             for file in files:

@@ -166,13 +166,13 @@ class PredictionResult:
 
     def _table(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Rows with a column a class instead of the dictionary, and the temperature."""
-        plain = [key for key in rows[0] if key != "probabilities"] if rows else []
+        plain = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "probabilities"]
         cells = []
         for row in rows:
             none_holds = self.task == "multilabel" and row["predicted"] == ""  # as in a label table: "|"
             values = {**row, "predicted": "|" if none_holds else row["predicted"]}
             shares = [f"{p:.6f}" for p in row["probabilities"].values()]
-            texts = ["" if values[key] is None else values[key] for key in plain]
+            texts = ["" if values.get(key) is None else values[key] for key in plain]
             cells.append([*texts, f"{self.confidence.temperature:.4f}", *shares])
         return _csv([*plain, "temperature", *(f"p_{name}" for name in self.classes)], cells)
 

@@ -1,0 +1,26 @@
+"""A small fine-tuned run for the tests of predictions."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from medssl_monai.engines.bundle_run import run_bundle
+from medssl_monai.ingest import SliceStore
+from medssl_monai.resources import bundle_dir, config_file
+
+SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "max_epochs": 2, "device": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def fine_tuned(phantom_labels: Path, phantom_store: SliceStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on two phantom patients, with a third for validation."""
+    text = phantom_labels.read_text(encoding="utf-8")
+    last = re.findall(r"^([^,]+),.*,train$", text, re.M)[-1]
+    table = phantom_labels.with_name("labels_for_predictions.csv")
+    table.write_text(re.sub(rf"^({last},.*),train$", r"\1,validation", text, flags=re.M), encoding="utf-8")
+    out = tmp_path_factory.mktemp("runs") / "fine_tuned"
+    files = [bundle_dir("ct_classification") / "configs" / "train.yaml", config_file("demo_finetune")]
+    where = {"dataset_dir": str(table), "store_dir": str(phantom_store.path), "output_dir": str(out)}
+    run_bundle(files, {**where, **SMALL})
+    return out

@@ -1,0 +1,83 @@
+"""Reports and pictures as DICOM: they refer to their sources, and dicom3tools finds no error in them."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from medssl_monai.downstream.classify import predict_run
+from medssl_monai.downstream.study_prediction import PredictionOptions
+from medssl_monai.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def source(phantom_labels: Path) -> Path:
+    return phantom_labels.parent / "phantom-005"
+
+
+@pytest.fixture(scope="module")
+def objects(fine_tuned: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("dicom")
+    options = PredictionOptions(heat_maps=2, dicom_out=folder / "objects")
+    predict_run(fine_tuned, [source], folder / "tables", options)
+    return sorted((folder / "objects").iterdir())
+
+
+def headers(source: Path) -> dict[str, pydicom.Dataset]:
+    found = [pydicom.dcmread(path, stop_before_pixels=True) for path in source.rglob("*.dcm")]
+    return {str(one.SOPInstanceUID): one for one in found}
+
+
+def test_they_go_back_to_the_patient_and_study(objects: list[Path], source: Path) -> None:
+    image = next(iter(headers(source).values()))
+    made = [pydicom.dcmread(path) for path in objects]
+    assert [one.Modality for one in made] == ["SR", "OT", "OT"]
+    for one in made:
+        assert (one.PatientID, str(one.PatientName)) == (image.PatientID, str(image.PatientName))
+        assert one.StudyInstanceUID == image.StudyInstanceUID
+        assert one.SeriesInstanceUID != image.SeriesInstanceUID
+    assert len({one.SOPInstanceUID for one in made}) == 3
+    assert str(image.PatientID) not in " ".join(path.name for path in objects)
+
+
+def test_the_report_says_what_the_tables_say(objects: list[Path], source: Path) -> None:
+    report = pydicom.dcmread(objects[0])
+    referenced = [
+        item.ReferencedSOPInstanceUID
+        for study in report.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    ]
+    assert sorted(referenced) == sorted(headers(source))
+    text = report.to_json()
+    for words in ("medssl-monai ct_classification", "weights SHA-256", "temperature", "Probability of", "99MEDSSL"):
+        assert words in text
+
+
+def test_pictures_name_the_very_slice(objects: list[Path], source: Path) -> None:
+    known = headers(source)
+    heights = sorted(float(one.ImagePositionPatient[2]) for one in known.values())
+    for path in objects[1:]:
+        picture = pydicom.dcmread(path)
+        image = known[picture.SourceImageSequence[0].ReferencedSOPInstanceUID]
+        number = int(path.stem.rsplit("-", 1)[1])
+        assert float(image.ImagePositionPatient[2]) == heights[number]
+        assert picture.pixel_array.shape[2] == 3
+        assert picture.pixel_array.shape[1] >= 384
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is missing (Debian: dicom3tools)")
+def test_dicom3tools_find_no_error(objects: list[Path]) -> None:
+    for path in objects:
+        done = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False)
+        assert not [line for line in done.stderr.splitlines() if line.startswith("Error")], done.stderr
+        assert ("ComprehensiveSR" if "report" in path.name else "SCImage") in done.stderr
+
+
+def test_sources_that_are_not_dicom_are_refused(fine_tuned: Path, phantom_store: object, tmp_path: Path) -> None:
+    options = PredictionOptions(dicom_out=tmp_path / "objects")
+    with pytest.raises(InputError, match="none of the classified series came from DICOM"):
+        predict_run(fine_tuned, [phantom_store.path], tmp_path / "tables", options)  # type: ignore[attr-defined]
+    assert not (tmp_path / "objects").exists()
