@@ -1,6 +1,7 @@
 """The commands of the how-tos and of the methods' pages, run in order at smoke size."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,22 @@ def test_pacs(address: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None
         run_medssl([*words[:2], address, *words[3:]], monkeypatch)
     (words,) = commands(page)
     run_medssl(words, monkeypatch)
+
+
+def test_tutorial(phantom_labels: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the phantom in place of the samples, which need a network."""
+    found = commands(DOCS / "tutorial.md")
+    verbs = ["sample-data", "ingest", "pretrain", "export", "finetune", "finetune", "ingest", "audit", "evaluate"]
+    assert [words[1] for words in found] == [*verbs, "evaluate", "predict"]
+    table = phantom_labels.read_text(encoding="utf-8")
+    for part, numbers in (("train", (1, 2, 3)), ("test", (4,)), ("unseen", (5,))):
+        for number in numbers:
+            shutil.copytree(desk / "ARCHIVE" / f"phantom-00{number}", desk / "samples" / part / f"phantom-00{number}")
+            table = table.replace(f"\nphantom-00{number}/", f"\n{part}/phantom-00{number}/")
+    (desk / "samples" / "labels.csv").write_text(table, encoding="utf-8")
+    for words in found[1:]:
+        demo = ["warmup_epochs=0"] if words[1] == "pretrain" else ["frozen_epochs=0"] if words[1] == "finetune" else []
+        run_medssl([*words, *demo], monkeypatch)
+    assert (desk / "sheet.png").is_file()
+    for out in ("evaluation/metrics.json", "evaluation-scratch/metrics.json", "prediction/predictions.csv"):
+        assert (desk / out).is_file(), out
