@@ -1,6 +1,6 @@
 """Draws the figures of docs/methods: ``python docs/draw_figures.py [OUT]``, by the package's own code, on the phantom.
 
-The views and schedules take seconds; SparK's reconstruction trains for some minutes, and is drawn only with ``--train``.
+The views and schedules take seconds; SparK's reconstruction trains for minutes, and is drawn only with ``--train``.
 """
 
 import argparse
