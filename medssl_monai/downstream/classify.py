@@ -101,13 +101,13 @@ def evaluate_run(
     elif len(validation):
         metrics["temperature_scaling"] = temperature_figures(network, validation, predictions)
         write_json(out / "metrics.json", metrics)
-    if explanations:
+    several = isinstance(predictions, MultilabelPredictions)
+    examples = (surest_yes if several else choose_examples)(predictions, explanations) if explanations else []
+    if examples:  # none where no label holds in any slice
         draw_explanations(
             network,
             dataset,
-            surest_yes(predictions, explanations)
-            if isinstance(predictions, MultilabelPredictions)
-            else choose_examples(predictions, explanations),
+            examples,
             predictions.classes,
             out / "figures" / "explanations.png",
             mean=settings["mean"],
