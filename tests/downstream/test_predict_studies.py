@@ -161,13 +161,14 @@ def test_runs_on_pictures_predict_pictures(
         "overlays": [str(files[1])],
     }
     run_bundle(files, {**where, **SMALL, "max_epochs": 1, "frozen_epochs": 0})
-    words = ["predict", tmp_path / "run", tmp_path / "pictures" / "dark", "--out", tmp_path / "out", "--heatmaps", "1"]
+    chosen = [tmp_path / "pictures" / "dark" / name for name in ("0.png", "1.png")]
+    words = ["predict", tmp_path / "run", *chosen, "--out", tmp_path / "out", "--heatmaps", "1"]
     monkeypatch.setattr(sys, "argv", ["medssl", *map(str, words)])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert not stopped.value.code
     assert "temperature" in capsys.readouterr().out
-    assert len(content(tmp_path / "out")["slices"]) == 8
+    assert len(content(tmp_path / "out")["slices"]) == 2
     assert (tmp_path / "out" / "heat_maps" / "picture-000000_slice-0000.png").is_file()
     with pytest.raises(NoImagesError, match="fine-tuned on pictures"):
         predict_run(tmp_path / "run", [study], tmp_path / "no")
