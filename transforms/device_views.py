@@ -14,11 +14,12 @@ from torch.utils.data import default_collate
 
 from medssl_monai.errors import ConfigError
 from medssl_monai.transforms.batched import apply_plan
-from medssl_monai.transforms.multi_crop import MultiCropViewsd
+from medssl_monai.transforms.multi_crop import MultiCropParameters, MultiCropViewsd
+from medssl_monai.transforms.recipe import ViewRecipe
 from medssl_monai.transforms.samples import item_generator, slice_array
 from medssl_monai.transforms.spatial import AIR_HU
 from medssl_monai.transforms.view_plan import plan_views
-from medssl_monai.transforms.views import SparKViewsd
+from medssl_monai.transforms.views import SparKViews, SparKViewsd
 from medssl_monai.transforms.windows import require_hounsfield, window_limits
 
 __all__ = ["DeviceViews"]
@@ -43,9 +44,9 @@ class DeviceViews:
                 f"{type(transform).__name__}; set views_on_device to false"
             )
         self.source = transform
+        self.recipe: ViewRecipe | SparKViews
         if isinstance(transform, SparKViewsd):
-            spark = transform.transform
-            self.recipe, self.sizes = spark, [spark.size]
+            self.recipe, self.sizes = transform.transform, [transform.transform.size]
         else:
             self.recipe, self.sizes = transform.transform.recipe, [size for size, _ in transform.transform.crops]
 
@@ -60,6 +61,7 @@ class DeviceViews:
         item = dict(data)
         pixels = slice_array(item.pop(self.source.key))
         rng = item_generator(data, self.source.seed)
+        views: MultiCropParameters
         if isinstance(self.source, SparKViewsd):
             spark = self.source.transform.draw(rng, *pixels.shape)
             views, item["mask"] = (spark.view,), self.source.transform.mask(spark)

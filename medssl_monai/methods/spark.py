@@ -19,6 +19,7 @@ from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.densify import Densify
 from medssl_monai.networks.light_decoder import LightDecoder
 from medssl_monai.networks.masked import GRID_STRIDE, STAGE_STRIDES, masked_features, visible_at
+from medssl_monai.networks.packed import packed_features
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
 
 __all__ = ["SparK", "draw_mask", "visible_cells"]
@@ -30,7 +31,8 @@ class SparK(Method):
     `encoder` is an encoder or its name; a name gives an encoder whose residual blocks start as the identity.
     `mask_ratio` is the share of cells hidden by `draw_mask`; a batch's own mask is used as it is. `decoder_width` is
     a multiple of 32. `drop_path_rate` is the last block's rate of stochastic depth. `image_channels` is the number
-    of channels of the views, which the decoder predicts.
+    of channels of the views, which the decoder predicts. With `packed` the encoder computes visible cells alone
+    (`packed_features`) instead of multiplying hidden ones by zero; None does so on CPUs, where it is faster.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class SparK(Method):
         decoder_width: int = 768,
         drop_path_rate: float = 0.0,
         image_channels: int = 3,
+        packed: bool | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 < mask_ratio < 1.0:
@@ -52,6 +55,7 @@ class SparK(Method):
         self.mask_ratio = mask_ratio
         self.drop_path_rate = drop_path_rate
         self.image_channels = image_channels
+        self.packed = packed
         # The smallest map first, as the decoder takes them; 1×1 suffices where a position is a whole cell.
         self.densify = nn.ModuleList(
             Densify(channels, decoder_width // 2**i, kernel_size=1 if i == 0 else 3)
@@ -73,6 +77,10 @@ class SparK(Method):
 
     def predict(self, image: Tensor, mask: Tensor) -> Tensor:
         """Normalised patches of the whole image (B, C, H, W), from its visible cells alone."""
+        if self._packs(image):
+            cells, tiles = packed_features(self.encoder, image, mask, self.drop_path_rate)
+            levels = zip(reversed(tiles), self.densify, strict=True)
+            return self.decoder([densify.from_cells(x, cells) for x, densify in levels])  # type: ignore[no-any-return]
         maps = masked_features(self.encoder, image, mask, self.drop_path_rate)
         return self.decoder(self.densified(maps, mask))  # type: ignore[no-any-return]
 
@@ -104,6 +112,11 @@ class SparK(Method):
     def draw_mask(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
         """Masks (batch, 1, height/32, width/32) at this model's ratio for images of height × width pixels."""
         return draw_mask(batch, height // GRID_STRIDE, width // GRID_STRIDE, self.mask_ratio, generator)
+
+    def _packs(self, image: Tensor) -> bool:
+        # The number of visible cells is a shape there: a GPU would have to be waited for, a compiled graph would split.
+        chosen = self.packed if self.packed is not None else image.device.type == "cpu"
+        return chosen and not torch.compiler.is_compiling()
 
     def _check(self, image: Tensor, mask: Tensor) -> None:
         batch, channels, height, width = image.shape

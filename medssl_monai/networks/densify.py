@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from medssl_monai.networks.masked import Visible
 from medssl_monai.networks.masked_batch_norm import masked_batch_norm
+from medssl_monai.networks.packed import Cells, normalised_cells, spread
 
 __all__ = ["Densify"]
 
@@ -28,4 +29,9 @@ class Densify(nn.Module):
         x = masked_batch_norm(x, visible.mask, visible.count, self.norm)
         x = torch.where(visible.mask.bool(), x, self.mask_token.to(x.dtype))
         dense: Tensor = self.projection(x)
+        return dense
+
+    def from_cells(self, x: Tensor, cells: Cells) -> Tensor:
+        """The same from visible cells alone, (N, t, t, in_channels)."""
+        dense: Tensor = self.projection(spread(normalised_cells(self.norm, x), cells, self.mask_token.flatten()))
         return dense

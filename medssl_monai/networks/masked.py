@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from medssl_monai.networks.masked_batch_norm import masked_batch_norm
+from medssl_monai.networks.recompute import run_block
 from medssl_monai.networks.resnet import ResNetEncoder, expand_channels
 
 __all__ = ["GRID_STRIDE", "Visible", "drop_path_rates", "masked_features", "visible_at"]
@@ -59,7 +60,7 @@ def masked_features(encoder: ResNetEncoder, image: Tensor, mask: Tensor, drop_pa
     before = stages[0]
     for stage, visible in zip(encoder.stages, stages, strict=True):
         for block in stage:
-            x = masked_block(block, x, before, visible, next(rates))
+            x = run_block(encoder.recompute, block, masked_block, block, x, before, visible, next(rates))
             before = visible
         maps.append(x)
     return maps

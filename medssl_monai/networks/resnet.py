@@ -7,11 +7,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.errors import ConfigError
+from medssl_monai.networks.recompute import run_block
 
 __all__ = ["ARCHITECTURES", "ResNetEncoder", "expand_channels", "resnet_encoder"]
 
@@ -52,18 +54,20 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
     so that the weights load into `torchvision.models.resnet50` and the like with only ``fc.*`` missing.
     Convolutions start from He's normal initialisation (fan out); with `zero_init_residual` the last batch norm of
     every residual block starts at zero, so that each block starts as the identity (SparK's encoder does so).
+    With `recompute` residual blocks keep their inputs alone and run again in the backward pass: less memory, more time.
     """
 
     # What TorchScript, which MONAI's `ckpt_export` uses, need not compile.
     __jit_unused_properties__ = ("stages", "stage_channels")
 
-    def __init__(self, arch: str = "resnet50", zero_init_residual: bool = False) -> None:
+    def __init__(self, arch: str = "resnet50", zero_init_residual: bool = False, recompute: bool = False) -> None:
         if arch not in ARCHITECTURES:
             known = ", ".join(sorted(ARCHITECTURES))
             raise ConfigError(f"arch: the encoder must be one of {known}, found {arch!r}; choose one of these")
         design = ARCHITECTURES[arch]
         super().__init__(design.block, list(design.layers), num_classes=1, zero_init_residual=zero_init_residual)
         self.arch = arch
+        self.recompute = recompute
         self.num_features = 512 * design.block.expansion
         self.fc: nn.Module = nn.Identity()
 
@@ -79,18 +83,34 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 1|3, H, W) to features (B, F)."""
+        if not torch.jit.is_scripting() and self.recompute:
+            return self._recomputed(image)
         features: Tensor = self._forward_impl(expand_channels(image))  # what ResNet.forward calls, for TorchScript
+        return features
+
+    @torch.jit.unused
+    def _recomputed(self, image: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(expand_channels(image)))))
+        for stage in self.stages:
+            for block in stage:
+                x = run_block(True, block, block, x)
+        features: Tensor = self.avgpool(x).flatten(1)
         return features
 
 
 def resnet_encoder(
-    arch: str = "resnet50", zero_init_residual: bool = False, encoder_weights: str | Path | None = None
+    arch: str = "resnet50",
+    zero_init_residual: bool = False,
+    encoder_weights: str | Path | None = None,
+    recompute: bool = False,
 ) -> ResNetEncoder:
     """An encoder: ``resnet18``, ``resnet34`` or ``resnet50``, freshly initialised or with the weights of a file or run.
 
+    `recompute` trades time for memory, see `ResNetEncoder`.
+
     Raises ConfigError for another name, CheckpointError where the weights do not cover the encoder.
     """
-    encoder = ResNetEncoder(arch, zero_init_residual=zero_init_residual)
+    encoder = ResNetEncoder(arch, zero_init_residual=zero_init_residual, recompute=recompute)
     if encoder_weights:
         logger.info("%s", load_into_resnet(encoder, encoder_weights))
     return encoder

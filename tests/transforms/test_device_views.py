@@ -26,7 +26,7 @@ cuda = pytest.param(
 )
 DEVICES = ["cpu", cuda]
 THREE = [[-1000, 400], [-160, 240], [-500, 1300]]
-UPRIGHT = {
+UPRIGHT: dict[str, Any] = {
     "spark": SparKViewsd(seed=3, image_size=64, window_jitter=(0.1, 0.4), mean=0.25, std=0.5),
     "swav": MultiCropViewsd(seed=3, counts=(2, 2), sizes=(64, 40), mean=0.25, std=0.5),
     "coarse": TwoViewsd(seed=3, image_size=(24, 40), rotation=0.0),
@@ -42,7 +42,7 @@ UPRIGHT = {
     ),
     "tags": TwoViewsd(seed=3, image_size=32, rotation=0.0, window="tags", window_fallback="lung"),
 }
-TURNED = {
+TURNED: dict[str, Any] = {
     "bilinear": TwoViewsd(seed=4, image_size=48, rotation=1.0),
     "bicubic": TwoViewsd(seed=4, image_size=80, rotation=0.5, interpolation="bicubic"),
     "fine": MultiCropViewsd(seed=4, counts=(1, 1), sizes=(64, 32), rotation=1.0),
