@@ -101,9 +101,11 @@ def evaluate_run(
     elif len(validation):
         metrics["temperature_scaling"] = temperature_figures(network, validation, predictions)
         write_json(out / "metrics.json", metrics)
-    several = isinstance(predictions, MultilabelPredictions)
-    examples = (surest_yes if several else choose_examples)(predictions, explanations) if explanations else []
-    if examples:  # none where no label holds in any slice
+    if isinstance(predictions, MultilabelPredictions):
+        examples = surest_yes(predictions, explanations)
+    else:
+        examples = choose_examples(predictions, explanations)
+    if examples:  # none are asked for, or no label holds in any slice
         draw_explanations(
             network,
             dataset,
