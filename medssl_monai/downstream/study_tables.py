@@ -20,7 +20,8 @@ def markdown_tables(results: StudyResults) -> str:
     metric = METRICS[plan.metric]
     known = any(point.low is not None for point in results.points)
     note = f"{results.interval_note}" if known else "lowest to highest seed; no interval: " + results.interval_note
-    text = [f"{metric[0].upper()}{metric[1:]}, mean of {len(plan.seeds)} seeds; in brackets {note}."]
+    seeds = "one seed" if len(plan.seeds) == 1 else f"mean of {len(plan.seeds)} seeds"
+    text = [f"{metric[0].upper()}{metric[1:]}, {seeds}; in brackets {note}."]
     for head in plan.heads:
         mine = [point for point in results.points if point.head == head]
         shares = [_share(next(p for p in mine if p.fraction == f)) for f in plan.fractions]
