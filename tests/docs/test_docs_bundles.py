@@ -15,7 +15,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from tests.docs.pages import OWN, ROOT, SMALL, lines, run_bundle_command, run_medssl
+from tests.docs.pages import OWN, ROOT, SMALL, commands, lines, run_bundle_command, run_medssl
 
 METHODS = ["spark", *(pytest.param(m, marks=pytest.mark.slow) for m in ("swav", "moco", "byol"))]
 
@@ -91,6 +91,9 @@ def test_pretraining_bundles_page(desk: Path, method: str, monkeypatch: pytest.M
     assert (desk / "MANY/models/encoder.safetensors").is_file()
     assert (desk / "encoder.onnx").is_file()
     same_as_torchscript(desk / name)
+    if method == "spark":
+        for words in commands(ROOT / "docs" / "bundles.md"):
+            run_medssl(words, monkeypatch)
 
 
 def test_classification_bundles_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
