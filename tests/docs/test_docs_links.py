@@ -74,7 +74,7 @@ def test_every_page_is_in_the_contents() -> None:
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     listed = contents(site["nav"])
     assert len(listed) == len(set(listed))
-    assert set(listed) == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    assert set(listed) >= {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
 
 
 def test_the_reference_names_modules_that_exist() -> None:
