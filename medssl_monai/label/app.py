@@ -10,6 +10,7 @@ stand_ins.provide()  # before MONAI Label is imported
 
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.tasks.activelearning.random import Random  # noqa: E402
+from monailabel.utils.async_tasks.utils import tasks  # noqa: E402
 
 from medssl_monai.errors import InputError  # noqa: E402
 from medssl_monai.label.choice import STRATEGIES  # noqa: E402
@@ -30,13 +31,17 @@ from medssl_monai.label.training import require_labels  # noqa: E402
 from medssl_monai.label.workspace import Workspace  # noqa: E402
 from medssl_monai.version import __version__  # noqa: E402
 
-__all__ = ["ClassificationApp", "UnknownTaskError"]
+__all__ = ["BusyError", "ClassificationApp", "UnknownTaskError"]
 
 logger = logging.getLogger(__name__)
 
 
 class UnknownTaskError(InputError):
     """The server has no task of that name."""
+
+
+class BusyError(InputError):
+    """A training is under way."""
 
 
 class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
@@ -121,11 +126,14 @@ class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
 
         Raises:
             UnknownTaskError: there is no such model or training.
+            BusyError: a training is under way, or about to begin: MONAI Label itself sees it only once it runs.
             LabelError: fine-tuning without labels.
         """
         known = (*self._infers, *self._trainers)
         if model is not None and model not in known:
             raise UnknownTaskError(f"model {model!r}: must be one of {', '.join(known)}")
+        if model in self._trainers and any(one["status"] in ("SUBMITTED", "RUNNING") for one in tasks("train")):
+            raise BusyError("train: a training is under way; GET /train/ shows it, DELETE /train/ stops it")
         if model == "finetuning":
             require_labels(self.series, self.records)
 

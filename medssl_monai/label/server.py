@@ -5,6 +5,8 @@ MONAI Label starts this through ``--uvicorn_app medssl_monai.label.server:app``.
 
 import json
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from medssl_monai.label import stand_ins
@@ -14,19 +16,20 @@ stand_ins.provide()  # before MONAI Label is imported
 from monailabel.app import app  # noqa: E402
 from monailabel.config import settings  # noqa: E402
 from monailabel.interfaces.exception import MONAILabelException  # noqa: E402
+from monailabel.utils.async_tasks.utils import stop_background_task  # noqa: E402
 from starlette.middleware.cors import CORSMiddleware  # noqa: E402
 from starlette.requests import Request  # noqa: E402
 from starlette.responses import JSONResponse  # noqa: E402
 
 from medssl_monai.errors import MedSSLError, NoImagesError, StoreError  # noqa: E402
 from medssl_monai.ingest.dicomweb import is_dicomweb  # noqa: E402
-from medssl_monai.label.app import UnknownTaskError  # noqa: E402
+from medssl_monai.label.app import BusyError, UnknownTaskError  # noqa: E402
 from medssl_monai.label.endpoints import is_open  # noqa: E402
 from medssl_monai.label.studies import UnknownImageError  # noqa: E402
 
 __all__ = ["app"]
 
-STATUS = {UnknownImageError: 404, UnknownTaskError: 404, NoImagesError: 422, StoreError: 409}
+STATUS = {UnknownImageError: 404, UnknownTaskError: 404, BusyError: 429, NoImagesError: 422, StoreError: 409}
 
 
 class Doors:
@@ -57,6 +60,15 @@ class Doors:
         return None
 
 
+@asynccontextmanager
+async def lifespan(served: Any) -> AsyncIterator[None]:
+    """MONAI Label's own; then tasks are stopped, for the process would wait for them to end."""
+    async with _own_lifespan(served):
+        yield
+    for method in ("train", "batch_infer"):
+        stop_background_task(method)
+
+
 def _tell(request: Request, error: Exception) -> JSONResponse:
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
     return JSONResponse({"detail": str(error)}, status_code=status)
@@ -77,3 +89,5 @@ app.add_exception_handler(json.JSONDecodeError, _tell_json)
 # permission.
 app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
 app.add_middleware(Doors)
+_own_lifespan = app.router.lifespan_context
+app.router.lifespan_context = lifespan
