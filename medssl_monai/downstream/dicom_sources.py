@@ -63,14 +63,14 @@ def source_images(
         headers: dict[Path, Any] = {}
         images = {}
         for row in given.rows:
-            instance = _nearest(found.get(row["series_id"], []), row)
-            if instance is None:
+            image = _nearest(found.get(row["series_id"], []), row)
+            if image is None:
                 continue
-            if instance.content not in headers:
+            if image.content not in headers:
                 with reading():
-                    headers[instance.content] = pydicom.dcmread(instance.content, stop_before_pixels=True)
-            frame = None if instance.frame is None else instance.frame + 1
-            images[row["series_id"], int(row["slice"])] = SourceImage(headers[instance.content], frame)
+                    headers[image.content] = pydicom.dcmread(image.content, stop_before_pixels=True)
+            frame = None if image.frame is None else image.frame + 1
+            images[row["series_id"], int(row["slice"])] = SourceImage(headers[image.content], frame)
         yield images
 
 

@@ -44,7 +44,8 @@ class PictureInput(Dataset[dict[str, Any]]):
         self.transform = transform
         self.left_out: list[dict[str, Any]] = []
         self.names: dict[str, str] = {}
-        key, found = load_key(), []
+        key = load_key()
+        found: list[tuple[Path, Any]] = []
         with (
             tempfile.TemporaryDirectory(prefix="medssl-pictures-") as folder,
             unpacked(find_files(sources), Path(folder) / "archives") as (files, refused),

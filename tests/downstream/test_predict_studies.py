@@ -24,6 +24,8 @@ from medssl_monai.downstream.study_prediction import PredictionOptions
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.errors import CheckpointError, InputError, NoImagesError, NotHounsfieldError
 from medssl_monai.ingest import SliceStore
+from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource
+from medssl_monai.ingest.verdicts import Reason, RejectedError
 from medssl_monai.resources import bundle_dir, config_file
 
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "device": "cpu"}
@@ -143,6 +145,30 @@ def test_addresses_of_studies() -> None:
     assert parse_dicomweb(f"{service}/studies/1.2/", {}) == (service, {"Modality": "CT", "StudyInstanceUID": "1.2"})
     assert parse_dicomweb(f"{service}/studies/1.2/series/3.4", {})[1]["SeriesInstanceUID"] == "3.4"
     assert parse_dicomweb(service, {"StudyInstanceUID": "1.2"})[0] == service
+
+
+def test_a_study_of_a_pacs(fine_tuned: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def series(self: PacsSource) -> list[PacsSeries]:
+        assert dict(self.query) == {"Modality": "CT", "StudyInstanceUID": "1.2"}
+        return [PacsSeries("1.2", f"1.2.{n}", "CT", ("1.2.3.4",)) for n in range(2)]
+
+    def retrieve(self: PacsSource, one: PacsSeries, folder: Path) -> None:
+        if one.series_uid == "1.2.1":
+            raise RejectedError(Reason.NOT_RETRIEVED, "the server did not give its images")
+        shutil.copytree(study, folder)
+        places.append(folder)
+
+    places: list[Path] = []
+    monkeypatch.setattr(PacsSource, "series", series)
+    monkeypatch.setattr(PacsSource, "retrieve", retrieve)
+    address = "https://pacs.example/dicom-web/studies/1.2"
+    options = PredictionOptions(dicom_out=tmp_path / "objects")
+    (found,) = predict_run(fine_tuned, [address], tmp_path / "out", options)
+    assert found["slices"] == 6
+    assert [one["reason"] for one in content(tmp_path / "out")["left_out"]] == ["NOT_RETRIEVED"]
+    assert len(list((tmp_path / "objects").iterdir())) == 2, "a report and a picture"
+    assert not places[0].exists(), "what was fetched does not stay"
+    assert "1.2.1" not in (tmp_path / "out" / "prediction.json").read_text(encoding="utf-8")
 
 
 def test_runs_on_pictures_predict_pictures(
