@@ -44,7 +44,7 @@ class TensorBoardRun:
     def _open(self, engine: Any) -> None:
         # The types say int, but None, which hides nothing, is the default.
         purge: Any = engine.state.iteration + 1 if engine.state.iteration else None
-        self._writer = SummaryWriter(self.run / "logs", purge_step=purge)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(self.run / "logs", purge_step=purge)
 
     def _step(self, engine: Any) -> None:
         step = engine.state.iteration

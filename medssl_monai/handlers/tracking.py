@@ -4,6 +4,7 @@ MONAI adds its ``MLFlowHandler`` to the handlers of a bundle; its defaults expec
 write the whole configuration down, paths of data included. The bundles switch the latter off (``save_execute_config``).
 """
 
+import importlib
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -75,7 +76,7 @@ def _switch_off_telemetry() -> None:
     """MLflow reports its use to its makers unless told not to; a hospital's archive must not."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
-        from mlflow.telemetry import set_telemetry_client
+        telemetry: Any = importlib.import_module("mlflow.telemetry")
     except ImportError:  # older releases have none
         return
-    set_telemetry_client()
+    telemetry.set_telemetry_client()
