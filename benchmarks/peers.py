@@ -1,6 +1,7 @@
 """The peers of the train step: lightly's parts put together as its examples do, and SparK as the literature writes it.
 
-Each gives a step: a function that runs zero_grad, forward, backward, optimizer and momentum update once.
+Each gives a step: a function that runs zero_grad, forward, backward, optimizer and momentum update once. Optimizers are
+ours, so that methods are compared.
 """
 
 import copy
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 
 from medssl_monai.losses.masked_reconstruction import masked_reconstruction_loss
 from medssl_monai.methods.spark import SparK
+from medssl_monai.optimizers.adam import byol_adam
+from medssl_monai.optimizers.lars import swav_lars
+from medssl_monai.optimizers.sgd import moco_sgd
 
 Step = Callable[[], Any]
 
@@ -62,7 +66,7 @@ def moco(views: Sequence[Tensor], layout: torch.memory_format, amp: bool) -> Ste
         key = momentum(views[1]).detach()
         return criterion(query, key)
 
-    return _stepper(online, torch.optim.SGD(online.parameters(), lr=0.006, momentum=0.9), loss_of, amp)
+    return _stepper(online, moco_sgd(online, lr=0.006), loss_of, amp)
 
 
 def byol(views: Sequence[Tensor], layout: torch.memory_format, amp: bool) -> Step:
@@ -72,7 +76,6 @@ def byol(views: Sequence[Tensor], layout: torch.memory_format, amp: bool) -> Ste
     momentum = copy.deepcopy(online)
     deactivate_requires_grad(momentum)
     criterion = NegativeCosineSimilarity()
-    parameters = [*online.parameters(), *predictor.parameters()]
 
     def loss_of() -> Tensor:
         update_momentum(online, momentum, m=0.99)
@@ -80,7 +83,7 @@ def byol(views: Sequence[Tensor], layout: torch.memory_format, amp: bool) -> Ste
         targets = [momentum(view).detach() for view in views]
         return 0.5 * (criterion(predictions[0], targets[1]) + criterion(predictions[1], targets[0]))
 
-    return _stepper(online, torch.optim.Adam(parameters, lr=1e-3), loss_of, amp)
+    return _stepper(online, byol_adam(nn.ModuleList([online, predictor]), lr=1e-3), loss_of, amp)
 
 
 def swav(views: Sequence[Tensor], layout: torch.memory_format, amp: bool) -> Step:
@@ -88,14 +91,13 @@ def swav(views: Sequence[Tensor], layout: torch.memory_format, amp: bool) -> Ste
     online = _Online(SwaVProjectionHead(2048, 2048, 128)).to(views[0].device, memory_format=layout)
     prototypes = SwaVPrototypes(128, n_prototypes=500).to(views[0].device)
     criterion = SwaVLoss()
-    parameters = [*online.parameters(), *prototypes.parameters()]
 
     def loss_of() -> Tensor:
         prototypes.normalize()
         scores = [prototypes(nn.functional.normalize(online(view), dim=1)) for view in views]
         return criterion(scores[:2], scores[2:])
 
-    return _stepper(online, torch.optim.SGD(parameters, lr=0.1, momentum=0.9), loss_of, amp)
+    return _stepper(online, swav_lars(nn.ModuleList([online, prototypes]), lr=0.1), loss_of, amp)
 
 
 class GatherNorm(nn.BatchNorm1d):
