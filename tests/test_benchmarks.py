@@ -1,0 +1,23 @@
+"""The script for a GPU runs from end to end, on a CPU at toy size: its checks pass and every benchmark prints."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("lightly") is None, reason="needs the extra 'benchmarks'")
+def test_everything_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
+    script = ROOT / "benchmarks" / "gpu_all.py"
+    command = [sys.executable, str(script), "--device", "cpu", "--quick", "--out", str(tmp_path / "results.txt")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    written = (tmp_path / "results.txt").read_text(encoding="utf-8")
+    assert "0 failures" in written and "left out" not in written
+    for name in ("check_views", "ours / floor", "PIL reference / ours", "the loader's share", "with recompute"):
+        assert name in written, name
