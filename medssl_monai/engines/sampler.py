@@ -74,11 +74,12 @@ class StepBatchSampler(Sampler[list[SampleKey]]):
             order = self._order(epoch)
             for first in range(batch * self.batch_size, len(order), self.batch_size):
                 whole = order[first : first + self.batch_size]
-                yield [SampleKey(epoch, index) for index in whole[self._part]]
+                yield [SampleKey(epoch, index) for index in whole[self._part].tolist()]
             epoch, batch = epoch + 1, 0
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order(self, epoch: int) -> Tensor:
+        # A tensor: a hundred million Python numbers would take 4 GB.
         total = self.steps_per_pass * self.batch_size
         if self.shuffle:
-            return filled_permutation(self.length, total, self.seed, epoch).tolist()
-        return [i % self.length for i in range(total)]
+            return filled_permutation(self.length, total, self.seed, epoch)
+        return torch.arange(total) % self.length
