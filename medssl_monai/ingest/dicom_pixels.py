@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from medssl_monai.ingest.dicom import Instance
@@ -40,6 +41,16 @@ PLUGINS: dict[str, str] = {
     "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg pylibjpeg",
 }
 """Transfer syntax to the Python package that decodes it."""
+
+PIXEL_TAGS = (
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("ModalityLUTSequence", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "SOPClassUID"),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+)
+"""What decoding needs; to read the other tags again would take as long."""
+
+_PIXEL_TAGS = [Tag(keyword) for keyword in PIXEL_TAGS]
 
 LITTLE_ENDIAN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
 """Uncompressed transfer syntaxes, little endian."""
@@ -98,7 +109,7 @@ def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: b
 def _decode(content: Path) -> tuple[Any, NDArray[Any]]:
     """The whole object, and its pixels as decoded."""
     with reading():
-        dataset = pydicom.dcmread(content, force=True)
+        dataset = pydicom.dcmread(content, force=True, specific_tags=_PIXEL_TAGS)
     if not dataset.file_meta.get("TransferSyntaxUID"):
         dataset.file_meta.TransferSyntaxUID = _implied_syntax(dataset)
     plain = _native(dataset)

@@ -90,7 +90,10 @@ def texts(dataset: Any, keyword: str) -> list[str]:
 def _plain(dataset: Dataset, keyword: str) -> list[str] | None:
     """All values of a tag that is missing, ASCII text, or one 16-bit integer; None where pydicom must look at it."""
     tag, known_vr = _tag_and_vr(keyword)
-    raw = dataset.get_item(tag)
+    try:
+        raw: Any = dataset.get_item(tag)  # converts what has no content, where damage shows
+    except Exception:
+        return None
     if raw is None:
         return []
     if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):

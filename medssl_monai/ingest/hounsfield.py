@@ -51,9 +51,9 @@ def rescale(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any
     whole = stored.dtype.kind in "iub" and float(slope).is_integer() and float(intercept).is_integer()
     if whole and abs(slope) < 2**20 and abs(intercept) < 2**40 and stored.size:
         largest = max(abs(int(stored.min())), abs(int(stored.max()))) * abs(slope) + abs(intercept)
-        values = stored.astype(np.int32 if largest < 2**31 else np.int64)
-        values *= int(slope)
-        values += int(intercept)
+        values: NDArray[Any] = stored.astype(np.int32 if largest < 2**31 else np.int64)
+        np.multiply(values, int(slope), out=values)
+        np.add(values, int(intercept), out=values)
         return values
     return stored.astype(np.float64) * slope + intercept
 

@@ -172,15 +172,30 @@ def _on_cluster(
     try:
         # Not pure: the same call again is work to be done again, the store may have changed in between.
         futures = client.map(_Chunk(work), chunks, pure=False)
+        unclear: list[tuple[Sequence[T], list[R] | None]] = []
         for future, group in zip(futures, chunks, strict=True):
             try:
                 results = future.result()
-            except KilledWorker:  # several processes died of it
+            except KilledWorker:  # several processes died of it, or of what they did beside it
                 if crashed is None:
                     raise
-                results = [crashed(item) for item in group]
-            yield from results
+                results = None
+            if results is None or unclear:
+                unclear.append((group, results))
+            else:
+                yield from results
             future.release()
+        for group, results in unclear:
+            for place, item in enumerate(group):
+                if results is not None:
+                    yield results[place]
+                    continue
+                try:  # now that nothing else is done, it is plain what is to blame
+                    (result,) = client.submit(_Chunk(work), [item], pure=False).result()
+                except KilledWorker:
+                    assert crashed is not None
+                    result = crashed(item)
+                yield result
     finally:
         client.close()
 

@@ -22,7 +22,7 @@ from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write_series
 def cluster() -> Iterator[str]:
     """A scheduler with two worker processes on this machine."""
     distributed = pytest.importorskip("distributed", reason="needs the extra dask")
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with distributed.LocalCluster(processes=True, host="127.0.0.1", **options) as running:
         yield running.scheduler_address
 
@@ -66,6 +66,7 @@ def test_a_process_that_dies_costs_its_item_only() -> None:
         assert alone.map(die_at_some, range(9), "", chunk=1, crashed=lambda item: -item, apart=True) == left
 
 
+@pytest.mark.slow
 def test_a_cluster_process_that_dies_costs_its_item_only(cluster: str) -> None:
     found = Workers(scheduler=cluster, progress=False).map(
         die_at_some, range(2, 5), "", chunk=1, crashed=lambda item: -item

@@ -1,0 +1,31 @@
+"""Memory hardly grows with the number of series: only headers are kept, and they share what they have in common."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.ingest.dicom_fixtures import KEY, phantom, write_series
+
+PROGRAM = """
+import resource, sys
+from pathlib import Path
+from medssl_monai.ingest import ingest
+ingest([Path(sys.argv[1])], Path(sys.argv[2]), key={key!r}, progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_ten_times_the_series(tmp_path: Path) -> None:
+    peaks = []
+    for count in (6, 60):
+        for number in range(count):
+            write_series(tmp_path / str(count) / str(number), phantom(40, seed=number), series=f"{number}")
+        folders = [str(tmp_path / str(count)), str(tmp_path / f"store {count}")]
+        command = [sys.executable, "-c", PROGRAM.format(key=KEY), *folders]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert peaks[1] < 1.10 * peaks[0]
