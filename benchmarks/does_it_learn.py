@@ -9,6 +9,10 @@ a seed. A kNN (cosine, k = 5) and a logistic regression then learn from the labe
 the same draws for every encoder. `samples`: the same with the three training patients of `medssl sample-data`; 2 or
 10 slices a class are drawn 20 times, and each of the three test patients is judged alone.
 
+Each probe is asked twice: of the test slices as scanned, and of the same slices moved (each turned by up to 20°,
+shifted by up to a tenth of the field and scaled by 0.8 to 1.33, drawn once), as another table position and field of
+view would.
+
 Prints balanced accuracy (of one patient: accuracy over the patient's slices), mean and standard deviation over seeds,
 and the paired difference from the random encoder of the same seed. A stopped run carries on.
 """
@@ -25,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.transforms import Compose
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -53,11 +58,30 @@ PROBES: dict[str, Callable[[int], Any]] = {
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # features, labels, patients
 
 
-def part(encoder: torch.nn.Module, data: LabelledData, split: str) -> Part:
+class Moved:
+    """Turns, shifts and scales a slice's view (1, H, W) by what the slice's number draws; air around it."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        draw = np.random.default_rng(int(item["index"]))
+        angle, scale = np.deg2rad(draw.uniform(-20, 20)), draw.uniform(0.75, 1.25)
+        (x, y), cos, sin = draw.uniform(-0.2, 0.2, 2), np.cos(angle) * scale, np.sin(angle) * scale
+        view = torch.as_tensor(item["image"])[None]
+        grid = torch.nn.functional.affine_grid(
+            torch.tensor([[[cos, -sin, x], [sin, cos, y]]], dtype=torch.float32), list(view.shape), align_corners=False
+        )
+        air = -1.0  # what the window below makes of it
+        return {
+            **item,
+            "image": torch.nn.functional.grid_sample(view - air, grid, align_corners=False)[0] + air,
+        }
+
+
+def part(encoder: torch.nn.Module, data: LabelledData, split: str, moved: bool = False) -> Part:
     """Features of a split's labelled slices."""
-    view = LabelledViewd("image", image_size=64, window="wide", mean=0.25, std=0.25, augment=False)
+    view: Any = LabelledViewd("image", image_size=64, window="wide", mean=0.25, std=0.25, augment=False)
     rows = data.rows(split)
-    features = encoder_features(encoder, SliceDataset(data.store, rows=rows, transform=view))
+    transform = Compose([view, Moved()]) if moved else view
+    features = encoder_features(encoder, SliceDataset(data.store, rows=rows, transform=transform))
     return features, np.array([row["label"] for row in rows]), np.array([row["patient"] for row in rows])
 
 
@@ -155,8 +179,12 @@ def main() -> None:
     started = time.monotonic()
 
     def look(name: str, encoder: torch.nn.Module) -> None:
-        learn, unseen = (part(encoder, *side) for side in sides)
-        found.setdefault(name, []).append(judge(learn, unseen, draws, alone))
+        learn = part(encoder, *sides[0])
+        figures: dict[str, float] = {}
+        for how in ("as scanned", "moved"):
+            unseen = part(encoder, *sides[1], moved=how == "moved")
+            figures |= {f"{key} | {how}": value for key, value in judge(learn, unseen, draws, alone).items()}
+        found.setdefault(name, []).append(figures)
 
     for seed in range(options.seeds):
         torch.manual_seed(seed)
