@@ -62,6 +62,7 @@ class Moved:
     """Turns, shifts and scales a slice's view (1, H, W) by what the slice's number draws; air around it."""
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """The item with its view moved."""
         draw = np.random.default_rng(int(item["index"]))
         angle, scale = np.deg2rad(draw.uniform(-20, 20)), draw.uniform(0.75, 1.25)
         (x, y), cos, sin = draw.uniform(-0.2, 0.2, 2), np.cos(angle) * scale, np.sin(angle) * scale
