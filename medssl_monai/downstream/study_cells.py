@@ -89,7 +89,6 @@ def _signature(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> str:
 
 def _overrides(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> dict[str, Any]:
     return {
-        "confidence": False,  # what predictions need beside the network takes as long as the training here
         **inputs.overrides,
         **plan.settings,
         **({} if plan.encoders[cell.encoder].bundle else plan.encoders[cell.encoder].settings),
