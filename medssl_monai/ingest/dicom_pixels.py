@@ -214,7 +214,8 @@ def _significant_bits(raw: NDArray[Any], dataset: Any) -> NDArray[Any]:
     lowest = -(1 << (bits - 1)) if integer(dataset, "PixelRepresentation") == 1 else 0
     if lowest <= raw.min() and raw.max() < lowest + (1 << bits):
         return stored
-    return ((stored - lowest) & ((1 << bits) - 1)) + lowest
+    shifted: Any = stored - lowest
+    return np.asarray((shifted & ((1 << bits) - 1)) + lowest)
 
 
 def _declared_padding(dataset: Any) -> tuple[int, int] | None:
