@@ -43,11 +43,12 @@ def write_volume(store: SliceStore, series_id: str, volume: npt.NDArray[Any], fi
 
     affine = series_affine(store.select([["series_id", "==", series_id]]))
     if file.suffix != ".nrrd":
-        nibabel.save(nibabel.Nifti1Image(volume, affine), file)
+        nifti: Any = nibabel.Nifti1Image
+        nibabel.save(nifti(volume, affine), file)
         return
     import SimpleITK
 
-    image = SimpleITK.GetImageFromArray(volume.transpose(2, 1, 0))
+    image: Any = SimpleITK.GetImageFromArray(volume.transpose(2, 1, 0))
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())

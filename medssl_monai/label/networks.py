@@ -225,7 +225,7 @@ class ServedNetwork:
         prepared = preprocessing_for(self.link, default={"window": "wide", "mean": 0.25, "std": 0.25})
         network = classifier(report.arch, 1)
         network.load_state_dict(state, strict=False)  # all but the classification layer, as load_encoder has proven
-        network.fc = nn.Identity()  # type: ignore[assignment]
+        network.fc = nn.Identity()
         view = ModelView(report.arch, 224, (), prepared.window, prepared.mean, prepared.std)
         return view, network.to(self.device).eval(), report.fingerprint
 

@@ -311,4 +311,5 @@ def write_nifti(store: SliceStore, series_id: str, file: Path) -> None:
 
     rows = store.select([["series_id", "==", series_id]])
     volume = store.read_series(series_id).transpose(2, 1, 0)
-    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(volume), series_affine(rows)), file)
+    image: Any = nibabel.Nifti1Image
+    nibabel.save(image(np.ascontiguousarray(volume), series_affine(rows)), file)

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,9 @@ def test_evidence_lies_on_the_study(served: Workspace, tmp_path: Path, suffix: s
     maps[3][10, 40] = 0.8
     volume = evidence_volume(studies.store, image, rows, maps, 0.5)
     write_volume(studies.store, image, volume, tmp_path / f"evidence{suffix}")
-    marked, plain = (SimpleITK.ReadImage(str(p)) for p in (tmp_path / f"evidence{suffix}", studies.image_file(image)))
+    files = (tmp_path / f"evidence{suffix}", studies.image_file(image))
+    images: list[Any] = [SimpleITK.ReadImage(str(file)) for file in files]
+    marked, plain = images
     assert marked.GetSize() == plain.GetSize()
     assert marked.GetOrigin() == pytest.approx(plain.GetOrigin(), abs=1e-3)
     assert marked.GetDirection() == pytest.approx(plain.GetDirection(), abs=1e-4)

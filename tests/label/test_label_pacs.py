@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import UID
 
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.resources import bundle_dir
@@ -47,8 +48,9 @@ def radiographs(phantom_labels: Path, tmp_path_factory: pytest.TempPathFactory) 
         for name in ("ImagePositionPatient", "ImageOrientationPatient", "RescaleIntercept", "RescaleSlope"):
             if name in image:
                 delattr(image, name)
-        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
-        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.3680043.10.999.{number}.3"
+        kind, name = UID("1.2.840.10008.5.1.4.1.1.1.1"), UID(f"1.2.826.0.1.3680043.10.999.{number}.3")
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = kind
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = name
         image.StudyInstanceUID, image.SeriesInstanceUID = (f"1.2.826.0.1.3680043.10.999.{number}.{i}" for i in (1, 2))
         image.Modality, image.PatientID = "DX", f"PLANTED-DX-{number}"
         rng = np.random.default_rng(number)
