@@ -48,9 +48,9 @@ def radiographs(phantom_labels: Path, tmp_path_factory: pytest.TempPathFactory) 
         for name in ("ImagePositionPatient", "ImageOrientationPatient", "RescaleIntercept", "RescaleSlope"):
             if name in image:
                 delattr(image, name)
-        kind, name = UID("1.2.840.10008.5.1.4.1.1.1.1"), UID(f"1.2.826.0.1.3680043.10.999.{number}.3")
+        kind, instance = UID("1.2.840.10008.5.1.4.1.1.1.1"), UID(f"1.2.826.0.1.3680043.10.999.{number}.3")
         image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = kind
-        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = name
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = instance
         image.StudyInstanceUID, image.SeriesInstanceUID = (f"1.2.826.0.1.3680043.10.999.{number}.{i}" for i in (1, 2))
         image.Modality, image.PatientID = "DX", f"PLANTED-DX-{number}"
         rng = np.random.default_rng(number)
