@@ -4,7 +4,7 @@ Shapes: B images, C channels (1 or 3), H × W pixels (multiples of 32), grid H/3
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,8 @@ class SparK(Method):
         if self._packs(image):
             cells, tiles = packed_features(self.encoder, image, mask, self.drop_path_rate)
             levels = zip(reversed(tiles), self.densify, strict=True)
-            return self.decoder([densify.from_cells(x, cells) for x, densify in levels])  # type: ignore[no-any-return]
+            dense = [cast(Densify, densify).from_cells(x, cells) for x, densify in levels]
+            return self.decoder(dense)  # type: ignore[no-any-return]
         maps = masked_features(self.encoder, image, mask, self.drop_path_rate)
         return self.decoder(self.densified(maps, mask))  # type: ignore[no-any-return]
 
