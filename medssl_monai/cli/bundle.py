@@ -1,7 +1,8 @@
 """``medssl bundle list`` and ``medssl bundle pack``."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,4 +37,4 @@ def pack(
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
 
 
-VERBS = {"list": list_, "pack": pack}
+VERBS: dict[str, Callable[..., Any]] = {"list": list_, "pack": pack}

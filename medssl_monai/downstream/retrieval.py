@@ -22,7 +22,7 @@ from medssl_monai.atomic import write_atomically
 from medssl_monai.checkpoints.load import load_encoder, preprocessing_for, put_into_resnet
 from medssl_monai.downstream.baselines import encoder_features
 from medssl_monai.downstream.heat_maps import windowed_slice
-from medssl_monai.errors import InputError, NoImagesError
+from medssl_monai.errors import CheckpointError, InputError, NoImagesError
 from medssl_monai.handlers.feature_table import write_features
 from medssl_monai.ingest.cached import cache_root
 from medssl_monai.ingest.schema import Filters
@@ -78,6 +78,8 @@ class Embedder:
         self.encoder = resnet_encoder(report.arch)
         put_into_resnet(self.encoder, state, report)
         known = preprocessing_for(weights, default={"window": "wide", "mean": 0.25, "std": 0.25})
+        if known.window is None or known.mean is None or known.std is None:  # the default above fills all three
+            raise CheckpointError(f"{weights}: records no window, mean and std; export it again from its run")
         self.window = known.window
         self.image_size = image_size or _size_of(weights) or 224
         self.view = LabelledViewd(

@@ -106,7 +106,8 @@ def test_overlays_change_only_what_is_there(overlay: str) -> None:
     if overlay.startswith("study_"):
         return  # no overlay: the plan of a study, which tests/downstream/test_study.py reads
     own = overlay.replace("paper_", "ct_ssl_")
-    meant = [own] if own in PRETRAINING else PRETRAINING if overlay in {"demo", "ddp", "small"} else ["ct_classification"]
+    for_pretraining = PRETRAINING if overlay in {"demo", "ddp", "small"} else ["ct_classification"]
+    meant = [own] if own in PRETRAINING else for_pretraining
     known = set().union(*(ConfigParser.load_config_file(str(bundle_dir(b) / "configs" / "train.yaml")) for b in meant))
     content = ConfigParser.load_config_file(str(config_file(overlay)))
     changed = {key.removeprefix("+").split("::")[0].split("#")[0] for key in content}

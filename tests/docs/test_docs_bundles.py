@@ -65,8 +65,9 @@ def same_as_torchscript(bundle: Path) -> None:
     network = parser.get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
     image = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    scripted = torch.jit.load(bundle / "models" / "model.ts").eval()  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        expected, found = network(image), torch.jit.load(bundle / "models" / "model.ts").eval()(image)
+        expected, found = network(image), scripted(image)
     assert torch.allclose(found, expected, atol=1e-6)
 
 

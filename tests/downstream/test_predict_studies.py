@@ -93,7 +93,7 @@ def test_folder_archive_and_volume_with_heat_maps(fine_tuned: Path, study: Path,
 def test_what_is_unlike_training_is_flagged(fine_tuned: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise = rng.uniform(-1024, 3000, (64, 64, 6)).astype(np.int16)
-    nib.save(nib.Nifti1Image(noise, np.diag([-3.0, -3.0, 5.0, 1.0])), tmp_path / "noise.nii.gz")
+    nib.save(nib.Nifti1Image(noise, np.diag([-3.0, -3.0, 5.0, 1.0])), tmp_path / "noise.nii.gz")  # type: ignore[no-untyped-call]
     (study,) = predict_run(fine_tuned, [tmp_path / "noise.nii.gz"], tmp_path / "out")
     assert (study["predicted"], study["flag"], study["flagged_slices"]) == (None, "out_of_distribution", 6)
     assert study["score"] > study["threshold"]
@@ -132,7 +132,7 @@ def test_wrong_input_is_told(fine_tuned: Path, tmp_path: Path) -> None:
     upright = np.full((32, 6, 32), -1000, np.int16)
     upright[8:24, :, 8:24] = 40
     affine = np.array([[0, 0, 3.0, 0], [0, 5.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])
-    nib.save(nib.Nifti1Image(upright, affine), tmp_path / "coronal.nii.gz")
+    nib.save(nib.Nifti1Image(upright, affine), tmp_path / "coronal.nii.gz")  # type: ignore[no-untyped-call]
     with pytest.raises(NoImagesError, match="is coronal; the classifier is for axial slices"):
         predict_run(fine_tuned, [tmp_path / "coronal.nii.gz"], tmp_path / "out")
     with pytest.raises(InputError, match="not for a whole PACS"):

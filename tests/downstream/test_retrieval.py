@@ -36,7 +36,8 @@ def test_slices_by_cosine(some: SliceFeatures) -> None:
 
 def test_a_series_is_most_like_itself(some: SliceFeatures) -> None:
     found = nearest_series(some.features[3:6], some, 4)
-    assert (found[0].series_id, found[0].likeness) == ("s1", pytest.approx(1.0))
+    assert found[0].series_id == "s1"
+    assert found[0].likeness == pytest.approx(1.0)
     assert len(found) == 4
     assert found[0].likeness > found[1].likeness >= found[2].likeness
 

@@ -29,7 +29,8 @@ def stored_slice(folder: Path, case: int) -> NDArray[np.int16]:
 
 
 def eight_bits(hu: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.rint(np.asarray(CTWindow("minmax")(hu[None]))[0] * 255).astype(np.uint8)
+    eight: NDArray[np.uint8] = np.rint(np.asarray(CTWindow("minmax")(hu[None]))[0] * 255).astype(np.uint8)
+    return eight
 
 
 @pytest.mark.parametrize("case", [0, 1, 2])

@@ -16,7 +16,7 @@ from medssl_monai.ingest.measures import hamming_distance, perceptual_hash
 from medssl_monai.ingest.verdicts import FLAGS
 from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, write, write_series
 
-MR = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR"}
+MR: dict[str, Any] = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR"}
 DX: dict[str, Any] = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1", "Modality": "DX"}
 
 
@@ -24,7 +24,8 @@ def wide(seed: int = 0, slices: int = 2) -> np.ndarray[Any, np.dtype[np.uint16]]
     """Values from 0 to 65535 that look like something."""
     picture = anatomy(seed, slices).astype(np.float64)
     spread = (picture - picture.min()) / (picture.max() - picture.min()) * 65535
-    return spread.round().astype(np.uint16)
+    values: np.ndarray[Any, np.dtype[np.uint16]] = spread.round().astype(np.uint16)
+    return values
 
 
 @pytest.mark.parametrize("inverted", [False, True])
@@ -67,7 +68,7 @@ def test_pictures_and_volumes(tmp_path: Path) -> None:
     images = wide()
     (tmp_path / "in").mkdir()
     assert cv2.imwrite(str(tmp_path / "in" / "x.png"), images[0])
-    nibabel.save(nibabel.Nifti1Image(images.transpose(2, 1, 0), np.diag([-1, -1, 2, 1])), tmp_path / "in" / "v.nii")
+    nibabel.save(nibabel.Nifti1Image(images.transpose(2, 1, 0), np.diag([-1, -1, 2, 1])), tmp_path / "in" / "v.nii")  # type: ignore[no-untyped-call]
     ingest([tmp_path / "in"], tmp_path / "store", key=KEY, modality="MR", progress=False)
     store = SliceStore(tmp_path / "store")
     found = {len(one): one.astype(np.int64) + 32768 for one in map(store.read_series, store.series_ids)}
@@ -82,7 +83,7 @@ def test_they_are_told_apart_and_found_again(tmp_path: Path) -> None:
     assert hamming_distance(perceptual_hash(low[0], "DX"), perceptual_hash(low[2], "DX")) > 16
     for seed, name in ((0, "a"), (0, "b"), (1, "c")):
         for number, image in enumerate(wide(seed)):
-            place = {"position": (0, 0, number), "series": name, "name": number, "PatientID": name}
+            place: dict[str, Any] = {"position": (0, 0, number), "series": name, "name": number, "PatientID": name}
             write(dataset(image, **place, **MR), tmp_path / name / str(number))
         ingest([tmp_path / name], tmp_path / f"store {name}", key=KEY, progress=False)
     found = audit([tmp_path / f"store {name}" for name in "abc"]).near_duplicates

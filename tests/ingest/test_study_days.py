@@ -30,9 +30,9 @@ def source(tmp_path: Path) -> Path:
 def write_all(tmp_path: Path) -> None:
     for seed, (series, (patient, day)) in enumerate(DAYS.items()):
         write_series(tmp_path / "in" / series, phantom(2, seed=seed), series=series, PatientID=patient, StudyDate=day)
-    for patient, day in (("A", None), ("C", ""), ("D", "20190230"), ("E", "3 May"), ("F", "1999")):
+    for patient, odd in (("A", None), ("C", ""), ("D", "20190230"), ("E", "3 May"), ("F", "1999")):
         series = f"none {patient}"
-        write_series(tmp_path / "in" / series, phantom(2), series=series, PatientID=patient, StudyDate=day)
+        write_series(tmp_path / "in" / series, phantom(2), series=series, PatientID=patient, StudyDate=odd)
 
 
 def days(store: SliceStore) -> dict[str, int | None]:
@@ -59,7 +59,7 @@ def test_order_and_workers_do_not_show(source: Path, tmp_path: Path) -> None:
 def test_parts_tell_no_date(source: Path, tmp_path: Path) -> None:
     """Series of two patients of one day differ by a number that only the key gives."""
     write_series(source / "g", phantom(2, seed=7), series="g", PatientID="G", StudyDate="20190228")
-    stored = []
+    stored: list[list[int]] = []
     for key in (KEY, b"another key of 16 bytes"):
         ingest([source], tmp_path / str(len(stored)), key=key, progress=False)
         store = SliceStore(tmp_path / str(len(stored)))
