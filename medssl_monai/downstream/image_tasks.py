@@ -15,6 +15,7 @@ from medssl_monai.downstream.image_data import PICTURES, ImageData, ImageFiles
 from medssl_monai.downstream.image_table import image_table
 from medssl_monai.downstream.subsets import Unit, grouped_split, reference_split, reference_subset
 from medssl_monai.errors import ConfigError, LabelError
+from medssl_monai.ingest.labels import check_class_name
 
 __all__ = ["ORGANS", "covid_ct", "folder_classes", "image_task", "organ_s_mnist"]
 
@@ -179,7 +180,7 @@ def folder_classes(
         seed: of the draws.
 
     Raises:
-        LabelError: there are fewer than two classes with pictures.
+        LabelError: there are fewer than two classes with pictures, or one has a name that a configuration would run.
     """
     folder = Path(root)
     parts = {name: folder / short for name, short in (("train", "train"), ("validation", "val"), ("test", "test"))}
@@ -191,6 +192,8 @@ def folder_classes(
             f"folders: needs two or more folders named by class under the given one, found {len(classes)}; "
             "lay pictures out as [train/]CLASS/*.png"
         )
+    for name in classes:
+        check_class_name(name, "folders")
     paths: list[Path] = []
     labels: list[int] = []
     patients: list[str] = []

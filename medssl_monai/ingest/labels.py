@@ -27,7 +27,7 @@ from medssl_monai.errors import LabelError
 from medssl_monai.ingest.label_queries import check_query, is_query, select_slices
 from medssl_monai.ingest.store import SliceStore
 
-__all__ = ["SPLITS", "LabelRow", "LabelTable", "read_labels", "resolve"]
+__all__ = ["SPLITS", "LabelRow", "LabelTable", "check_class_name", "read_labels", "resolve"]
 
 SPLITS = ("train", "validation", "test")
 SEPARATOR = "|"  # between the classes of a slice in a multi-label table
@@ -101,7 +101,8 @@ def read_labels(path: Path, *, multilabel: bool = False) -> LabelTable:
     Raises:
         LabelError: the file is not readable or empty; a column is missing; a slice is not a whole number from 0; a
             label or source is empty; a split is unknown; one slice has two labels; a patient is in two splits; several
-            classes are named where one must be. The message names the row.
+            classes are named where one must be; a class has a name that a configuration would run. The message names
+            the row.
     """
     path = Path(path)
     rows = tuple(_row(path, number, cells, multilabel) for number, cells in enumerate(_read_cells(path), start=1))
@@ -110,9 +111,25 @@ def read_labels(path: Path, *, multilabel: bool = False) -> LabelTable:
     _refuse_contradictions(path, ((row.source, row) for row in rows))
     _refuse_leaks(path, ((row.patient, row) for row in rows if row.patient), "the patient")
     table = LabelTable(path, rows, multilabel)
+    for row in rows:
+        for name in row.names:
+            check_class_name(name, f"{path}, row {row.number}")
     if not table.classes:
         raise LabelError(f"{path}: no row names a class, so that there is nothing to learn; fill the column 'label'")
     return table
+
+
+def check_class_name(name: str, where: str) -> None:
+    """Refuse the names that MONAI's configurations, into which a run writes them, would not take as text.
+
+    Raises:
+        LabelError: `name` begins with ``$`` (it would be run as Python), ``@`` or ``%``, or holds ``#``; `where` is told.
+    """
+    if name.startswith(("$", "@", "%")) or "#" in name:
+        raise LabelError(
+            f"{where}: the class {name!r} may not begin with $, @ or %, nor hold #, which MONAI's configurations read "
+            "as commands and references; rename it"
+        )
 
 
 def resolve(

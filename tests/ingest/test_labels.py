@@ -80,6 +80,9 @@ def test_sources_that_are_paths_are_joined_with_the_tables_folder(tmp_path: Path
         (HEADING + "sa,0,lung,A,train\nsa,0,liver,A,train\n", "row 2: slice 0 of sa .*'liver', but row 1 .*'lung'"),
         (HEADING + "sa,0,lung,A,train\nsa,,liver,A,train\n", "row 2: every slice of sa"),
         (HEADING + "sa,,lung,A,train\nsa,1,liver,A,train\n", "row 2: slice 1 of sa"),
+        (HEADING + "sa,0,$__import__('os'),A,train\n", "row 1: the class .* may not begin with"),
+        (HEADING + "sa,0,@network,A,train\n", "row 1: the class '@network' may not begin with"),
+        (HEADING + "sa,0,lung,A,train\nsa,1,lung#2,A,train\n", "row 2: the class 'lung#2'"),
         (HEADING + "sa,0,lung,A,train\nsb,0,lung,A,test\n", "row 2: the patient is in the split 'test', but in row 1"),
     ],
 )
