@@ -123,7 +123,7 @@ def check_class_name(name: str, where: str) -> None:
     """Refuse the names that MONAI's configurations, into which a run writes them, would not take as text.
 
     Raises:
-        LabelError: `name` begins with ``$`` (it would be run as Python), ``@`` or ``%``, or holds ``#``; `where` is told.
+        LabelError: `name` begins with ``$`` (it would be run as Python), ``@`` or ``%``, or holds ``#``.
     """
     if name.startswith(("$", "@", "%")) or "#" in name:
         raise LabelError(
