@@ -19,9 +19,10 @@ from medssl_monai.ingest.code_words import body_part, kernel
 from medssl_monai.ingest.dicom_tags import day, integer, number, numbers, quiet, reading, text, texts
 from medssl_monai.ingest.functional_groups import FrameHeader
 from medssl_monai.ingest.geometry import canonical_orientation
+from medssl_monai.ingest.plain_header import asked_for, plain_header
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
-__all__ = ["DISCRIMINATORS", "IMAGE_CLASSES", "Instance", "read_frames", "read_instance", "sniff_dicom"]
+__all__ = ["DISCRIMINATORS", "HEAD_BYTES", "IMAGE_CLASSES", "Instance", "read_frames", "read_instance", "sniff_dicom"]
 
 IMAGE_CLASSES: dict[str, str] = {
     "1.2.840.10008.5.1.4.1.1.1": "CR",
@@ -86,6 +87,11 @@ HEADER_TAGS = (
 """The allow-list: nothing else is read from a header."""
 
 _HEADER_TAGS = [Tag(keyword) for keyword in HEADER_TAGS]
+
+_HEADER_FIELDS = asked_for(HEADER_TAGS)
+
+HEAD_BYTES = 1 << 15
+"""In the first so many bytes of a file, most headers end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +176,23 @@ def read_instance(path: Path, content: Path | None = None) -> Instance:
         return _instance(_header(content or path), path, content or path, None)
 
 
-def read_frames(path: Path, content: Path | None = None) -> list[Instance]:
+def read_frames(path: Path, content: Path | None = None, head: bytes | None = None) -> list[Instance]:
     """The headers of all images in one file: of each frame of an enhanced object, otherwise one.
+
+    Args:
+        path: where the file stands.
+        content: the file that holds its bytes, where that is another.
+        head: its first bytes, where they were read already, which saves time.
 
     Raises:
         RejectedError: as `read_instance`.
     """
     content = content or path
+    plain = None if head is None else plain_header(head, _HEADER_FIELDS, whole=False)
+    if plain is not None:
+        image = _instance(plain, path, content, None)
+        if image.sop_class not in ENHANCED_CLASSES:
+            return [image]
     with quiet():
         dataset = _header(content)
         whole = _instance(dataset, path, content, None)
@@ -200,7 +216,8 @@ def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Ins
         raise RejectedError(Reason.UNREADABLE, "has no SOPClassUID; not a whole DICOM object")
     if sop_class not in IMAGE_CLASSES:
         # Only names of the standard's own dictionary may leave: an unknown UID could carry anything.
-        name = UID(sop_class).name
+        with quiet():
+            name = UID(sop_class).name
         shown = name if name != sop_class else "an unknown SOP class"
         raise RejectedError(Reason.NOT_AN_IMAGE, f"{shown} is no kind of image that is read")
     rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
@@ -259,7 +276,8 @@ def _orientation(dataset: Any) -> tuple[float, ...] | None:
 @lru_cache(maxsize=1024)
 def _are_axes(cosines: tuple[float, ...]) -> bool:
     try:
-        canonical_orientation(cosines[:3], cosines[3:])
+        with quiet():
+            canonical_orientation(cosines[:3], cosines[3:])
     except GeometryError:
         return False
     return True

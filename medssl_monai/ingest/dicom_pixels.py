@@ -14,15 +14,17 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from medssl_monai.ingest.dicom import Instance
-from medssl_monai.ingest.dicom_tags import integer, quiet, reading
+from medssl_monai.ingest.dicom_tags import integer, quiet, reading, text
 from medssl_monai.ingest.hounsfield import (
     LOWERED_BY,
+    PADDING_HU,
     HounsfieldSlice,
     clip_to_int16,
     padding_mask,
     rescale,
     to_slice,
 )
+from medssl_monai.ingest.plain_header import asked_for, plain_header
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
 __all__ = ["pixel_digest", "read_pixels"]
@@ -52,6 +54,8 @@ PIXEL_TAGS = (
 
 _PIXEL_TAGS = [Tag(keyword) for keyword in PIXEL_TAGS]
 
+_PIXEL_FIELDS = asked_for(PIXEL_TAGS)
+
 LITTLE_ENDIAN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
 """Uncompressed transfer syntaxes, little endian."""
 
@@ -68,6 +72,9 @@ def read_pixels(instance: Instance, lowered: bool = False) -> HounsfieldSlice:
     Raises:
         RejectedError: the pixels cannot be decoded.
     """
+    plain = None if instance.compressed or instance.frame is not None else _plain(instance.content)
+    if plain is not None:
+        return _checked(instance, *plain, lowered)
     with quiet():
         return _read_pixels(instance, lowered)
 
@@ -80,6 +87,10 @@ def _read_pixels(instance: Instance, lowered: bool) -> HounsfieldSlice:
         dataset, frames = _decode_once(instance.content, status.st_mtime_ns, status.st_size)
         frames = frames[None] if frames.ndim == 2 else frames
         raw = frames[instance.frame] if instance.frame < len(frames) else frames
+    return _checked(instance, dataset, raw, lowered)
+
+
+def _checked(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: bool) -> HounsfieldSlice:
     if raw.shape != instance.shape:
         raise RejectedError(Reason.UNDECODABLE, "the decoded image has another shape than its Rows and Columns say")
     pixels, flags = _grey_values(instance, dataset, raw, lowered)
@@ -88,6 +99,9 @@ def _read_pixels(instance: Instance, lowered: bool) -> HounsfieldSlice:
 
 def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: bool) -> HounsfieldSlice:
     """HU for CT, the stored values otherwise; X-rays stored white on black (MONOCHROME1) turned over."""
+    simple = _simple_hu(instance, dataset, raw) if instance.modality == "CT" else None
+    if simple is not None:
+        return HounsfieldSlice(simple, frozenset())
     stored = _significant_bits(raw, dataset)
     if instance.modality != "CT":
         inverted = instance.photometric == "MONOCHROME1"
@@ -104,6 +118,59 @@ def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: b
         with reading():
             return to_slice(_modality_lut(dataset, stored), padding, lossy=instance.lossy)
     return to_slice(rescale(stored, slope, intercept), padding, lossy=instance.lossy)
+
+
+def _simple_hu(instance: Instance, dataset: Any, raw: NDArray[Any]) -> NDArray[np.int16] | None:
+    """HU where a whole number is to be added to values of 16 bits and nothing else is to be done; None elsewhere.
+
+    That is most CT, and is done here in a quarter of the time: no padding, nothing to be clipped, no junk in high bits.
+    """
+    intercept = instance.intercept
+    whole = instance.slope == 1 and intercept is not None and intercept.is_integer() and abs(intercept) <= 32767
+    if not whole or instance.has_lut or raw.dtype.kind not in "iu" or raw.dtype.itemsize != 2 or not raw.size:
+        return None
+    assert intercept is not None
+    lowest, highest = int(raw.min()), int(raw.max())
+    if lowest + intercept < PADDING_HU or highest + intercept > np.iinfo(np.int16).max:
+        return None
+    padding = _declared_padding(dataset)
+    if padding is not None and padding[0] <= highest and padding[1] >= lowest:
+        return None
+    bits = integer(dataset, "BitsStored") or 16
+    bottom = -(1 << (bits - 1)) if integer(dataset, "PixelRepresentation") == 1 else 0
+    if not 0 < bits <= 16 or lowest < bottom or highest >= bottom + (1 << bits):
+        return None
+    pixels = raw.astype(np.int16)  # high values without a sign wrap here, and back in the sum
+    np.add(pixels, np.int16(intercept), out=pixels)
+    return pixels
+
+
+def _plain(content: Path) -> tuple[Any, NDArray[Any]] | None:
+    """Header and pixels of an ordinary uncompressed file, a view of its bytes; None for any other."""
+    try:
+        data = content.read_bytes()
+    except OSError:
+        return None
+    header = plain_header(data, _PIXEL_FIELDS, whole=True)
+    if header is None or header.pixels is None or not _is_native(header):
+        return None
+    start, length = header.pixels
+    shape = integer(header, "Rows") or 0, integer(header, "Columns") or 0
+    if not 0 < 2 * shape[0] * shape[1] <= length:
+        return None
+    kind = "<i2" if integer(header, "PixelRepresentation") else "<u2"
+    return header, np.frombuffer(data, kind, shape[0] * shape[1], start).reshape(shape)
+
+
+def _is_native(dataset: Any) -> bool:
+    """Whether it says that it is one uncompressed grey image of 16 bits."""
+    return (
+        text(dataset.file_meta, "TransferSyntaxUID") in LITTLE_ENDIAN
+        and (integer(dataset, "NumberOfFrames") or 1) == 1
+        and integer(dataset, "SamplesPerPixel") == 1
+        and integer(dataset, "BitsAllocated") == 16
+        and integer(dataset, "PixelRepresentation") in (0, 1)
+    )
 
 
 def _decode(content: Path) -> tuple[Any, NDArray[Any]]:
@@ -135,13 +202,11 @@ def _decompressed(dataset: Any) -> NDArray[Any]:
 
 def _native(dataset: Any) -> NDArray[Any] | None:
     """One uncompressed grey image of 16 bits, a view of its bytes; None for anything else, which pydicom decodes."""
-    if dataset.file_meta.TransferSyntaxUID not in LITTLE_ENDIAN or (integer(dataset, "NumberOfFrames") or 1) != 1:
+    if not _is_native(dataset):
         return None
     rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
-    if integer(dataset, "SamplesPerPixel") != 1 or integer(dataset, "BitsAllocated") != 16:
-        return None
     signed, content = integer(dataset, "PixelRepresentation"), dataset.get("PixelData")
-    if signed not in (0, 1) or not isinstance(content, bytes) or not 0 < 2 * rows * columns <= len(content):
+    if not isinstance(content, bytes) or not 0 < 2 * rows * columns <= len(content):
         return None
     return np.frombuffer(content, "<i2" if signed else "<u2", rows * columns).reshape(rows, columns)
 
@@ -163,7 +228,7 @@ def _sign_flags(dataset: Any) -> frozenset[str]:
 
     The sign is the highest bit of Ssiz in the SIZ marker (ISO/IEC 15444-1 A.5.1).
     """
-    if dataset.file_meta.TransferSyntaxUID not in J2K_SYNTAXES:
+    if text(dataset.file_meta, "TransferSyntaxUID") not in J2K_SYNTAXES:
         return frozenset()
     head = bytes(dataset.PixelData[:4096])
     start = head.find(b"\xff\x4f\xff\x51")

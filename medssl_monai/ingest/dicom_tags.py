@@ -21,14 +21,12 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag, Tag
 
+from medssl_monai.ingest.plain_header import TEXT_VRS, PlainHeader, split_text
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
 __all__ = ["day", "integer", "number", "numbers", "quiet", "reading", "text", "texts"]
 
 SILENT = logging.CRITICAL + 1
-
-TEXT_VRS = frozenset({"AS", "CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "UI"})
-"""Value representations that are text with backslashes between values (PS3.5 6.2)."""
 
 
 @contextmanager
@@ -76,6 +74,8 @@ def _value(dataset: Any, keyword: str) -> Any:
 
 def texts(dataset: Any, keyword: str) -> list[str]:
     """All values as stripped text."""
+    if isinstance(dataset, PlainHeader):
+        return dataset.values.get(keyword, [])
     if isinstance(dataset, Dataset):
         plain = _plain(dataset, keyword)
         if plain is not None:
@@ -102,8 +102,7 @@ def _plain(dataset: Dataset, keyword: str) -> list[str] | None:
     if vr in TEXT_VRS:
         if not content.isascii() or b"\x1b" in content:  # escapes switch the character set (PS3.5 6.1.2.5)
             return None
-        values = content.decode("ascii").rstrip("\0 ").split("\\")
-        return [one.strip() for one in values] if values != [""] else []
+        return split_text(content)
     if vr in ("US", "SS") and len(content) == 2:
         return [str(int.from_bytes(content, "little" if raw.is_little_endian else "big", signed=vr == "SS"))]
     return None

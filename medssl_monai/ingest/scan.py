@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medssl_monai.ingest.admission import Rules, refusal
 from medssl_monai.ingest.archives import SourceFile
-from medssl_monai.ingest.dicom import Instance, read_frames, sniff_dicom
+from medssl_monai.ingest.dicom import HEAD_BYTES, Instance, read_frames, sniff_dicom
 from medssl_monai.ingest.digests import file_digest
 from medssl_monai.ingest.grouping import common_folder, plan_series, series_uid
 from medssl_monai.ingest.nifti import VOLUME_SUFFIXES, is_volume_file
@@ -64,13 +64,13 @@ def look_at(file: SourceFile, rules: Rules) -> Found:
                 what = "is a picture, whose grey values are not Hounsfield units; ingest it without `modality` CT"
                 return Found(file, refused=(Reason.NOT_HOUNSFIELD, what))
             return Found(file, digest=file_digest(file.content))
-        with file.content.open("rb") as opened:
-            head = opened.read(132)
+        with file.content.open("rb", buffering=0) as opened:
+            head = opened.read(HEAD_BYTES)
         if not sniff_dicom(head):
             known = ", ".join((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES))
             what = "is empty" if not head else f"is neither DICOM nor a volume file or picture ({known})"
             return Found(file, refused=(Reason.NOT_AN_IMAGE_FILE, what))
-        frames = read_frames(file.path, file.content)
+        frames = read_frames(file.path, file.content, head)
     except RejectedError as rejection:
         return Found(file, refused=(rejection.reason, rejection.detail))
     except OSError as error:
