@@ -83,8 +83,9 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 1|3, H, W) to features (B, F)."""
-        if not torch.jit.is_scripting() and self.recompute:  # type: ignore[attr-defined]  # torch exports it untyped
-            return self._recomputed(image)
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out a branch, not half of a condition
+            if self.recompute:
+                return self._recomputed(image)
         features: Tensor = self._forward_impl(expand_channels(image))  # what ResNet.forward calls, for TorchScript
         return features
 

@@ -102,8 +102,8 @@ def test_pacs(address: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_tutorial(phantom_labels: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the phantom in place of the samples, which need a network."""
     found = commands(DOCS / "tutorial.md")
-    verbs = ["sample-data", "ingest", "pretrain", "export", "finetune", "finetune", "ingest", "audit", "evaluate"]
-    assert [words[1] for words in found] == [*verbs, "evaluate", "predict"]
+    verbs = ["sample-data", "ingest", "pretrain", "export", "finetune", "finetune", "ingest", "audit", "ingest"]
+    assert [words[1] for words in found] == [*verbs, "evaluate", "evaluate", "predict"]
     table = phantom_labels.read_text(encoding="utf-8")
     for part, numbers in (("train", (1, 2, 3)), ("test", (4,)), ("unseen", (5,))):
         for number in numbers:

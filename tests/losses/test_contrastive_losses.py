@@ -58,7 +58,7 @@ def test_sinkhorn_s_marginals(rows: int, k: int, seed: int) -> None:
     shifts = torch.randn(rows + k, 1, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     shifted = scores + shifts[rows:].T + shifts[:rows]
     # In the limit: a row's constant is only gone when prototypes and rows agree.
-    assert_allclose(sinkhorn(shifted, 0.5, 4000), sinkhorn(scores, 0.5, 4000), atol=1e-6)
+    assert_allclose(sinkhorn(shifted, 0.5, 1500), sinkhorn(scores, 0.5, 1500), atol=1e-6)
 
 
 def test_sinkhorn_survives_where_exponentials_do_not() -> None:
