@@ -120,6 +120,7 @@ class _Run:
         look = partial(look_at, rules=self.rules)
         found = self.workers.map(look, files, "looking at files", chunk=64, keep=Sharing(files))
         plans, verdicts = plan_all(found, self.key, self.rules)
+        del found  # the plans hold what is taken
         verdicts += [
             Verdict(Outcome.REJECTED, "file", source_id(self.key, one.path), reason=one.reason, detail=one.detail)
             for one in refused
