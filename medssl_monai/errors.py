@@ -44,6 +44,10 @@ class StoreError(InputError):
     """A slice store is missing, incomplete, or written with another schema version."""
 
 
+class BusyStoreError(StoreError):
+    """Another run writes into a slice store at this moment."""
+
+
 class GeometryError(InputError):
     """Image positions or orientations contradict one another."""
 

@@ -1,15 +1,21 @@
 """Data given as a store or as clinical files: the latter are ingested once, into a cache."""
 
 import hashlib
+import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from medssl_monai.errors import InputError
+from medssl_monai.errors import BusyStoreError, InputError
 from medssl_monai.ingest.pipeline import ingest
 from medssl_monai.ingest.store import SliceStore
 
 __all__ = ["cache_root", "open_store"]
+
+WAIT_SECONDS = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 def cache_root() -> Path:
@@ -29,7 +35,7 @@ def open_store(
     """The store at ``data``, or one made from the files there.
 
     A folder (or list of files and folders) of DICOM, NIfTI and the like is ingested into ``cache_dir``. Ingestion adds
-    nothing the second time, so that later calls only look for new files. The cache holds pixels under pseudonyms.
+    nothing the second time, so that later calls only look for new files; while another run does it, this waits. The cache holds pixels under pseudonyms.
 
     Args:
         data: a store, or what `ingest` takes.
@@ -51,5 +57,10 @@ def open_store(
     names = "\n".join(sorted(str(s.resolve()) for s in sources)) + f"\n{modality}"
     folder = Path(cache_dir) if cache_dir is not None else cache_root()
     out = folder / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    ingest(sources, out, key=key, modality=modality, workers=workers)
-    return SliceStore(out)
+    while True:
+        try:
+            ingest(sources, out, key=key, modality=modality, workers=workers)
+            return SliceStore(out)
+        except BusyStoreError:  # a run on the same files, or another process of this one, makes the very store
+            logger.info("waiting for another run that ingests the same files")
+            time.sleep(WAIT_SECONDS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medssl_monai.errors import StoreError
+from medssl_monai.errors import BusyStoreError
 
 __all__ = ["LOCK_NAME", "exclusive"]
 
@@ -22,7 +22,7 @@ def exclusive(store: Path) -> Iterator[None]:
     nothing. Network file systems that know no locks do without; so do systems other than POSIX.
 
     Raises:
-        StoreError: another process holds it.
+        BusyStoreError: another process holds it.
     """
     try:
         import fcntl
@@ -37,7 +37,7 @@ def exclusive(store: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise StoreError(
+            raise BusyStoreError(
                 f"store {store}: another run writes into it at this moment; wait for its end, or name another folder"
             ) from error
         except OSError:

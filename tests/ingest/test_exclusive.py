@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest import ingest
+from medssl_monai.ingest.cached import open_store
 from medssl_monai.ingest.exclusive import LOCK_NAME, exclusive
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write_series
 
@@ -70,6 +73,26 @@ def test_killed_run_locks_nothing(source: Path, tmp_path: Path, holder: subproce
     ingest([source], tmp_path / "other", key=KEY, progress=False)
     assert not (tmp_path / "store" / LOCK_NAME).exists()
     assert tree_bytes(tmp_path / "store") == tree_bytes(tmp_path / "other")
+
+
+def test_two_runs_on_the_same_files_share_one_cache(
+    source: Path, tmp_path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder stands for the first run; it ends while the second waits."""
+    waits: list[float] = []
+
+    def end_of_the_first(seconds: float) -> None:
+        waits.append(seconds)
+        holder.kill()
+        holder.wait()
+
+    held = (tmp_path / "store").rename(tmp_path / "held")  # the lock's file goes along
+    digest = hashlib.sha256(f"{source.resolve()}\nCT".encode()).hexdigest()[:16]
+    (tmp_path / "cache").mkdir()
+    held.rename(tmp_path / "cache" / digest)
+    monkeypatch.setattr(time, "sleep", end_of_the_first)
+    assert len(open_store(source, cache_dir=tmp_path / "cache", key=KEY).select()) == 2
+    assert len(waits) == 1
 
 
 def test_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
