@@ -34,8 +34,9 @@ def open_store(
 ) -> SliceStore:
     """The store at ``data``, or one made from the files there.
 
-    A folder (or list of files and folders) of DICOM, NIfTI and the like is ingested into ``cache_dir``. Ingestion adds
-    nothing the second time, so that later calls only look for new files; while another run does it, this waits. The cache holds pixels under pseudonyms.
+    A folder (or list of files and folders) of DICOM, NIfTI and the like is ingested into ``cache_dir``. Ingestion
+    adds nothing the second time, so that later calls only look for new files; while another run does it, this
+    waits. The cache holds pixels under pseudonyms.
 
     Args:
         data: a store, or what `ingest` takes.
