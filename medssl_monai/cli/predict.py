@@ -1,5 +1,6 @@
 """``medssl predict``."""
 
+from json import loads
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def run(
         max(heatmaps, int(occlusion)), occlusion, dicom_out, names, parse_query(query or []), verify_tls
     )
     studies = predict_run(run_dir, sources, out, options)
-    content = _content(out)
+    content = loads((out / "prediction.json").read_text(encoding="utf-8"))
     if json:
         print_json({key: value for key, value in content.items() if key != "slices"})
         return
@@ -68,10 +69,3 @@ def run(
     typer.echo(f"{out}: {', '.join(files)}{', heat_maps/' if options.heat_maps else ''}")
     if dicom_out is not None:
         typer.echo(f"{dicom_out}: DICOM objects with the patient's identity")
-
-
-def _content(out: Path) -> dict:  # type: ignore[type-arg]
-    import json
-
-    content: dict = json.loads((out / "prediction.json").read_text(encoding="utf-8"))  # type: ignore[type-arg]
-    return content

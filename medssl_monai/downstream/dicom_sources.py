@@ -88,17 +88,8 @@ def _nearest(instances: Sequence[Instance], row: dict[str, Any]) -> Instance | N
     """The image at a slice's height; where there are no heights, the one at its place by number."""
     if not instances:
         return None
-    if row["z_mm"] is None or any(_height_mm(one) is None for one in instances):
+    if row["z_mm"] is None or any(one.centre_z_mm is None for one in instances):
         ordered = sorted(instances, key=lambda one: (one.number or 0, one.frame or 0))
         return ordered[row["slice"]] if row["slice"] < len(ordered) else None
-    closest = min(instances, key=lambda one: abs((_height_mm(one) or 0.0) - row["z_mm"]))
-    return closest if abs((_height_mm(closest) or 0.0) - row["z_mm"]) < 0.01 else None
-
-
-def _height_mm(instance: Instance) -> float | None:
-    """z of the middle of an image (PS3.3 equation C.7.6.2.1-1), as the store has it."""
-    if instance.position is None or instance.orientation is None or instance.spacing_mm is None:
-        return None if instance.position is None else instance.position[2]
-    along_columns = instance.orientation[2] * instance.spacing_mm[1] * (instance.shape[1] - 1) / 2
-    along_rows = instance.orientation[5] * instance.spacing_mm[0] * (instance.shape[0] - 1) / 2
-    return instance.position[2] + along_columns + along_rows
+    closest = min(instances, key=lambda one: abs((one.centre_z_mm or 0.0) - row["z_mm"]))
+    return closest if abs((closest.centre_z_mm or 0.0) - row["z_mm"]) < 0.01 else None

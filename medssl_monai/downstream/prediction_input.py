@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from medssl_monai.errors import InputError, NoImagesError
-from medssl_monai.ingest.dicomweb import PacsSource, is_dicomweb
+from medssl_monai.ingest.dicomweb import PacsSource, is_dicomweb, not_retrieved
 from medssl_monai.ingest.pipeline import ingest
-from medssl_monai.ingest.pseudonyms import load_key, pseudonym, source_id
+from medssl_monai.ingest.pseudonyms import load_key, source_id
 from medssl_monai.ingest.scan import find_files
 from medssl_monai.ingest.schema import Filters
 from medssl_monai.ingest.store import SliceStore
@@ -208,16 +208,7 @@ def _fetch(pacs: PacsSource, folder: Path) -> list[dict[str, Any]]:
         try:
             pacs.retrieve(series, folder / str(number))
         except RejectedError as rejection:
-            verdict = Verdict(
-                Outcome.REJECTED,
-                "series",
-                source_id(key, pacs.path(series)),
-                pseudonym(key, "series", series.series_uid),
-                files=len(series.instance_uids),
-                reason=rejection.reason,
-                detail=rejection.detail,
-            )
-            left_out.append(left_out_entry(verdict))
+            left_out.append(left_out_entry(not_retrieved(series, pacs, rejection, key)))
     if not count:
         raise InputError(f"source {pacs.url}: no CT series matches; correct the UID or the query")
     return left_out

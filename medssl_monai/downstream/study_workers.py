@@ -14,10 +14,9 @@ from medssl_monai.downstream.study_cells import run_cell
 from medssl_monai.downstream.study_inputs import StudyInputs
 from medssl_monai.downstream.study_plan import Cell, StudyPlan
 from medssl_monai.errors import InputError
+from medssl_monai.ingest.cluster import cluster_client
 
 __all__ = ["run_cells"]
-
-SECONDS_TO_CONNECT = 20
 
 
 def run_cells(
@@ -70,21 +69,9 @@ def _in_processes(plan: StudyPlan, inputs: StudyInputs, cells: Sequence[Cell], o
 
 
 def _on_cluster(scheduler: str, work: Any, cells: Sequence[Cell]) -> Iterator[None]:
-    try:
-        from distributed import Client
-        from distributed import as_completed as completed
-    except ImportError as error:
-        raise InputError(
-            "scheduler: needs the package distributed, which is not installed; pip install 'medssl-monai[dask]'"
-        ) from error
-    try:
-        connect: Any = Client  # has no types
-        client = connect(scheduler, timeout=SECONDS_TO_CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"scheduler {scheduler}: no Dask scheduler answers there ({type(error).__name__}); "
-            "start one with `dask scheduler`, or correct the address"
-        ) from error
+    client = cluster_client(scheduler)
+    from distributed import as_completed as completed  # there, or the line above had said so
+
     try:
         threads = client.nthreads()
         if not threads or max(threads.values()) > 1:

@@ -151,6 +151,15 @@ class Instance:
     discriminators: tuple[str, ...]
 
     @property
+    def centre_z_mm(self) -> float | None:
+        """z of the middle of the image, mm (PS3.3 equation C.7.6.2.1-1); of its corner where the grid is unknown."""
+        if self.position is None or self.orientation is None or self.spacing_mm is None:
+            return None if self.position is None else self.position[2]
+        along_columns = self.orientation[2] * self.spacing_mm[1] * (self.shape[1] - 1) / 2
+        along_rows = self.orientation[5] * self.spacing_mm[0] * (self.shape[0] - 1) / 2
+        return self.position[2] + along_columns + along_rows
+
+    @property
     def identity(self) -> str:
         """What tells this image from all others: its UID, else its path; and the frame."""
         name = self.sop_uid or str(self.path.resolve())

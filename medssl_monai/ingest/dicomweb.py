@@ -23,9 +23,10 @@ from pydicom.datadict import tag_for_keyword
 from medssl_monai.errors import InputError
 from medssl_monai.ingest.archives import SourceFile
 from medssl_monai.ingest.dicom_tags import quiet, reading
-from medssl_monai.ingest.verdicts import Reason, RejectedError
+from medssl_monai.ingest.pseudonyms import pseudonym, source_id
+from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
 
-__all__ = ["PacsSeries", "PacsSource", "fetch_ahead", "is_dicomweb", "parse_query"]
+__all__ = ["PacsSeries", "PacsSource", "fetch_ahead", "is_dicomweb", "not_retrieved", "parse_query"]
 
 CONNECTIONS = 4
 """Series fetched at once."""
@@ -269,6 +270,19 @@ def fetch_ahead(
                 yield first()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def not_retrieved(series: PacsSeries, source: PacsSource, why: RejectedError, key: bytes) -> Verdict:
+    """The verdict on a series that the PACS did not give; `key` is of the pseudonyms."""
+    return Verdict(
+        Outcome.REJECTED,
+        "series",
+        source_id(key, source.path(series)),
+        pseudonym(key, "series", series.series_uid),
+        files=len(series.instance_uids),
+        reason=why.reason,
+        detail=why.detail,
+    )
 
 
 def _value(item: Mapping[str, Any], tag: str) -> str:

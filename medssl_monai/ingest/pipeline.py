@@ -24,7 +24,7 @@ from pathlib import Path
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.admission import Rules
 from medssl_monai.ingest.archives import RefusedFile, SourceFile, unpacked
-from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource, fetch_ahead
+from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource, fetch_ahead, not_retrieved
 from medssl_monai.ingest.exclusive import exclusive
 from medssl_monai.ingest.notes import SeriesNote
 from medssl_monai.ingest.processing import Plan, needs_decoder, process
@@ -165,7 +165,7 @@ class _Run:
         with closing(fetch_ahead(source, wanted())) as ahead:
             for series, place, found in ahead:
                 if isinstance(found, RejectedError):
-                    self._say(series, [_not_retrieved(series, source, found, self.key)])
+                    self._say(series, [not_retrieved(series, source, found, self.key)])
                     continue
                 fetched.append((place, found))
                 if sum(len(files) for _, files in fetched) >= PACS_BATCH:
@@ -222,18 +222,6 @@ def _stored_of_pacs(series: PacsSeries, notes: Sequence[SeriesNote], key: bytes)
             return None
         files[home] += 1
     return [one for i, count in sorted(files.items()) for one in _stored_verdicts(notes[i], count)]
-
-
-def _not_retrieved(series: PacsSeries, source: PacsSource, why: RejectedError, key: bytes) -> Verdict:
-    return Verdict(
-        Outcome.REJECTED,
-        "series",
-        source_id(key, source.path(series)),
-        pseudonym(key, "series", series.series_uid),
-        files=len(series.instance_uids),
-        reason=why.reason,
-        detail=why.detail,
-    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medssl_monai.errors import GeometryError
-from medssl_monai.ingest.dicom import Instance
 from medssl_monai.ingest.dicom_pixels import read_pixels
 from medssl_monai.ingest.geometry import local_spacing, stack_affine
 from medssl_monai.ingest.grouping import DicomPlan
@@ -165,22 +164,13 @@ def _dicom_slices(plan: DicomPlan, spacing_mm: tuple[float, float] | None, lower
         level, width = instance.window or (None, None)
         yield SliceRecord(
             pixels,
-            z_mm=_centre_z(instance),
+            z_mm=instance.centre_z_mm,
             spacing_mm=spacing_mm,
             slice_spacing_mm=steps[number] if steps else instance.thickness_mm,
             window_level=level,
             window_width=width,
             flags=flags,
         )
-
-
-def _centre_z(instance: Instance) -> float | None:
-    """z of the middle of an image, mm (PS3.3 equation C.7.6.2.1-1)."""
-    if instance.position is None or instance.orientation is None or instance.spacing_mm is None:
-        return None if instance.position is None else instance.position[2]
-    along_columns = instance.orientation[2] * instance.spacing_mm[1] * (instance.shape[1] - 1) / 2
-    along_rows = instance.orientation[5] * instance.spacing_mm[0] * (instance.shape[0] - 1) / 2
-    return instance.position[2] + along_columns + along_rows
 
 
 def _dicom_geometry(plan: DicomPlan) -> tuple[tuple[float, float] | None, tuple[float, ...] | None]:

@@ -15,14 +15,13 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from medssl_monai.errors import InputError
+from medssl_monai.ingest.cluster import cluster_client
 
 __all__ = ["Workers"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-SECONDS_TO_CONNECT = 20
 
 PRELOADED = ["medssl_monai.ingest.pipeline", "blosc2"]
 """Imported once for all processes; neither starts threads."""
@@ -154,20 +153,9 @@ def _begin() -> None:
 def _on_cluster(
     scheduler: str, work: Callable[[T], R], items: Sequence[T], chunk: int, crashed: Callable[[T], R] | None
 ) -> Iterator[R]:
-    try:
-        from distributed import Client, KilledWorker
-    except ImportError as error:
-        raise InputError(
-            "scheduler: needs the package distributed, which is not installed; pip install 'medssl-monai[dask]'"
-        ) from error
-    try:
-        connect: Any = Client  # has no types
-        client = connect(scheduler, timeout=SECONDS_TO_CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"scheduler {scheduler}: no Dask scheduler answers there ({type(error).__name__}); "
-            "start one with `dask scheduler`, or correct the address"
-        ) from error
+    client = cluster_client(scheduler)
+    from distributed import KilledWorker  # there, or the line above had said so
+
     chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
     try:
         # Not pure: the same call again is work to be done again, the store may have changed in between.

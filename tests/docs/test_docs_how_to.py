@@ -11,7 +11,8 @@ import torch
 
 from tests.checkpoints.test_import_formats import constants, heads
 from tests.docs.pages import DOCS, OWN, SMALL, blocks, commands, lines, run_medssl
-from tests.ingest.test_pacs import MISSING, PASSWORD, USER, address, files
+from tests.ingest.test_pacs import address, files
+from tests.loopback import PASSWORD, REASON, USER, WITHOUT_ORTHANC
 
 __all__ = ["address", "files"]
 
@@ -85,7 +86,7 @@ def test_several_gpus_as_two_processes(desk: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.pacs
-@pytest.mark.skipif(MISSING, reason="needs Debian's packages orthanc and orthanc-dicomweb")
+@pytest.mark.skipif(WITHOUT_ORTHANC, reason=REASON)
 def test_pacs(address: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = DOCS / "how_to" / "pacs.md"
     monkeypatch.setenv("MEDSSL_DICOMWEB_USER", USER)

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,22 +15,12 @@ from medssl_monai.ingest import Reason, SliceStore, ingest
 from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource
 from tests.ingest.dicom_fixtures import KEY, dataset, phantom, tree_bytes, uid, write, write_series
 from tests.ingest.matrix import judged
-
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-MISSING = shutil.which("Orthanc") is None or not PLUGIN.exists()
+from tests.loopback import PASSWORD, REASON, USER, WITHOUT_ORTHANC, free_port, running_orthanc
 
 pytestmark = [
     pytest.mark.pacs,
-    pytest.mark.skipif(MISSING, reason="needs Debian's packages orthanc and orthanc-dicomweb"),
+    pytest.mark.skipif(WITHOUT_ORTHANC, reason=REASON),
 ]
-
-USER, PASSWORD = "reader", "a password of tests"
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -59,44 +42,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A running server with those files; it asks for a password."""
-    folder, port = tmp_path_factory.mktemp("orthanc"), free_port()
-    configuration = {
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "storage"),
-        "Plugins": [str(PLUGIN)],
-        "HttpPort": port,
-        "DicomServerEnabled": False,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": True,
-        "RegisteredUsers": {USER: PASSWORD},
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "Ssl": False},
-    }
-    (folder / "orthanc.json").write_text(json.dumps(configuration))
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=log)
-    try:
-        manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-        manager.add_password(None, f"http://127.0.0.1:{port}", USER, PASSWORD)
-        opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(manager))
-        _wait(opener, f"http://127.0.0.1:{port}/system", process)
-        for path in sorted(files.rglob("*")):
-            if path.is_file():
-                opener.open(f"http://127.0.0.1:{port}/instances", data=path.read_bytes()).close()
-        yield f"http://127.0.0.1:{port}/dicom-web"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def _wait(opener: Any, url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            opener.open(url).close()
-            return
-        except urllib.error.URLError:
-            assert process.poll() is None and time.monotonic() < deadline, "Orthanc does not start"
-            time.sleep(0.2)
+    sent = sorted(path for path in files.rglob("*") if path.is_file())
+    with running_orthanc(tmp_path_factory.mktemp("orthanc"), sent) as found:
+        yield found
 
 
 @pytest.fixture

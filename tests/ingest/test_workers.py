@@ -103,6 +103,6 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
 
 def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="needs the extra dask")
-    monkeypatch.setattr("medssl_monai.ingest.workers.SECONDS_TO_CONNECT", 0.5)
+    monkeypatch.setattr("medssl_monai.ingest.cluster.SECONDS_TO_CONNECT", 0.5)
     with pytest.raises(InputError, match="no Dask scheduler answers"):
         Workers(scheduler="tcp://127.0.0.1:9").map(process_of, [1], "", chunk=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,17 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.loopback import ending, free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 LABEL_PYTHON = Path(os.environ.get("MEDSSL_LABEL_PYTHON", ROOT / ".venv-label" / "bin" / "python"))
 WITHOUT_ENVIRONMENT = not LABEL_PYTHON.is_file()
 REASON = "needs the environment with MONAI Label: make label-env"
 START_SECONDS = 540
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -120,17 +115,10 @@ def running_server(studies: str, work: Path, *options: str, port: int | None = N
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=work.parent)
-        try:
+        with ending(process):
             client = Client(f"http://127.0.0.1:{port}")
             wait_until_up(client, process, log)
             yield client
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def wait_until_up(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:

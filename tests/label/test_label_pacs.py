@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,22 +15,17 @@ from pydicom.uid import UID
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.resources import bundle_dir
 from tests.label.conftest import SMALL
-from tests.label.server import REASON, WITHOUT_ENVIRONMENT, free_port, running_server
-
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+from tests.label.server import REASON, WITHOUT_ENVIRONMENT, running_server
+from tests.loopback import PASSWORD, USER, WITHOUT_ORTHANC, running_orthanc
+from tests.loopback import REASON as WHY_ORTHANC
 
 pytestmark = [
     pytest.mark.label,
     pytest.mark.pacs,
     pytest.mark.skipif(WITHOUT_ENVIRONMENT, reason=REASON),
-    pytest.mark.skipif(
-        shutil.which("Orthanc") is None or not PLUGIN.exists(),
-        reason="needs Debian's packages orthanc and orthanc-dicomweb",
-    ),
+    pytest.mark.skipif(WITHOUT_ORTHANC, reason=WHY_ORTHANC),
     pytest.mark.timeout(1800),
 ]
-
-USER, PASSWORD = "reader", "a password of tests"
 
 
 @pytest.fixture(scope="module")
@@ -64,39 +54,9 @@ def radiographs(phantom_labels: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def address(phantom_labels: Path, radiographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder, port = tmp_path_factory.mktemp("orthanc"), free_port()
-    configuration = {
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "storage"),
-        "Plugins": [str(PLUGIN)],
-        "HttpPort": port,
-        "DicomServerEnabled": False,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": True,
-        "RegisteredUsers": {USER: PASSWORD},
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "Ssl": False},
-    }
-    (folder / "orthanc.json").write_text(json.dumps(configuration))
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=log)
-    try:
-        manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-        manager.add_password(None, f"http://127.0.0.1:{port}", USER, PASSWORD)
-        opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(manager))
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                opener.open(f"http://127.0.0.1:{port}/system").close()
-                break
-            except urllib.error.URLError:
-                assert process.poll() is None and time.monotonic() < deadline, "Orthanc does not start"
-                time.sleep(0.2)
-        for path in [*sorted(phantom_labels.parent.rglob("*.dcm")), *sorted(radiographs.glob("*.dcm"))]:
-            opener.open(f"http://127.0.0.1:{port}/instances", data=path.read_bytes()).close()
-        yield f"http://127.0.0.1:{port}/dicom-web"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    sent = [*sorted(phantom_labels.parent.rglob("*.dcm")), *sorted(radiographs.glob("*.dcm"))]
+    with running_orthanc(tmp_path_factory.mktemp("orthanc"), sent) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -18,7 +18,7 @@ import pytest
 
 from medssl_monai.errors import ConfigError
 from medssl_monai.label.nginx import ProxySite, nginx_site
-from tests.label.server import free_port
+from tests.loopback import free_port
 
 NGINX = shutil.which("nginx") or ("/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else None)
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="needs Debian's package nginx")

@@ -19,7 +19,8 @@ import pytest
 
 from medssl_monai.downstream.classify import predict_run
 from medssl_monai.ingest import SliceStore
-from tests.label.server import LABEL_PYTHON, REASON, ROOT, WITHOUT_ENVIRONMENT, Client, free_port, running_server
+from tests.label.server import LABEL_PYTHON, REASON, ROOT, WITHOUT_ENVIRONMENT, Client, running_server
+from tests.loopback import free_port
 
 pytestmark = [
     pytest.mark.label,

@@ -17,7 +17,8 @@ from medssl_monai.bundle_pack import pack_bundle
 from medssl_monai.downstream.classify import predict_run
 from medssl_monai.ingest import SliceStore
 from medssl_monai.label.studies import write_nifti
-from tests.label.server import LABEL_PYTHON, REASON, WITHOUT_ENVIRONMENT, Client, free_port, wait_until_up
+from tests.label.server import LABEL_PYTHON, REASON, WITHOUT_ENVIRONMENT, Client, wait_until_up
+from tests.loopback import ending, free_port
 
 APP = LABEL_PYTHON.parent.parent / "monailabel" / "sample-apps" / "monaibundle"
 
@@ -55,17 +56,10 @@ def client(small_run: Path, studies: Path, tmp_path_factory: pytest.TempPathFact
     log = folder / "server.log"
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
-        try:
+        with ending(process):
             found = Client(f"http://127.0.0.1:{port}")
             wait_until_up(found, process, log)
             yield found
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def test_it_loads_as_a_classifier_and_a_trainer(client: Client) -> None:
