@@ -10,31 +10,20 @@ from __future__ import annotations
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from medssl_monai.ingest.path_lists import SourceFile, SourceFiles
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
-__all__ = ["ARCHIVE_SUFFIXES", "ArchiveLimits", "RefusedFile", "SourceFile", "is_archive", "unpacked"]
+__all__ = ["ARCHIVE_SUFFIXES", "ArchiveLimits", "RefusedFile", "is_archive", "unpacked"]
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 BLOCK_BYTES = 1 << 20
-
-
-class SourceFile(NamedTuple):
-    """A file to be read.
-
-    Attributes:
-        path: where it stands; for a member of an archive as if the archive were a folder.
-        content: the file that holds its bytes.
-    """
-
-    path: Path
-    content: Path
 
 
 class RefusedFile(NamedTuple):
@@ -71,8 +60,8 @@ def is_archive(path: Path) -> bool:
 
 @contextmanager
 def unpacked(
-    files: Sequence[Path], folder: Path, limits: ArchiveLimits | None = None
-) -> Iterator[tuple[list[SourceFile], list[RefusedFile]]]:
+    files: Iterable[Path], folder: Path, limits: ArchiveLimits | None = None
+) -> Iterator[tuple[SourceFiles, list[RefusedFile]]]:
     """All files, members of archives instead of the archives; and what was refused of them.
 
     Args:
@@ -80,12 +69,12 @@ def unpacked(
         folder: where members are kept meanwhile; made where there are archives, and removed at the end.
         limits: see `ArchiveLimits`.
     """
-    taken: list[SourceFile] = []
+    taken = SourceFiles()
     refused: list[RefusedFile] = []
     try:
         for number, path in enumerate(files):
             if not is_archive(path):
-                taken.append(SourceFile(path, path))
+                taken.add(SourceFile(path, path))
                 continue
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             run = _Unpacking(limits or ArchiveLimits(), _size(path), folder / str(number))
@@ -95,7 +84,8 @@ def unpacked(
                 shutil.rmtree(run.folder, ignore_errors=True)
                 refused.append(RefusedFile(path, rejection.reason, rejection.detail))
                 continue
-            taken += sorted(run.taken)
+            for file in sorted(run.taken):
+                taken.add(file)
             refused += run.refused
         yield taken, refused
     finally:

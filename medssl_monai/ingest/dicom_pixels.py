@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,8 @@ _PIXEL_FIELDS = asked_for(PIXEL_TAGS)
 LITTLE_ENDIAN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
 """Uncompressed transfer syntaxes, little endian."""
 
+_SIZ_GRID, _SIZ_COMPONENTS = Struct(">4L").unpack_from, Struct(">HB").unpack_from
+
 J2K_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
 
 
@@ -72,7 +75,7 @@ def read_pixels(instance: Instance, lowered: bool = False) -> HounsfieldSlice:
     Raises:
         RejectedError: the pixels cannot be decoded.
     """
-    plain = None if instance.compressed or instance.frame is not None else _plain(instance.content)
+    plain = _plain(instance.content) if instance.frame is None else None
     if plain is not None:
         return _checked(instance, *plain, lowered)
     with quiet():
@@ -87,14 +90,14 @@ def _read_pixels(instance: Instance, lowered: bool) -> HounsfieldSlice:
         dataset, frames = _decode_once(instance.content, status.st_mtime_ns, status.st_size)
         frames = frames[None] if frames.ndim == 2 else frames
         raw = frames[instance.frame] if instance.frame < len(frames) else frames
-    return _checked(instance, dataset, raw, lowered)
+    pixels, flags = _checked(instance, dataset, raw, lowered)
+    return HounsfieldSlice(pixels, flags | _sign_flags(dataset))
 
 
 def _checked(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: bool) -> HounsfieldSlice:
     if raw.shape != instance.shape:
         raise RejectedError(Reason.UNDECODABLE, "the decoded image has another shape than its Rows and Columns say")
-    pixels, flags = _grey_values(instance, dataset, raw, lowered)
-    return HounsfieldSlice(pixels, flags | _sign_flags(dataset))
+    return _grey_values(instance, dataset, raw, lowered)
 
 
 def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: bool) -> HounsfieldSlice:
@@ -146,27 +149,63 @@ def _simple_hu(instance: Instance, dataset: Any, raw: NDArray[Any]) -> NDArray[n
 
 
 def _plain(content: Path) -> tuple[Any, NDArray[Any]] | None:
-    """Header and pixels of an ordinary uncompressed file, a view of its bytes; None for any other."""
+    """Header and pixels of an ordinary file, uncompressed (a view of its bytes) or JPEG 2000; None for any other."""
     try:
         data = content.read_bytes()
     except OSError:
         return None
     header = plain_header(data, _PIXEL_FIELDS, whole=True)
-    if header is None or header.pixels is None or not _is_native(header):
+    if header is None or header.pixels is None or not _is_one_grey_image(header):
         return None
     start, length = header.pixels
+    pixels: bytes | bytearray = data
+    if text(header.file_meta, "TransferSyntaxUID") not in LITTLE_ENDIAN:
+        decoded = _decoded_j2k(header, data[start : start + length])
+        if decoded is None:
+            return None
+        start, length, pixels = 0, len(decoded), decoded
     shape = integer(header, "Rows") or 0, integer(header, "Columns") or 0
     if not 0 < 2 * shape[0] * shape[1] <= length:
         return None
     kind = "<i2" if integer(header, "PixelRepresentation") else "<u2"
-    return header, np.frombuffer(data, kind, shape[0] * shape[1], start).reshape(shape)
+    return header, np.frombuffer(pixels, kind, shape[0] * shape[1], start).reshape(shape)
+
+
+def _decoded_j2k(header: Any, stream: bytes) -> bytearray | None:
+    """The pixels of a JPEG 2000 codestream which says of them what the header says; None for anything else."""
+    if text(header.file_meta, "TransferSyntaxUID") not in J2K_SYNTAXES or stream[:4] != b"\xff\x4f\xff\x51":
+        return None
+    if len(stream) < 43:
+        return None
+    # ISO/IEC 15444-1 A.5.1: the grid and where the image starts on it, then components, and precision with the sign
+    right, bottom, left, top = _SIZ_GRID(stream, 8)
+    components, depth = _SIZ_COMPONENTS(stream, 40)
+    bits, signed = (depth & 0x7F) + 1, depth >> 7
+    agrees = (
+        components == 1
+        and (bottom - top, right - left) == (integer(header, "Rows"), integer(header, "Columns"))
+        and 8 < bits <= 16
+        and bits == integer(header, "BitsStored")
+        and signed == integer(header, "PixelRepresentation")
+    )
+    if not agrees:
+        return None
+    try:
+        from openjpeg.utils import decode_pixel_data
+
+        return bytearray(decode_pixel_data(stream, version=2))
+    except Exception:  # it is missing, or the stream is damaged; pydicom finds another decoder, or says what is wrong
+        return None
 
 
 def _is_native(dataset: Any) -> bool:
     """Whether it says that it is one uncompressed grey image of 16 bits."""
+    return text(dataset.file_meta, "TransferSyntaxUID") in LITTLE_ENDIAN and _is_one_grey_image(dataset)
+
+
+def _is_one_grey_image(dataset: Any) -> bool:
     return (
-        text(dataset.file_meta, "TransferSyntaxUID") in LITTLE_ENDIAN
-        and (integer(dataset, "NumberOfFrames") or 1) == 1
+        (integer(dataset, "NumberOfFrames") or 1) == 1
         and integer(dataset, "SamplesPerPixel") == 1
         and integer(dataset, "BitsAllocated") == 16
         and integer(dataset, "PixelRepresentation") in (0, 1)

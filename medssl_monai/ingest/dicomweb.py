@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from pydicom.datadict import tag_for_keyword
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest.archives import SourceFile
 from medssl_monai.ingest.dicom_tags import quiet, reading
+from medssl_monai.ingest.path_lists import SourceFile
 from medssl_monai.ingest.pseudonyms import pseudonym, source_id
 from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
 

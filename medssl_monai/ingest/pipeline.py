@@ -17,27 +17,36 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.admission import Rules
-from medssl_monai.ingest.archives import RefusedFile, SourceFile, unpacked
+from medssl_monai.ingest.archives import RefusedFile, unpacked
 from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource, fetch_ahead, not_retrieved
 from medssl_monai.ingest.exclusive import exclusive
 from medssl_monai.ingest.notes import SeriesNote
-from medssl_monai.ingest.processing import Plan, needs_decoder, process
+from medssl_monai.ingest.path_lists import SourceFile
+from medssl_monai.ingest.processing import Plan, VolumePlan, process
 from medssl_monai.ingest.pseudonyms import key_check, load_key, pseudonym, source_id
 from medssl_monai.ingest.report import write_report
-from medssl_monai.ingest.scan import Sharing, find_files, look_at, plan_all
+from medssl_monai.ingest.scan import Found, find_files, look_at, plan_images, plan_volumes
+from medssl_monai.ingest.series_headers import SeriesHeaders
 from medssl_monai.ingest.store import SliceStore
+from medssl_monai.ingest.stored_series import Job, StoredSeries, stored_verdicts, uid_part
 from medssl_monai.ingest.summary import IngestSummary
 from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict, merge_verdicts
 from medssl_monai.ingest.workers import Workers
 from medssl_monai.ingest.writer import StoreWriter
 
 __all__ = ["IngestSummary", "ingest"]
+
+LOOKED_AT_HERE = 2000
+"""Files whose headers the main process reads while the others start, which takes a second."""
 
 PACS_BATCH = 1000
 """Images fetched before they are read: so many lie in a private folder of the store at a time, if series allow."""
@@ -117,34 +126,68 @@ class _Run:
     def take(self, files: Sequence[SourceFile], refused: Sequence[RefusedFile] = ()) -> None:
         """Reads files into the store."""
         self.files += len(files) + len(refused)
+        headers, volumes = self._look_at(files)
+        self._reject(refused)
+        plans, copies = plan_volumes(volumes, self.key, self.rules)
+        self.verdicts += copies
+        work = partial(_process_one, writer=self.writer, key=self.key)
+        # With one worker, another process decodes only what may end it; else both kinds are shared out together.
+        kinds = (False, True) if self.workers.processes == 1 else (None,)
+        stored = StoredSeries(self.writer)
+        with self.workers.bar(headers.count() + len(plans), "reading series") as bar:
+            for kind in kinds:
+                count = headers.count(kind) + len(plans)
+                apart = headers.count(True) > 0 and kind is not False
+                jobs = self._jobs(headers.take(kind), plans, stored, bar)
+                for written in self.workers.each(work, jobs, count, crashed=_crashed, apart=apart):
+                    self.verdicts += written
+                    self.added += sum(one.outcome is not Outcome.REJECTED for one in written)
+                plans = []
+
+    def _look_at(self, files: Sequence[SourceFile]) -> tuple[SeriesHeaders, list[Found]]:
+        """The images by series, and the volume files and pictures; other files get their verdicts."""
+        headers, volumes = SeriesHeaders(), []
         look = partial(look_at, rules=self.rules)
-        found = self.workers.map(look, files, "looking at files", chunk=64, keep=Sharing(files))
-        plans, verdicts = plan_all(found, self.key, self.rules)
-        del found  # the plans hold what is taken
-        verdicts += [
+        with self.workers.bar(len(files), "looking at files") as bar:
+            for found in self.workers.each(look, files, len(files), chunk=64, here=LOOKED_AT_HERE):
+                if found.refused is not None:
+                    self._reject([RefusedFile(found.file.path, *found.refused)])
+                elif found.digest:
+                    volumes.append(found)
+                elif found.instances:
+                    headers.add(found)
+                bar.update()
+        return headers, volumes
+
+    def _jobs(
+        self, groups: Iterable[list[Found]], volumes: Sequence[VolumePlan], stored: StoredSeries, bar: tqdm[Any]
+    ) -> Iterator[Job]:
+        """The series to be written; all others get their verdicts."""
+        for plans, verdicts in self._planned(groups, volumes):
+            compared = stored.compare(plans)
+            self.verdicts += [*verdicts, *compared.stored, *compared.contradicting]
+            self.partial_views += compared.partial_views
+            yield from compared.jobs
+            bar.update()
+
+    def _planned(
+        self, groups: Iterable[list[Found]], volumes: Sequence[VolumePlan]
+    ) -> Iterator[tuple[Sequence[Plan], list[Verdict]]]:
+        yield from (([plan], []) for plan in volumes)
+        yield from (plan_images(group, self.key) for group in groups)
+
+    def _reject(self, refused: Iterable[RefusedFile]) -> None:
+        self.verdicts += [
             Verdict(Outcome.REJECTED, "file", source_id(self.key, one.path), reason=one.reason, detail=one.detail)
             for one in refused
         ]
-        new, stored, partial_views, contradicting = _compare(plans, self.writer)
-        work = partial(_process_one, writer=self.writer, key=self.key)
-        new.sort(key=lambda job: -job.plan.files)  # the longest first, so that none is left for the end
-        parts = [new]
-        if self.workers.processes == 1:  # another process only for what may end it
-            parts = [[job for job in new if needs_decoder(job.plan) is apart] for apart in (False, True)]
-        written: list[tuple[Verdict, ...]] = []
-        for jobs in parts:
-            apart = any(needs_decoder(job.plan) for job in jobs)
-            written += self.workers.map(work, jobs, "reading series", chunk=1, crashed=_crashed, apart=apart)
-        self.verdicts += [*verdicts, *stored, *contradicting, *(one for group in written for one in group)]
-        self.partial_views += partial_views
-        self.added += sum(one.outcome is not Outcome.REJECTED for group in written for one in group)
 
     def take_from_pacs(self, source: PacsSource, folder: Path) -> None:
         """Fetches series and reads them, some at a time; what is stored already is not fetched."""
         stored = self.writer.notes()
         known: dict[str, list[SeriesNote]] = defaultdict(list)
         for series_id, note in stored.items():
-            known[_base(series_id)].append(note)
+            known[uid_part(series_id)].append(note)
         fetched: list[tuple[Path, list[SourceFile]]] = []
 
         def wanted() -> Iterator[tuple[PacsSeries, Path]]:
@@ -221,22 +264,14 @@ def _stored_of_pacs(series: PacsSeries, notes: Sequence[SeriesNote], key: bytes)
         if home is None:
             return None
         files[home] += 1
-    return [one for i, count in sorted(files.items()) for one in _stored_verdicts(notes[i], count)]
+    return [one for i, count in sorted(files.items()) for one in stored_verdicts(notes[i], count)]
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A series to write; `replaces` where an older version of it is stored."""
-
-    plan: Plan
-    replaces: bool
-
-
-def _process_one(job: _Job, writer: StoreWriter, key: bytes) -> tuple[Verdict, ...]:
+def _process_one(job: Job, writer: StoreWriter, key: bytes) -> tuple[Verdict, ...]:
     return process(job.plan, writer, key, job.replaces)
 
 
-def _crashed(job: _Job) -> tuple[Verdict, ...]:
+def _crashed(job: Job) -> tuple[Verdict, ...]:
     """The verdict on a series that ended the process that read it."""
     detail = "reading its pixels ended the process, as damaged files do with some decoders; remove the damaged files"
     return (
@@ -249,69 +284,6 @@ def _crashed(job: _Job) -> tuple[Verdict, ...]:
             reason=Reason.UNDECODABLE,
             detail=detail,
         ),
-    )
-
-
-def _compare(
-    plans: Sequence[Plan], writer: StoreWriter
-) -> tuple[list[_Job], list[Verdict], list[Verdict], list[Verdict]]:
-    """Which series are to be written; and the verdicts on those that are stored already, on those of which more is
-    stored than this run saw, and on those that contradict what is stored.
-
-    A series that grew replaces what was stored of it, also where it is now split otherwise.
-    """
-    notes = writer.notes()
-    relatives: dict[str, list[str]] = defaultdict(list)
-    for series_id in notes:
-        relatives[_base(series_id)].append(series_id)
-    planned: dict[str, set[str]] = defaultdict(set)
-    for plan in plans:
-        planned[_base(plan.series_id)].update(plan.instance_ids)
-    outgrown = {
-        series_id
-        for base, images in planned.items()
-        for series_id in relatives[base]
-        if images > set(notes[series_id].instances)
-    }
-    jobs, stored, partial_views, contradicting = [], [], [], []
-    gone = outgrown - {plan.series_id for plan in plans}
-    for plan in plans:
-        images = set(plan.instance_ids)
-        kin = [series_id for series_id in relatives[_base(plan.series_id)] if series_id not in gone]
-        home = next((series_id for series_id in kin if images <= set(notes[series_id].instances)), None)
-        if home is not None and images == set(notes[home].instances):
-            stored += _stored_verdicts(notes[home], plan.files)
-        elif home is not None:
-            partial_views.append(replace(notes[home].verdicts[0], files=plan.files))
-        elif all(series_id in outgrown for series_id in kin):
-            jobs.append(_Job(plan, replaces=plan.series_id in notes))
-        else:
-            contradicting.append(_contradiction(plan))
-    for series_id in sorted(gone):
-        writer.remove(series_id)
-    return jobs, stored, partial_views, contradicting
-
-
-def _base(series_id: str) -> str:
-    """What the ids of all parts of a split series share."""
-    return series_id.partition("-")[0]
-
-
-def _stored_verdicts(note: SeriesNote, files: int) -> list[Verdict]:
-    """The verdicts as they were, with this run's number of files."""
-    series, *left_out = note.verdicts
-    return [replace(series, files=files - sum(verdict.files for verdict in left_out)), *left_out]
-
-
-def _contradiction(plan: Plan) -> Verdict:
-    return Verdict(
-        Outcome.REJECTED,
-        "series",
-        plan.source_id,
-        plan.series_id,
-        plan.files,
-        reason=Reason.STORED_OTHERWISE,
-        detail="the store has other images of this series; ingest all folders of the series in one run",
     )
 
 

@@ -26,7 +26,7 @@ _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """Types whose length is written in 16 bits, and in 32 bits (PS3.5 7.1.2)."""
 
-_DEFLATED, _BIG_ENDIAN, _IMPLICIT = (f"1.2.840.10008.1.2{end}" for end in (".1.99", ".2", ""))
+_DEFLATED, _BIG_ENDIAN, _IMPLICIT, _EXPLICIT = (f"1.2.840.10008.1.2{end}" for end in (".1.99", ".2", "", ".1"))
 
 _PIXEL_DATA = 0x7FE00010
 _FIRST_PIXELS = 0x7FE00008
@@ -45,7 +45,8 @@ class PlainHeader(NamedTuple):
     Attributes:
         values: by keyword, as stripped text; a tag that the file has not is missing here too.
         file_meta: the same of the file meta information.
-        pixels: start and length of PixelData in the file, where they were asked for.
+        pixels: start and length of PixelData in the file, where they were asked for; of its only fragment where they
+            are compressed.
     """
 
     values: Mapping[str, list[str]]
@@ -104,7 +105,7 @@ def _header(data: bytes, fields: Fields, whole: bool) -> PlainHeader:
     syntax = "\\".join(meta.get("TransferSyntaxUID", ()))
     if not syntax.startswith("1.2.840.10008.1.2") or syntax in (_DEFLATED, _BIG_ENDIAN):
         raise _NotPlainError
-    explicit = syntax != _IMPLICIT
+    explicit, encapsulated = syntax != _IMPLICIT, syntax not in (_IMPLICIT, _EXPLICIT)
     if not explicit and data[at + 4 : at + 6].isalpha():  # written otherwise than its syntax says
         raise _NotPlainError
     values: dict[str, list[str]] = {}
@@ -118,6 +119,10 @@ def _header(data: bytes, fields: Fields, whole: bool) -> PlainHeader:
         if tag >= _FIRST_PIXELS and not whole and tag <= _PIXEL_DATA:
             return PlainHeader(values, PlainHeader(meta))
         if length == _UNDEFINED:
+            if tag == _PIXEL_DATA and whole and encapsulated:
+                pixels = _only_fragment(data, start)
+                at = sum(pixels) + 8
+                continue
             if tag in fields or tag == _PIXEL_DATA:
                 raise _NotPlainError
             at = _past_sequence(data, start, vr, explicit, 0)
@@ -128,7 +133,7 @@ def _header(data: bytes, fields: Fields, whole: bool) -> PlainHeader:
                 raise _NeedMoreError
             keyword, known_vr = fields[tag]
             if tag == _PIXEL_DATA:
-                if vr not in (b"OW", b"OB", b""):
+                if vr not in (b"OW", b"OB", b"") or encapsulated:
                     raise _NotPlainError
                 pixels = start, length
             else:
@@ -191,6 +196,17 @@ def _past_sequence(data: bytes, at: int, vr: bytes, explicit: bool, depth: int) 
         if tag != _ITEM:
             raise _NotPlainError
         at = _past_item(data, at, None if length == _UNDEFINED else at + length, explicit, depth)
+
+
+def _only_fragment(data: bytes, at: int) -> tuple[int, int]:
+    """Start and length of the one fragment after the offset table; the end of the sequence follows it (PS3.5 A.4)."""
+    tag, length = _delimiter(data, at)
+    at += 8 + length
+    following, length = _delimiter(data, at)
+    start = at + 8
+    if (tag, following) != (_ITEM, _ITEM) or _delimiter(data, start + length) != (_SEQUENCE_END, 0):
+        raise _NotPlainError
+    return start, length
 
 
 def _past_item(data: bytes, at: int, end: int | None, explicit: bool, depth: int) -> int:

@@ -18,7 +18,7 @@ from medssl_monai.ingest.verdicts import FLAGS, REPAIRING_FLAGS, Outcome, Reason
 from medssl_monai.ingest.volumes import check_values, cut
 from medssl_monai.ingest.writer import SeriesHeader, SliceRecord, StoreWriter
 
-__all__ = ["Plan", "VolumePlan", "needs_decoder", "process"]
+__all__ = ["Plan", "VolumePlan", "process"]
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,6 @@ class VolumePlan:
 
 
 Plan = DicomPlan | VolumePlan
-
-
-def needs_decoder(plan: Plan) -> bool:
-    """Whether libraries in C decode its pixels, which damaged files may make to end the process."""
-    return isinstance(plan, DicomPlan) and any(one.compressed for one in plan.instances)
 
 
 def process(plan: Plan, writer: StoreWriter, key: bytes, replaces: bool = False) -> tuple[Verdict, ...]:

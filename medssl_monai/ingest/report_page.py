@@ -82,7 +82,7 @@ summary { cursor: pointer; color: var(--quiet); }
 <select id="modality" aria-label="Modality"><option value="">every modality</option>$modalities</select>
 <select id="plane" aria-label="Plane"><option value="">every plane</option>$planes</select>
 <select id="flag" aria-label="Flag"><option value="">every flag</option>$flags</select>
-<button type="reset" id="reset">Clear</button>
+<button type="button" id="clear">Clear</button>
 <span id="shown"></span>
 </form>
 <main>$series</main>
@@ -108,7 +108,7 @@ function filter() {
   shown.textContent = count + " of " + all.length + " series";
 }
 form.addEventListener("input", filter);
-form.addEventListener("reset", () => setTimeout(filter));
+document.getElementById("clear").addEventListener("click", () => { form.reset(); filter(); });
 form.addEventListener("submit", event => event.preventDefault());
 filter();
 </script>

@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from itertools import islice
+from multiprocessing import connection
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -22,6 +24,9 @@ __all__ = ["Workers"]
 T = TypeVar("T")
 R = TypeVar("R")
 
+
+IN_HAND = 4
+"""Chunks handed over for each process, so that none waits; more would only lie in memory."""
 
 PRELOADED = ["medssl_monai.ingest.pipeline", "blosc2"]
 """Imported once for all processes; neither starts threads."""
@@ -40,86 +45,113 @@ class Workers:
     def __init__(self, processes: int = 1, scheduler: str | None = None, progress: bool = True) -> None:
         self.processes, self.scheduler, self.progress = processes, scheduler, progress
         self._pool: ProcessPoolExecutor | None = None
+        self._starting: threading.Thread | None = None
 
     def __enter__(self) -> Workers:
-        if self.processes > 1 and self.scheduler is None and _context().get_start_method() == "forkserver":
-            forkserver.ensure_running()  # it imports while this process looks for files
+        if self.processes > 1 and self.scheduler is None:
+            # They import what they need while this process looks for files; starting one waits for that.
+            self._starting = threading.Thread(target=self._start_pool, daemon=True)
+            self._starting.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._end_pool()
 
-    def map(
+    def each(
         self,
         work: Callable[[T], R],
-        items: Sequence[T],
-        title: str,
-        chunk: int,
+        items: Iterable[T],
+        count: int,
+        *,
+        chunk: int = 1,
         crashed: Callable[[T], R] | None = None,
         apart: bool = False,
-        keep: Callable[[R], R] | None = None,
-    ) -> list[R]:
-        """Results in the order of the items.
+        here: int = 0,
+    ) -> Iterator[R]:
+        """Results in the order of the items, which are asked for little by little.
 
         Args:
             work: picklable where other processes do it.
             items: likewise.
-            title: of the bar.
+            count: how many there are, about; so few as fill no chunk are not worth handing over.
             chunk: items handed over at once.
             crashed: gives the result for an item whose process died, as a broken decoder may end one; without it, and
                 where this process does the work, nothing is caught.
             apart: never do it in this process.
-            keep: makes of each result, as it comes, what is kept of it.
+            here: so many of the first items are done in this process, where others are only being started.
 
         Raises:
             InputError: the scheduler cannot be reached, or `dask` is not installed.
         """
-        with tqdm(total=len(items), desc=title, disable=not self.progress, leave=False) as bar:
-            results: list[R] = []
-            for result in self._results(work, items, chunk, crashed, apart):
-                results.append(result if keep is None else keep(result))
-                bar.update()
-        return results
-
-    def _results(
-        self,
-        work: Callable[[T], R],
-        items: Sequence[T],
-        chunk: int,
-        crashed: Callable[[T], R] | None,
-        apart: bool,
-    ) -> Iterator[R]:
-        if self.scheduler is not None and items:
-            yield from _on_cluster(self.scheduler, work, items, chunk, crashed)
-        elif not items or (not apart and (self.processes == 1 or len(items) <= chunk)):
-            yield from map(work, items)
+        left = iter(items)
+        if self.scheduler is not None:
+            if count:
+                yield from _on_cluster(self.scheduler, work, left, chunk, crashed)
+        elif not apart and (self.processes == 1 or count <= chunk):
+            yield from map(work, left)
         else:
-            done = 0
+            yield from map(work, islice(left, 0 if apart else here))
+            yield from self._in_processes(work, left, chunk, crashed)
+
+    def bar(self, count: int, title: str) -> tqdm[Any]:
+        """A bar on stderr, or a silent one."""
+        return tqdm(total=count, desc=title, disable=not self.progress, leave=False)
+
+    def _in_processes(
+        self, work: Callable[[T], R], items: Iterator[T], chunk: int, crashed: Callable[[T], R] | None
+    ) -> Iterator[R]:
+        groups: deque[Sequence[T]] = deque()
+        futures: deque[Future[list[R]]] = deque()
+        while True:
             try:
-                for result in self._in_pool(work, items, chunk):
-                    done += 1
-                    yield result
+                while len(groups) < IN_HAND * self.processes and (group := list(islice(items, chunk))):
+                    groups.append(group)
+                    futures.append(self._submit(_Chunk(work), group))
+                if not groups:
+                    return
+                results = futures[0].result()
             except BrokenProcessPool:
                 self._end_pool()
                 if crashed is None:
                     raise
-                # Which item it was is not known: the rest is done one by one, which is rare enough to be slow.
-                yield from self._one_by_one(work, items[done:], crashed)
+                # Which item it was is not known: all that were handed over are done one by one, rare enough to be slow.
+                handed_over = [item for group in groups for item in group]
+                groups.clear()
+                futures.clear()
+                yield from self._one_by_one(work, handed_over, crashed)
+            else:
+                groups.popleft()
+                futures.popleft()
+                yield from results
 
     def _one_by_one(self, work: Callable[[T], R], items: Sequence[T], crashed: Callable[[T], R]) -> Iterator[R]:
         for item in items:
             try:
-                yield from self._in_pool(work, [item], 1)
+                yield from self._submit(_Chunk(work), [item]).result()
             except BrokenProcessPool:
                 self._end_pool()
                 yield crashed(item)
 
-    def _in_pool(self, work: Callable[[T], R], items: Sequence[T], chunk: int) -> Iterator[R]:
+    def _submit(self, work: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> Future[list[R]]:
+        self._started()
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.processes, _context(), initializer=_begin)
-        return self._pool.map(work, items, chunksize=chunk)
+            self._start_pool()
+        assert self._pool is not None
+        return self._pool.submit(work, items)
+
+    def _start_pool(self) -> None:
+        pool = ProcessPoolExecutor(self.processes, _context(), initializer=_begin)
+        for _ in range(self.processes):
+            pool.submit(os.getpid)
+        self._pool = pool
+
+    def _started(self) -> None:
+        if self._starting is not None:
+            self._starting.join()
+            self._starting = None
 
     def _end_pool(self) -> None:
+        self._started()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -151,41 +183,46 @@ def _begin() -> None:
 
 
 def _on_cluster(
-    scheduler: str, work: Callable[[T], R], items: Sequence[T], chunk: int, crashed: Callable[[T], R] | None
+    scheduler: str, work: Callable[[T], R], items: Iterator[T], chunk: int, crashed: Callable[[T], R] | None
 ) -> Iterator[R]:
     client = cluster_client(scheduler)
     from distributed import KilledWorker  # there, or the line above had said so
 
-    chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
+    in_hand = IN_HAND * max(2, sum(client.ncores().values()))
+    on_way: deque[tuple[list[T], Any]] = deque()
     try:
-        # Not pure: the same call again is work to be done again, the store may have changed in between.
-        futures = client.map(_Chunk(work), chunks, pure=False)
-        unclear: list[tuple[Sequence[T], list[R] | None]] = []
-        for future, group in zip(futures, chunks, strict=True):
+        while True:
+            while len(on_way) < in_hand and (group := list(islice(items, chunk))):
+                # Not pure: the same call again is work to be done again, the store may have changed in between.
+                on_way.append((group, client.submit(_Chunk(work), group, pure=False)))
+            if not on_way:
+                return
             try:
-                results = future.result()
+                results = on_way[0][1].result()
             except KilledWorker:  # several processes died of it, or of what they did beside it
                 if crashed is None:
                     raise
-                results = None
-            if results is None or unclear:
-                unclear.append((group, results))
+                unclear = [(group, _unless(KilledWorker, future.result)) for group, future in on_way]
+                on_way.clear()
+                for group, done in unclear:
+                    if done is not None:
+                        yield from done
+                        continue
+                    for item in group:  # now that nothing else is done, it is plain what is to blame
+                        alone = client.submit(_Chunk(work), [item], pure=False)
+                        yield from _unless(KilledWorker, alone.result) or [crashed(item)]
             else:
+                on_way.popleft()
                 yield from results
-            future.release()
-        for group, results in unclear:
-            for place, item in enumerate(group):
-                if results is not None:
-                    yield results[place]
-                    continue
-                try:  # now that nothing else is done, it is plain what is to blame
-                    (result,) = client.submit(_Chunk(work), [item], pure=False).result()
-                except KilledWorker:
-                    assert crashed is not None
-                    result = crashed(item)
-                yield result
     finally:
         client.close()
+
+
+def _unless(error: type[Exception], call: Callable[[], list[R]]) -> list[R] | None:
+    try:
+        return call()
+    except error:
+        return None
 
 
 @dataclass(frozen=True)

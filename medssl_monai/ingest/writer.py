@@ -108,9 +108,24 @@ class StoreWriter:
         """Where arrays and parts lie."""
         return self.path / "series"
 
+    def series_ids(self) -> list[str]:
+        """All whole series, sorted."""
+        return sorted(part.stem for part in self.series_folder.glob("*.parquet"))
+
+    def note(self, series_id: str) -> SeriesNote:
+        """The note of a whole series.
+
+        Raises:
+            StoreError: the part was made with another key or schema version.
+        """
+        note = read_note(self.series_folder / f"{series_id}.parquet")
+        if note.key_check != self.key_check:
+            raise _other_key(self.path)
+        return note
+
     def notes(self) -> dict[str, SeriesNote]:
         """The notes of all whole series, by series id, sorted."""
-        return dict(self._each_note())
+        return {series_id: self.note(series_id) for series_id in self.series_ids()}
 
     def write(
         self,
@@ -160,7 +175,10 @@ class StoreWriter:
             StoreError: a part was made with another key.
         """
         # Of a store of any size, one series is held at a time, and what verdicts and fingerprint need.
-        notes = {name: (note.verdicts, note.array_sha256) for name, note in self._each_note()}
+        notes: dict[str, tuple[tuple[Verdict, ...], str]] = {}
+        for name in self.series_ids():
+            note = self.note(name)
+            notes[name] = note.verdicts, note.array_sha256
         self._sweep(notes)
         # Parts speak for series of runs that never finished; they do not know of a series' images that were refused.
         unfinished = (verdict for of_series, _ in notes.values() for verdict in of_series)
@@ -201,15 +219,13 @@ class StoreWriter:
         parts = [self.series_folder / f"{name}.parquet" for name in names]
         first: dict[str, int] = {}
         for part in parts:
-            patient, day = (
-                column[0].as_py() for column in pq.read_table(part, columns=["patient", "study_day"], use_threads=False)
-            )
+            patient, day = (column[0].as_py() for column in _read(part, ["patient", "study_day"]))
             if day is not None:
                 first[patient] = min(day, first.get(patient, day))
         rows, waiting = 0, INDEX_SCHEMA.empty_table()
         with pq.ParquetWriter(path, INDEX_SCHEMA, compression="zstd") as file:
             for part in parts:
-                table = pq.read_table(part, schema=INDEX_SCHEMA, use_threads=False).replace_schema_metadata(None)
+                table = _read(part).cast(INDEX_SCHEMA)
                 rows += table.num_rows
                 waiting = pa.concat_tables([waiting, _with_relative_days(table, first)])
                 if waiting.num_rows >= ROWS_TOGETHER:
@@ -230,16 +246,6 @@ class StoreWriter:
         for array in self.series_folder.glob("*.b2nd"):
             if array.stem not in notes:
                 array.unlink()
-
-    def _each_note(self) -> Iterator[tuple[str, SeriesNote]]:
-        for part in sorted(self.series_folder.glob("*.parquet")):
-            yield part.stem, self._read_note(part)
-
-    def _read_note(self, part: Path) -> SeriesNote:
-        note = read_note(part)
-        if note.key_check != self.key_check:
-            raise _other_key(self.path)
-        return note
 
     @contextmanager
     def _draft_folder(self) -> Iterator[Path]:
@@ -309,6 +315,12 @@ def _row(header: SeriesHeader, number: int, record: SliceRecord) -> dict[str, An
         "source_id": header.source_id,
         "affine": None if header.affine is None else list(header.affine),
     }
+
+
+def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
+    """Without `pyarrow.dataset`, which `read_table` would load at a cost of 10 MB."""
+    with pq.ParquetFile(part) as file:
+        return file.read(columns, use_threads=False).replace_schema_metadata(None)
 
 
 def _with_relative_days(rows: pa.Table, first: Mapping[str, int]) -> pa.Table:

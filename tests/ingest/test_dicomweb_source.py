@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest.archives import SourceFile
 from medssl_monai.ingest.dicomweb import CONNECTIONS, PacsSeries, PacsSource, fetch_ahead, is_dicomweb, parse_query
+from medssl_monai.ingest.path_lists import SourceFile
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
 pytest.importorskip("dicomweb_client", reason="needs the extra dicomweb")

@@ -18,10 +18,11 @@ from pydicom.data import get_testdata_file
 from medssl_monai.errors import GeometryError
 from medssl_monai.ingest import ingest
 from medssl_monai.ingest.admission import Rules
-from medssl_monai.ingest.archives import ArchiveLimits, SourceFile, unpacked
+from medssl_monai.ingest.archives import ArchiveLimits, unpacked
 from medssl_monai.ingest.dicom_pixels import read_pixels
 from medssl_monai.ingest.grouping import plan_series
 from medssl_monai.ingest.nifti import read_volume
+from medssl_monai.ingest.path_lists import SourceFile
 from medssl_monai.ingest.pictures import read_picture
 from medssl_monai.ingest.scan import look_at
 from medssl_monai.ingest.verdicts import RejectedError

@@ -115,7 +115,7 @@ def test_filters(report: Page, store: SliceStore) -> None:
     page.select_option("#flag", "")
     page.fill("#text", "  HEAD ct ")
     assert report.shown() == gap
-    page.click("#reset")
+    page.click("#clear")
     assert report.shown() == set(rows)
     assert page.input_value("#text") == ""
     page.select_option("#outcome", "accepted")

@@ -32,7 +32,7 @@ def process_of(item: int) -> tuple[int, int]:
 
 
 def test_cluster_works_in_other_processes_in_order(cluster: str) -> None:
-    found = Workers(scheduler=cluster, progress=False).map(process_of, range(40), "", chunk=3)
+    found = list(Workers(scheduler=cluster, progress=False).each(process_of, range(40), 40, chunk=3))
     assert [item for item, _ in found] == list(range(40))
     assert os.getpid() not in {process for _, process in found}
 
@@ -49,6 +49,24 @@ def test_cluster_gives_the_same_bytes(cluster: str, tmp_path: Path) -> None:
     assert ingest([tmp_path / "in"], tmp_path / "spread", key=KEY, progress=False, scheduler=cluster).added == 0
 
 
+def test_items_are_asked_for_little_by_little() -> None:
+    asked = []
+
+    def items() -> Iterator[int]:
+        for item in range(1000):
+            asked.append(item)
+            yield item
+
+    with Workers(processes=2, progress=False) as workers:
+        results = workers.each(process_of, items(), 1000, chunk=3, here=10)
+        first = [next(results) for _ in range(20)]
+        assert len(asked) < 100
+        both = [*first, *results]
+    assert [item for item, _ in both] == list(range(1000))
+    assert {process for _, process in both[:10]} == {os.getpid()}
+    assert os.getpid() not in {process for _, process in both[10:]}
+
+
 def die_at_some(item: int) -> int:
     if item in (3, 7):
         os.abort()
@@ -58,20 +76,18 @@ def die_at_some(item: int) -> int:
 def test_a_process_that_dies_costs_its_item_only() -> None:
     left = [0, 1, 2, -3, 4, 5, 6, -7, 8]
     with Workers(processes=2, progress=False) as workers:
-        assert workers.map(die_at_some, range(9), "", chunk=1, crashed=lambda item: -item) == left
+        assert list(workers.each(die_at_some, range(9), 9, crashed=lambda item: -item)) == left
         with pytest.raises(BrokenProcessPool):
-            workers.map(die_at_some, range(9), "", chunk=1)
-        assert workers.map(die_at_some, range(3), "", chunk=1) == [0, 1, 2]
+            list(workers.each(die_at_some, range(9), 9))
+        assert list(workers.each(die_at_some, range(3), 3)) == [0, 1, 2]
     with Workers(progress=False) as alone:
-        assert alone.map(die_at_some, range(9), "", chunk=1, crashed=lambda item: -item, apart=True) == left
+        assert list(alone.each(die_at_some, range(9), 9, crashed=lambda item: -item, apart=True)) == left
 
 
 @pytest.mark.slow
 def test_a_cluster_process_that_dies_costs_its_item_only(cluster: str) -> None:
-    found = Workers(scheduler=cluster, progress=False).map(
-        die_at_some, range(2, 5), "", chunk=1, crashed=lambda item: -item
-    )
-    assert found == [2, -3, 4]
+    workers = Workers(scheduler=cluster, progress=False)
+    assert list(workers.each(die_at_some, range(2, 5), 3, crashed=lambda item: -item)) == [2, -3, 4]
 
 
 ORPHANS = """
@@ -84,7 +100,7 @@ def sleep(item):
 
 if __name__ == "__main__":
     with Workers(2, progress=False) as workers:
-        workers.map(sleep, range(4), "", chunk=1)
+        list(workers.each(sleep, range(4), 4))
 """
 
 
@@ -105,4 +121,4 @@ def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="needs the extra dask")
     monkeypatch.setattr("medssl_monai.ingest.cluster.SECONDS_TO_CONNECT", 0.5)
     with pytest.raises(InputError, match="no Dask scheduler answers"):
-        Workers(scheduler="tcp://127.0.0.1:9").map(process_of, [1], "", chunk=1)
+        list(Workers(scheduler="tcp://127.0.0.1:9").each(process_of, [1], 1))

@@ -1,0 +1,111 @@
+"""What a store holds of a series already, and what that leaves to be done."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from medssl_monai.ingest.notes import SeriesNote
+from medssl_monai.ingest.processing import Plan
+from medssl_monai.ingest.verdicts import Outcome, Reason, Verdict
+from medssl_monai.ingest.writer import StoreWriter
+
+__all__ = ["Compared", "Job", "StoredSeries", "stored_verdicts", "uid_part"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A series to write; `replaces` where an older version of it is stored."""
+
+    plan: Plan
+    replaces: bool
+
+
+@dataclass
+class Compared:
+    """Some series beside a store.
+
+    Attributes:
+        jobs: what is to be written.
+        stored: verdicts on what is stored already.
+        partial_views: on series of which more is stored than was found.
+        contradicting: on series of which something else is stored.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    stored: list[Verdict] = field(default_factory=list)
+    partial_views: list[Verdict] = field(default_factory=list)
+    contradicting: list[Verdict] = field(default_factory=list)
+
+
+class StoredSeries:
+    """The series of a store as they were when this was made.
+
+    Args:
+        writer: of the store.
+    """
+
+    def __init__(self, writer: StoreWriter) -> None:
+        self._writer = writer
+        self._relatives: dict[str, list[str]] = defaultdict(list)
+        for series_id in writer.series_ids():
+            self._relatives[uid_part(series_id)].append(series_id)
+
+    def compare(self, plans: Sequence[Plan]) -> Compared:
+        """What is to be done about all series of one SeriesInstanceUID, or about one volume file.
+
+        A series that grew replaces what was stored of it, also where it is now split otherwise.
+
+        Raises:
+            StoreError: a part was made with another key or schema version.
+        """
+        notes: dict[str, SeriesNote] = {}
+        planned: dict[str, set[str]] = defaultdict(set)
+        for plan in plans:
+            planned[uid_part(plan.series_id)].update(plan.instance_ids)
+        for base in planned:
+            notes |= {series_id: self._writer.note(series_id) for series_id in self._relatives.get(base, ())}
+        outgrown = {
+            series_id for series_id, note in notes.items() if planned[uid_part(series_id)] > set(note.instances)
+        }
+        gone = outgrown - {plan.series_id for plan in plans}
+        found = Compared()
+        for plan in plans:
+            images = set(plan.instance_ids)
+            kin = [i for i in self._relatives.get(uid_part(plan.series_id), ()) if i not in gone]
+            home = next((i for i in kin if images <= set(notes[i].instances)), None)
+            if home is not None and images == set(notes[home].instances):
+                found.stored += stored_verdicts(notes[home], plan.files)
+            elif home is not None:
+                found.partial_views.append(replace(notes[home].verdicts[0], files=plan.files))
+            elif all(series_id in outgrown for series_id in kin):
+                found.jobs.append(Job(plan, replaces=plan.series_id in notes))
+            else:
+                found.contradicting.append(_contradiction(plan))
+        for series_id in sorted(gone):
+            self._writer.remove(series_id)
+        return found
+
+
+def uid_part(series_id: str) -> str:
+    """What the ids of all parts of a split series share."""
+    return series_id.partition("-")[0]
+
+
+def stored_verdicts(note: SeriesNote, files: int) -> list[Verdict]:
+    """The verdicts as they were, with this run's number of files."""
+    series, *left_out = note.verdicts
+    return [replace(series, files=files - sum(verdict.files for verdict in left_out)), *left_out]
+
+
+def _contradiction(plan: Plan) -> Verdict:
+    return Verdict(
+        Outcome.REJECTED,
+        "series",
+        plan.source_id,
+        plan.series_id,
+        plan.files,
+        reason=Reason.STORED_OTHERWISE,
+        detail="the store has other images of this series; ingest all folders of the series in one run",
+    )
