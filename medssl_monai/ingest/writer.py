@@ -4,9 +4,8 @@ A series is written beside the store's content and renamed into place, the array
 the part says that the series is there. So several processes may write and others read meanwhile, and a run that was
 killed leaves whole series, which the next run keeps, and drafts, which it removes. `finish` compacts the parts.
 
-Every array is written by one thread with fixed parameters, so that equal slices give equal bytes. On a 512 x 512 CT
-slice, bit-shuffled zstd at level 1 took 2.3 ms to write and 0.4 ms to read at 43 % of the size; level 5 saves 1 % at
-three times the cost, and lz4 reads in 0.2 ms at 57 %.
+Every array is written by one thread with fixed parameters, so that equal slices give equal bytes. What other codecs and
+levels cost stands in docs/ingest.md.
 """
 
 from __future__ import annotations
