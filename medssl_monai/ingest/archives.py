@@ -87,6 +87,7 @@ def unpacked(
             for file in sorted(run.taken):
                 taken.add(file)
             refused += run.refused
+        del files  # `taken` names them all again
         yield taken, refused
     finally:
         shutil.rmtree(folder, ignore_errors=True)
