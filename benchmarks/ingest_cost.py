@@ -8,8 +8,8 @@
     loop      the plain loop, one process: each folder read with pydicom, sorted, each slice between its own minimum and
               maximum written as PNG with OpenCV
     loop x 2  two such processes, each with half the folders
-    loop, T1  JPEG 2000 only: the loop with pylibjpeg's decoder, which uses one thread; pydicom's first choice, GDCM,
-              uses one for each core
+    loop, one thread  JPEG 2000 only: the loop with pylibjpeg's decoder, which uses one thread; pydicom's first choice,
+              GDCM, uses one for each core
 
 on uncompressed series and on JPEG 2000 lossless ones, then the memory of ingestion with N and 10 N small series.
 """
@@ -61,7 +61,7 @@ def compare(name: str, folder: Path, scratch: Path, rounds: int) -> None:
         "loop x 2": [[*me, *map(str, series[half::2])] for half in (0, 1)],
     }
     if name == "jpeg2000":
-        ways["loop, T1"] = [[*me, "--decoder", "pylibjpeg", *map(str, series)]]
+        ways["loop, one thread"] = [[*me, "--decoder", "pylibjpeg", *map(str, series)]]
     costs: dict[str, list[Cost]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, commands in ways.items():
@@ -74,7 +74,7 @@ def compare(name: str, folder: Path, scratch: Path, rounds: int) -> None:
         ratios = sorted(one.wall / mine.wall for one, mine in zip(found, costs["ingest"], strict=True))
         work = statistics.median(one.processor for one in found)
         print(
-            f"  {way:9} {files / statistics.median(walls):7.0f} files/s ({files / walls[-1]:.0f} to "
+            f"  {way:16} {files / statistics.median(walls):7.0f} files/s ({files / walls[-1]:.0f} to "
             f"{files / walls[0]:.0f}), {work / files * 1000:6.2f} ms of processor a file, "
             f"ingest is {statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})",
             flush=True,

@@ -11,6 +11,7 @@ on a CPU, 1.5 on a GPU, SparK's encoder 2.
 import copy
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def peer_of(name: str, method: Method, batch: dict[str, Any], layout: torch.memo
         views = [v.expand(-1, 3, -1, -1).contiguous(memory_format=layout) for v in batch["views"]]
         return getattr(peers, name)(views, layout, amp)
     network = peers.GatherSparK(method)
-    loss = lambda: network(batch["views"][0], batch["mask"])  # noqa: E731
+    loss = partial(network, batch["views"][0], batch["mask"])
     return peers._stepper(network, spark_lamb(network, lr=1e-4), loss, amp)
 
 

@@ -13,6 +13,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def measure_device(store: SliceStore, count: int, rounds: int, device: str) -> N
 
         batch = draw()
         print(f"{name}: views of a batch of {count} on {device}")
-        apply = lambda halves=halves, batch=batch: halves.apply(batch, device)  # noqa: E731
+        apply = partial(halves.apply, batch, device)
         show(compare({"read, draw, collate (one core)": draw}, rounds), per=count, unit="ms a slice")
         show(compare({"copy and apply": apply}, rounds, device), per=count, unit="ms a slice")
 

@@ -1,7 +1,7 @@
 """What was found of each series, held until all files were looked at, since any of them may belong to any series.
 
 That is all of a run that grows with the number of files, so it is packed: the headers of a series are so much alike
-that 100 bytes a file are left of 2,000. They hold identifiers of patients and stay in memory.
+that some 60 bytes a file are left of 2,700. They hold identifiers of patients and stay in memory.
 """
 
 from __future__ import annotations

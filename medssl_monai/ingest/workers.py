@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import connection
@@ -133,25 +134,25 @@ class Workers:
                 yield crashed(item)
 
     def _submit(self, work: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> Future[list[R]]:
-        self._started()
+        self._await_start()
         if self._pool is None:
             self._start_pool()
         assert self._pool is not None
         return self._pool.submit(work, items)
 
     def _start_pool(self) -> None:
-        pool = ProcessPoolExecutor(self.processes, _context(), initializer=_begin)
-        for _ in range(self.processes):
-            pool.submit(os.getpid)
-        self._pool = pool
+        self._pool = ProcessPoolExecutor(self.processes, _context(), initializer=_begin)
+        with suppress(BrokenProcessPool):  # the first item will meet it too
+            for _ in range(self.processes):
+                self._pool.submit(os.getpid)
 
-    def _started(self) -> None:
+    def _await_start(self) -> None:
         if self._starting is not None:
             self._starting.join()
             self._starting = None
 
     def _end_pool(self) -> None:
-        self._started()
+        self._await_start()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None

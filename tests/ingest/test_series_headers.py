@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from medssl_monai.ingest import series_headers
@@ -39,10 +44,24 @@ def test_comes_back(found: list[Found], at_once: int, unpacked: int, monkeypatch
         assert group == [one for one in found if one.instances[0][0].series_uid == uid]
 
 
-def test_little_is_kept_of_a_file(found: list[Found]) -> None:
+def test_little_is_kept_of_a_file(found: list[Found], tmp_path: Path) -> None:
     headers = SeriesHeaders()
-    for _ in range(400):
-        for one in found:
-            headers.add(one)
-    assert sum(len(block) for blocks in headers._packed.values() for block in blocks) < 200 * 400 * len(found)
-    assert sum(map(len, headers._unpacked.values())) <= series_headers.MOST_UNPACKED
+    instance = found[0].instances[0][0]
+    count = 6000
+    for number in range(count):  # each as if read from a file of its own, sharing nothing with another
+        path = tmp_path / f"series-{number // 100}" / f"{number:08d}.dcm"
+        one = pickle.loads(pickle.dumps(instance))
+        one = replace(
+            one,
+            path=path,
+            content=path,
+            series_uid=f"1.2.3.{number // 100}",
+            sop_uid=f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, str(number)).int}",
+            number=number,
+            position=(-180.0, -180.0, 2.5 * number),
+        )
+        headers.add(Found(SourceFile(path, path), ((one, None),)))
+    kept = sum(len(block) for blocks in headers._packed.values() for block in blocks)
+    packed = count - sum(map(len, headers._unpacked.values()))
+    assert count - packed <= series_headers.MOST_UNPACKED
+    assert kept < 150 * packed
