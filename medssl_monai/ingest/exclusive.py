@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medssl_monai.errors import BusyStoreError
@@ -16,7 +16,8 @@ LOCK_NAME = ".lock"
 
 @contextmanager
 def exclusive(store: Path) -> Iterator[None]:
-    """Holds the store's lock, a file in its folder, which is made; at the end the file is gone.
+    """Holds the store's lock, a file in its folder, which is made; at the end the file is gone, and a folder made here
+    that nobody wrote into.
 
     The system gives the lock back when a process ends, however it ends: what a killed run leaves is a file that locks
     nothing. Network file systems that know no locks do without; so do systems other than POSIX.
@@ -29,10 +30,13 @@ def exclusive(store: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    file = store / LOCK_NAME
+    file, is_new = store / LOCK_NAME, not store.exists()
     while True:
         store.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            continue  # a run that wrote nothing took its folder away
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -50,3 +54,6 @@ def exclusive(store: Path) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)
         os.close(descriptor)
+        if is_new:
+            with suppress(OSError):  # it is not empty
+                store.rmdir()

@@ -95,8 +95,8 @@ class Workers:
             yield from self._in_processes(work, left, chunk, crashed)
 
     def bar(self, count: int, title: str) -> tqdm[Any]:
-        """A bar on stderr, or a silent one."""
-        return tqdm(total=count, desc=title, disable=not self.progress, leave=False)
+        """A bar on stderr; a silent one where there is nothing to do."""
+        return tqdm(total=count, desc=title, disable=not self.progress or not count, leave=False)
 
     def _in_processes(
         self, work: Callable[[T], R], items: Iterator[T], chunk: int, crashed: Callable[[T], R] | None

@@ -102,3 +102,13 @@ def test_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
     with exclusive(tmp_path / "store"), pytest.raises(StoreError, match="another run"), again:
         pass
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_run_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty", "written"):
+        with pytest.raises(KeyError), exclusive(tmp_path / name):
+            if name == "written":
+                (tmp_path / name / "series").mkdir()
+            raise KeyError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "written"]
