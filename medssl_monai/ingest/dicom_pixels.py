@@ -193,10 +193,10 @@ def _decoded_j2k(header: Any, stream: bytes) -> bytearray | None:
     try:
         from openjpeg.utils import decode_pixel_data
 
-        decoded: bytearray = decode_pixel_data(stream, version=2)
+        decoded = decode_pixel_data(stream, version=2)
     except Exception:  # it is missing, or the stream is damaged; pydicom finds another decoder, or says what is wrong
         return None
-    return decoded
+    return decoded if isinstance(decoded, bytearray) else None
 
 
 def _is_native(dataset: Any) -> bool:

@@ -101,7 +101,7 @@ def test_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
     again = exclusive(tmp_path / "store")
     with exclusive(tmp_path / "store"), pytest.raises(StoreError, match="another run"), again:
         pass
-    assert list((tmp_path / "store").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
