@@ -93,7 +93,7 @@ def memory(samples: Path, out: Path, scratch: Path, few: int) -> None:
         for count in (few, 10 * few):
             shutil.rmtree(scratch, ignore_errors=True)
             command = ["-m", "medssl_monai", "ingest", str(out / str(count)), "--out", str(scratch / "store")]
-            options = ["--workers", str(workers), "--no-report"]
+            options = ["--workers", str(workers)]
             peaks.append(run_all([[sys.executable, *command, *options]], memory=True).memory)
         print(
             f"  {workers} worker{'s' * (workers > 1)}: {few} series {peaks[0]:.0f} MiB, {10 * few} series "

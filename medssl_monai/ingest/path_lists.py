@@ -1,25 +1,36 @@
-"""The files of a run, as text: `Path` objects, made when asked for, would take several times the memory."""
+"""The files of a run, kept on disk (see `disk_table`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from medssl_monai.ingest.disk_table import DiskTable
 
 __all__ = ["PathList", "SourceFile", "SourceFiles"]
 
 
-class PathList(Sequence[Path]):
-    """Paths in the order given."""
+class PathList(Collection[Path]):
+    """Files, sorted by the place they really are at, each once however many links lead to it.
+
+    Args:
+        paths: as they were met; of several to the same place, the first is kept.
+    """
 
     def __init__(self, paths: Iterable[str]) -> None:
-        self._paths = list(paths)
+        self._table = DiskTable("place BLOB PRIMARY KEY, path BLOB")
+        self._table.add((os.fsencode(os.path.realpath(path)), os.fsencode(path)) for path in paths)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._table)
 
-    def __getitem__(self, index: Any) -> Any:
-        return PathList(self._paths[index]) if isinstance(index, slice) else Path(self._paths[index])
+    def __iter__(self) -> Iterator[Path]:
+        return (Path(os.fsdecode(path)) for (path,) in self._table.select("SELECT path FROM kept ORDER BY place"))
+
+    def __contains__(self, path: object) -> bool:
+        return any(path == one for one in self)
 
 
 class SourceFile(NamedTuple):
@@ -34,27 +45,22 @@ class SourceFile(NamedTuple):
     content: Path
 
 
-class SourceFiles(Sequence[SourceFile]):
+class SourceFiles(Collection[SourceFile]):
     """Files to be read, in the order of adding."""
 
-    def __init__(self, files: Iterable[SourceFile] = ()) -> None:
-        self._files: list[str | tuple[str, str]] = []
-        for file in files:
-            self.add(file)
+    def __init__(self) -> None:
+        self._table = DiskTable("path BLOB, content BLOB")
 
     def add(self, file: SourceFile) -> None:
         """One more."""
-        path, content = str(file.path), str(file.content)
-        self._files.append(path if path == content else (path, content))
+        self._table.add([(os.fsencode(file.path), os.fsencode(file.content))])
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._table)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return SourceFiles(self[i] for i in range(*index.indices(len(self))))
-        one = self._files[index]
-        if isinstance(one, str):
-            path = Path(one)
-            return SourceFile(path, path)
-        return SourceFile(Path(one[0]), Path(one[1]))
+    def __iter__(self) -> Iterator[SourceFile]:
+        for path, content in self._table.select("SELECT path, content FROM kept ORDER BY rowid"):
+            yield SourceFile(Path(os.fsdecode(path)), Path(os.fsdecode(content)))
+
+    def __contains__(self, file: object) -> bool:
+        return any(file == one for one in self)

@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -123,7 +123,7 @@ class _Run:
     verdicts: list[Verdict] = field(default_factory=list)
     partial_views: list[Verdict] = field(default_factory=list)
 
-    def take(self, files: Sequence[SourceFile], refused: Sequence[RefusedFile] = ()) -> None:
+    def take(self, files: Collection[SourceFile], refused: Sequence[RefusedFile] = ()) -> None:
         """Reads files into the store."""
         self.files += len(files) + len(refused)
         headers, volumes = self._look_at(files)
@@ -144,7 +144,7 @@ class _Run:
                     self.added += sum(one.outcome is not Outcome.REJECTED for one in written)
                 plans = []
 
-    def _look_at(self, files: Sequence[SourceFile]) -> tuple[SeriesHeaders, list[Found]]:
+    def _look_at(self, files: Collection[SourceFile]) -> tuple[SeriesHeaders, list[Found]]:
         """The images by series, and the volume files and pictures; other files get their verdicts."""
         headers, volumes = SeriesHeaders(), []
         look = partial(look_at, rules=self.rules)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,9 @@ REPORT_NAME = "report.html"
 
 MAX_PICTURES = 2000
 """Series with a picture and a histogram; a page of more would not open (about 8 kB each)."""
+
+CARDS = "<!-- the series -->"
+"""Where the series go into the page."""
 
 MAX_NAMES = 100
 """Pseudonyms listed for one reason."""
@@ -52,9 +57,19 @@ def write_report(store: SliceStore, max_pictures: int = MAX_PICTURES) -> Path:
     digest = _digest(store, max_pictures)
     if path.is_file() and digest.encode() in path.read_bytes()[:2000]:
         return path
-    draft = store.path / f".draft-{REPORT_NAME}"
-    draft.write_text(_page(store, max_pictures, digest), encoding="utf-8")
-    draft.replace(path)
+    draft, cards = (store.path / f".draft-{name}" for name in (REPORT_NAME, "cards.html"))
+    try:
+        with cards.open("w", encoding="utf-8") as file:
+            found = _write_cards(SliceStore(store.path, open_arrays=1), max_pictures, file)
+        before, after = _page(store, found, max_pictures, digest).split(CARDS)
+        with draft.open("w", encoding="utf-8") as file, cards.open(encoding="utf-8") as written:
+            file.write(before)
+            shutil.copyfileobj(written, file)
+            file.write(after)
+        draft.replace(path)
+    finally:
+        cards.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
     return path
 
 
@@ -64,38 +79,58 @@ def _digest(store: SliceStore, max_pictures: int) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def _page(store: SliceStore, max_pictures: int, digest: str) -> str:
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in store.select():
-        rows[row["series_id"]].append(row)
+@dataclass
+class _Found:
+    """What the head of the page says of the series below it."""
+
+    series: int = 0
+    patients: set[str] = field(default_factory=set)
+    modalities: Counter[str] = field(default_factory=Counter)
+    planes: Counter[str] = field(default_factory=Counter)
+
+
+def _write_cards(store: SliceStore, max_pictures: int, file: TextIO) -> _Found:
+    """One series after another, so that memory holds one."""
     verdicts = {one.series_id: one for one in store.verdicts if one.outcome is not Outcome.REJECTED}
-    rejected = [one for one in store.verdicts if one.outcome is Outcome.REJECTED]
-    cards = [
-        _series(store, verdicts[name], slices, number < max_pictures)
-        for number, (name, slices) in enumerate(rows.items())
-    ]
+    found = _Found()
+    for rows in store.each_series():
+        first = rows[0]
+        file.write(_series(store, verdicts[first["series_id"]], rows, found.series < max_pictures) + "\n")
+        found.series += 1
+        found.patients.add(first["patient"])
+        found.modalities[first["modality"]] += 1
+        found.planes[first["plane"]] += 1
+    if not found.series:
+        file.write("<p>None.</p>")
+    return found
+
+
+def _page(store: SliceStore, found: _Found, max_pictures: int, digest: str) -> str:
+    """The page, with `CARDS` where the series go."""
+    verdicts = store.verdicts
     files = Counter[str]()
-    for one in store.verdicts:
+    for one in verdicts:
         files[one.outcome.value] += one.files
-    without = f"; pictures of the first {max_pictures}" if len(rows) > max_pictures else ""
+    without = f"; pictures of the first {max_pictures}" if found.series > max_pictures else ""
+    taken = [one for one in verdicts if one.outcome is not Outcome.REJECTED]
     return Template(PAGE).substitute(
         digest=digest,
         subtitle=f"Fingerprint <code>{store.fingerprint[:16]}</code>. Names are pseudonyms{without}.",
-        tiles=_tiles(store, rows, files),
+        tiles=_tiles(store, found, files),
         share=_share(files),
-        outcomes=_options(one.outcome.value for one in verdicts.values()),
-        modalities=_options(slices[0]["modality"] for slices in rows.values()),
-        planes=_options(slices[0]["plane"] for slices in rows.values()),
-        flags=_options(flag for one in verdicts.values() for flag in one.flags),
-        series="\n".join(cards) or "<p>None.</p>",
-        rejected=_rejected(rejected),
+        outcomes=_options(Counter(one.outcome.value for one in taken)),
+        modalities=_options(found.modalities),
+        planes=_options(found.planes),
+        flags=_options(Counter(flag for one in taken for flag in one.flags)),
+        series=CARDS,
+        rejected=_rejected([one for one in verdicts if one.outcome is Outcome.REJECTED]),
     )
 
 
-def _tiles(store: SliceStore, rows: dict[str, list[dict[str, Any]]], files: Counter[str]) -> str:
+def _tiles(store: SliceStore, found: _Found, files: Counter[str]) -> str:
     counts = {
-        "patients": len({slices[0]["patient"] for slices in rows.values()}),
-        "series": len(rows),
+        "patients": len(found.patients),
+        "series": found.series,
         "slices": len(store),
         "files": files.total(),
         **{f"files {outcome.value}": files[outcome.value] for outcome in Outcome},
@@ -110,11 +145,11 @@ def _share(files: Counter[str]) -> str:
     )
 
 
-def _options(values: Iterable[str]) -> str:
-    counts = Counter(value for value in values if value)
+def _options(counts: Counter[str]) -> str:
     return "".join(
         f'<option value="{escape(value)}">{escape(value.replace("_", " "))} ({count})</option>'
         for value, count in sorted(counts.items())
+        if value
     )
 
 

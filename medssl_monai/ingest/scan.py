@@ -37,14 +37,12 @@ class Found:
     refused: tuple[Reason, str] | None = None
 
 
-def find_files(sources: Iterable[Path], store: Path | None = None) -> Sequence[Path]:
+def find_files(sources: Iterable[Path], store: Path | None = None) -> PathList:
     """All files, sorted by path, each once however many links lead to it; not those of the store itself."""
-    found: dict[str, str] = {}
     own = str(store.resolve()) if store is not None else None
-    for source in sources:
-        for path in _walk(str(source), own) if source.is_dir() else [str(source)]:
-            found.setdefault(os.path.realpath(path), path)
-    return PathList(found[path] for path in sorted(found))
+    return PathList(
+        path for source in sources for path in (_walk(str(source), own) if source.is_dir() else [str(source)])
+    )
 
 
 def look_at(file: SourceFile, rules: Rules) -> Found:

@@ -1,17 +1,18 @@
 """What was found of each series, held until all files were looked at, since any of them may belong to any series.
 
-That is all of a run that grows with the number of files, so it is packed: the headers of a series are so much alike
-that some 60 bytes a file are left of 2,700. They hold identifiers of patients and stay in memory.
+They are packed, and kept beside the list of files (see `disk_table`): the headers of a series are so much alike that
+some 60 bytes a file are left of 2,700. They hold identifiers of patients, and nothing of them outlives the process.
 """
 
 from __future__ import annotations
 
 import pickle
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from medssl_monai.ingest.disk_table import DiskTable
 from medssl_monai.ingest.grouping import series_uid
 from medssl_monai.ingest.scan import Found
 
@@ -24,11 +25,15 @@ MOST_UNPACKED = 1024
 """Files of all series; beyond that, the series that was met least recently is packed."""
 
 
+def _blocks() -> DiskTable:
+    return DiskTable("series TEXT, number INTEGER, block BLOB, PRIMARY KEY (series, number)")
+
+
 @dataclass
 class SeriesHeaders:
     """Headers of images, by series."""
 
-    _packed: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    _packed: DiskTable = field(default_factory=_blocks)
     _unpacked: dict[str, list[Found]] = field(default_factory=dict)
     _files: Counter[str] = field(default_factory=Counter)
     _need_decoder: set[str] = field(default_factory=set)
@@ -56,7 +61,8 @@ class SeriesHeaders:
     def take(self, need_decoder: bool | None = None) -> Iterator[list[Found]]:
         """All that was found of each series, those with most files first; what was given is forgotten."""
         for uid in sorted(self._names(need_decoder), key=lambda uid: (-self._files[uid], uid)):
-            group = [one for block in self._packed.pop(uid, ()) for one in pickle.loads(zlib.decompress(block))]
+            blocks = self._packed.select("SELECT block FROM kept WHERE series = ? ORDER BY number", uid)
+            group = [one for (block,) in blocks for one in pickle.loads(zlib.decompress(block))]
             yield group + self._unpacked.pop(uid, [])
             del self._files[uid]
 
@@ -66,4 +72,5 @@ class SeriesHeaders:
     def _pack(self, uid: str) -> None:
         group = self._unpacked.pop(uid)
         self._waiting -= len(group)
-        self._packed[uid].append(zlib.compress(pickle.dumps(group, pickle.HIGHEST_PROTOCOL), 1))
+        block = zlib.compress(pickle.dumps(group, pickle.HIGHEST_PROTOCOL), 1)
+        self._packed.add([(uid, self._files[uid], block)])

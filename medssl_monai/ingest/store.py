@@ -17,7 +17,10 @@ import json
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +36,9 @@ from medssl_monai.ingest.verdicts import Verdict, read_verdicts
 
 __all__ = ["SliceStore", "describe"]
 
-OPEN_ARRAYS = 128
-"""Memory-mapped arrays kept open by one thread of one process."""
+
+BATCH_ROWS = 1024
+"""Rows of the index in memory where it is read little by little."""
 
 
 class SliceStore:
@@ -49,16 +53,21 @@ class SliceStore:
 
     Args:
         path: the store's folder.
+        open_arrays: memory-mapped arrays that one thread of one process keeps open.
 
     Raises:
         StoreError: there is no store, it is unfinished, or it has another schema version.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, open_arrays: int = 128) -> None:
+        self.path, self.open_arrays = Path(path), open_arrays
         self.description = describe(self.path)
-        self.index: pa.Table = pq.read_table(self.path / "index.parquet", schema=INDEX_SCHEMA)
         self._local = threading.local()
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """The whole index, read when it is first asked for (see `schema.COLUMNS`)."""
+        return pq.read_table(self.path / "index.parquet", schema=INDEX_SCHEMA)
 
     @property
     def fingerprint(self) -> str:
@@ -85,7 +94,7 @@ class SliceStore:
         return read_verdicts(self.path / "verdicts.jsonl")
 
     def __len__(self) -> int:
-        return int(self.index.num_rows)
+        return int(self.description["slices"])
 
     def __repr__(self) -> str:
         return f"SliceStore({str(self.path)!r}: {self.description['series']} series, {len(self)} slices)"
@@ -124,6 +133,12 @@ class SliceStore:
         """As `select`, as a pyarrow table."""
         return self.index.filter(filter_expression(filters)) if filters else self.index
 
+    def each_series(self) -> Iterator[list[dict[str, Any]]]:
+        """The rows of one series after another, in the index's order, without the whole index in memory."""
+        with pq.ParquetFile(self.path / "index.parquet") as file:
+            rows = (row for batch in file.iter_batches(BATCH_ROWS, use_threads=False) for row in batch.to_pylist())
+            yield from (list(series) for _, series in groupby(rows, key=itemgetter("series_id")))
+
     def resolve(self, source: str | Path, key: bytes | None = None) -> str:
         """The series id that a series id, a SeriesInstanceUID, or the path of a file or folder stands for.
 
@@ -144,10 +159,10 @@ class SliceStore:
         return read_note(self.path / "series" / f"{series_id}.parquet")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "open_arrays": self.open_arrays}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def _open(self, series_id: str) -> Any:
         """The series' array, memory-mapped; opened once by each thread of each process."""
@@ -166,7 +181,7 @@ class SliceStore:
             )
         # One thread: slices are single blocks, and threads of blosc2 would not survive a fork.
         arrays[series_id] = blosc2.open(str(file), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
-        if len(arrays) > OPEN_ARRAYS:
+        if len(arrays) > self.open_arrays:
             arrays.popitem(last=False)
         return arrays[series_id]
 

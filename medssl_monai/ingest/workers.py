@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -172,6 +173,7 @@ def _begin() -> None:
 
     A parent that was killed could not end its processes, which would wait for work for ever.
     """
+    gc.freeze()  # what was imported before the fork stays shared: the collector would write to every page of it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

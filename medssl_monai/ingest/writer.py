@@ -39,7 +39,7 @@ from medssl_monai.ingest.verdicts import Outcome, Verdict, merge_verdicts, read_
 
 __all__ = ["SeriesHeader", "SliceRecord", "StoreWriter"]
 
-ROWS_TOGETHER = 4096
+ROWS_TOGETHER = 2048
 """Rows of the index written at once, at least."""
 
 

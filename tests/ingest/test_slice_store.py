@@ -173,8 +173,16 @@ def test_pickle_carries_the_path_only(store: SliceStore) -> None:
     assert _sum(pickle.loads(pickle.dumps(store))) == _sum(store)
 
 
-def test_many_series_do_not_stay_open(store: SliceStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medssl_monai.ingest.store.OPEN_ARRAYS", 1)
+def test_series_come_one_by_one(store: SliceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rows in (1, 2, 1024):
+        monkeypatch.setattr("medssl_monai.ingest.store.BATCH_ROWS", rows)
+        groups = list(store.each_series())
+        assert [group[0]["series_id"] for group in groups] == store.series_ids
+        assert [row for group in groups for row in group] == store.select()
+
+
+def test_many_series_do_not_stay_open(store: SliceStore) -> None:
+    store = SliceStore(store.path, open_arrays=1)
     first = store.read("sa", 0)
     store.read("sb", 0)
     assert np.array_equal(store.read("sa", 0), first)
