@@ -121,7 +121,7 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=560, help="seconds in all; what is left then is left out")
     parser.add_argument("--out", type=Path, help="also write what is printed there")
     options = parser.parse_args()
-    begin, failures = time.monotonic(), 0
+    begin, failures, unfinished = time.monotonic(), 0, 0
     lines: list[str] = []
 
     def tell(text: str) -> None:
@@ -141,6 +141,7 @@ def main() -> int:
         left = options.limit - (time.monotonic() - begin)
         if left < 5:
             tell(f"left out: {' '.join(command)}")
+            unfinished += 1
             continue
         tell(f"$ python benchmarks/{' '.join(command)}")
         try:
@@ -153,11 +154,12 @@ def main() -> int:
             tell(run.stdout + (run.stderr[-2000:] if run.returncode else ""))
             failures += run.returncode != 0
         except subprocess.TimeoutExpired as stopped:
+            unfinished += 1
             output: Any = stopped.stdout or b""
             with contextlib.suppress(AttributeError):
                 output = output.decode()
             tell(f"{output}\nstopped: out of time")
-    tell(f"{time.monotonic() - begin:.0f} s in all, {failures} failures")
+    tell(f"{time.monotonic() - begin:.0f} s in all, {failures} failures, {unfinished} not finished in time")
     return 1 if failures else 0
 
 

@@ -106,10 +106,12 @@ def store_size(rows: int, folder: Path) -> None:
     """Print what opening, filtering and sampling cost at this many rows."""
     folder.mkdir()
     pq.write_table(simulated_index(rows), folder / "index.parquet")
-    (folder / "store.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "fingerprint": "simulated"}))
+    described = {"schema_version": SCHEMA_VERSION, "fingerprint": "simulated", "slices": rows}
+    (folder / "store.json").write_text(json.dumps(described))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     marks = [time.perf_counter()]
     store = SliceStore(folder)
+    assert store.index.num_rows == len(store)
     marks.append(time.perf_counter())
     data = SliceDataset(store, FILTERS)
     marks.append(time.perf_counter())

@@ -1,11 +1,12 @@
 """From a stored slice to a normalised view: ours on one core against the PIL reference, lightly and MONAI.
 
-    python benchmarks/views.py [--slices 16] [--device cuda]
+    python benchmarks/views.py [--slices 12] [--store STORE] [--device cuda]
 
 Ours reads a compressed int16 slice of a store; the 8-bit pipelines decode a PNG, as their data are stored; MONAI's
-starts from the decoded slice in HU. All make the 224 px view of MoCo v2's recipe as each has it. On a GPU the second
-applier makes a batch of views, copy of the slices included. PSNR: crop and resizing alone against torchvision's
-antialiased result in float, over the window's width.
+starts from the decoded slice in HU. All make 224 px views of the same recipe (turned, cropped, jittered, blurred,
+flipped, with noise), but lightly's, which is MoCo v2's as published. Slices are those of a store, or of a phantom. On a
+GPU the second applier makes a batch of views, copy of the slices included. PSNR: crop and resizing alone against
+torchvision's antialiased result in float, over the window's width.
 """
 
 import io
@@ -27,6 +28,7 @@ from monai.transforms import (
     RandFlip,
     RandGaussianNoise,
     RandGaussianSmooth,
+    RandRotate,
     RandScaleIntensity,
     RandSpatialCrop,
     Resize,
@@ -58,6 +60,12 @@ def phantom_store(folder: Path, slices: int, size: int = 512) -> SliceStore:
     return SliceStore(folder / "store")
 
 
+def spread(store: SliceStore, count: int) -> list[dict[str, Any]]:
+    """Axial slices of all the store."""
+    rows = [row for row in store.select() if row["plane"] == "axial" and min(row["rows"], row["columns"]) >= 300]
+    return [rows[i] for i in np.linspace(0, len(rows) - 1, count).astype(int)]
+
+
 def png_of(pixels: np.ndarray) -> bytes:
     """The slice as 8-bit pipelines keep it: windowed, grey, PNG."""
     unit = np.clip((pixels.astype(np.float32) - LOW) / (HIGH - LOW), 0, 1)
@@ -67,21 +75,32 @@ def png_of(pixels: np.ndarray) -> bytes:
 
 
 def pil_pipeline() -> Callable[[Any], torch.Tensor]:
-    """MoCo v2's augmentations by torchvision on PIL images, as the reference implementation has them."""
+    """The reference system's views for MoCo and BYOL: torchvision on PIL images of three equal channels.
+
+    Turned, cropped, jittered, blurred, flipped, with noise, as ours; that saturation and hue do nothing to grey images
+    costs it time all the same.
+    """
 
     def blur(image: Image.Image) -> Image.Image:
         from PIL import ImageFilter
 
         return image.filter(ImageFilter.GaussianBlur(radius=float(np.random.default_rng().uniform(0.1, 2.0))))
 
+    def noise(image: torch.Tensor) -> torch.Tensor:
+        variance = 10 ** float(np.random.default_rng().uniform(-5, -4))
+        return (image + math.sqrt(variance) * torch.randn(image.shape)).clamp(0, 1)
+
     return tv.Compose(
         [
+            tv.Grayscale(3),
+            tv.RandomApply([tv.RandomRotation(180)], p=0.5),
             tv.RandomResizedCrop(224, scale=(0.2, 1.0)),
-            tv.RandomApply([tv.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            tv.RandomGrayscale(p=0.2),
+            tv.ColorJitter(0.4, 0.4, 0.4, 0.1),
             tv.RandomApply([blur], p=0.5),
             tv.RandomHorizontalFlip(),
+            tv.RandomVerticalFlip(),
             tv.ToTensor(),
+            tv.RandomApply([noise], p=0.5),
             tv.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
@@ -91,11 +110,13 @@ def monai_pipeline() -> Callable[[Any], Any]:
     """The same steps from MONAI's array transforms; the crop keeps its aspect, which MONAI's has no jitter for."""
     return Compose(
         [
+            RandRotate(math.pi, prob=0.5, keep_size=True, padding_mode="border"),
             RandSpatialCrop((230, 230), max_roi_size=(512, 512), random_size=True),
             Resize((224, 224), mode="bilinear", anti_aliasing=True),
+            RandFlip(prob=0.5, spatial_axis=0),
             RandFlip(prob=0.5, spatial_axis=1),
             ScaleIntensityRange(LOW, HIGH, 0, 1, clip=True),
-            RandScaleIntensity(0.4, prob=0.8),
+            RandScaleIntensity(0.4, prob=1.0),
             RandGaussianSmooth((0.1, 2.0), (0.1, 2.0), prob=0.5),
             RandGaussianNoise(prob=0.5, std=0.01),
             NormalizeIntensity(0.25, 0.25),
@@ -107,7 +128,7 @@ def measure_cpu(store: SliceStore, count: int, rounds: int) -> dict[str, float]:
     """Print milliseconds a view; the ratios."""
     from lightly.transforms import MoCoV2Transform
 
-    rows = store.select(None)[:count]
+    rows = spread(store, count)
     pngs = [png_of(store.read(row["series_id"], row["slice"])) for row in rows]
     arrays = [torch.from_numpy(store.read(row["series_id"], row["slice"]))[None].float() for row in rows]
     data = SliceDataset(store, rows=rows, transform=RECIPES["moco, byol"])
@@ -144,7 +165,7 @@ def measure_cpu(store: SliceStore, count: int, rounds: int) -> dict[str, float]:
 
 def measure_device(store: SliceStore, count: int, rounds: int, device: str) -> None:
     """Print milliseconds a slice of both halves of `DeviceViews`, every recipe."""
-    rows = store.select(None)[:count]
+    rows = spread(store, count)
     for name, transform in RECIPES.items():
         halves = DeviceViews(transform)
         data = SliceDataset(store, rows=rows, transform=halves.draw)
@@ -163,7 +184,7 @@ def psnr(store: SliceStore, count: int) -> dict[str, float]:
     """Print dB of crop and resizing to 224 px against torchvision's antialiased float result."""
     rng = np.random.default_rng(0)
     errors: dict[str, list[float]] = {"ours": [], "PIL, 8 bits": [], "OpenCV, not antialiased": [], "monai": []}
-    for row in store.select(None)[:count]:
+    for row in spread(store, count):
         hu = store.read(row["series_id"], row["slice"])
         side = int(rng.integers(260, min(hu.shape)))
         top, left = (int(rng.integers(0, n - side + 1)) for n in hu.shape)
@@ -190,10 +211,10 @@ def psnr(store: SliceStore, count: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    options = arguments(__doc__ or "", slices=12, rounds=3).parse_args()
+    options = arguments(__doc__ or "", slices=12, rounds=3, store="").parse_args()
     start(options.device, options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        store = phantom_store(Path(folder), options.slices)
+        store = SliceStore(options.store) if options.store else phantom_store(Path(folder), options.slices)
         measure_cpu(store, options.slices, options.rounds)
         psnr(store, options.slices)
         if options.device != "cpu":

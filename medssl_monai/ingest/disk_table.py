@@ -32,15 +32,16 @@ class DiskTable:
         self._database.execute(f"PRAGMA cache_size = -{CACHE_KB}")
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(f"CREATE TABLE kept ({columns})")
+        width = len(self._database.execute("SELECT * FROM kept").description)
+        self._insert = f"INSERT OR IGNORE INTO kept VALUES ({', '.join('?' * width)})"
 
     def __len__(self) -> int:
         return int(next(self.select("SELECT count(*) FROM kept"))[0])
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
         """More rows; those whose key is there already are left out."""
-        width = len(self._database.execute("SELECT * FROM kept LIMIT 0").description)
         try:
-            self._database.executemany(f"INSERT OR IGNORE INTO kept VALUES ({', '.join('?' * width)})", rows)
+            self._database.executemany(self._insert, rows)
         except sqlite3.Error as error:
             raise _refused(error) from error
 
