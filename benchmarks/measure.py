@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from medssl_monai.engines.allocation import keep_freed_memory
+
 PRODUCTS = {
     getattr(torch.ops.aten, name).default for name in ("convolution", "convolution_backward", "mm", "addmm", "bmm")
 }
@@ -37,8 +39,10 @@ def arguments(description: str, **defaults: Any) -> argparse.ArgumentParser:
 
 
 def start(device: str, threads: int) -> None:
-    """Fix the threads and print machine and versions."""
+    """Fix the threads, keep freed memory on a CPU as our trainers do, and print machine and versions."""
     torch.set_num_threads(threads)
+    if device == "cpu":
+        keep_freed_memory()
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
     load = os.getloadavg()[0]
     print(f"machine: {cpu or platform.processor()}, {os.cpu_count()} cores, load {load:.1f}, threads {threads}")

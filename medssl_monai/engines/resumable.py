@@ -7,6 +7,7 @@ from ignite.engine import Events
 from monai.engines import Trainer
 from monai.engines.workflow import Workflow
 
+from medssl_monai.engines.allocation import keep_freed_memory
 from medssl_monai.engines.loader import StepLoader
 
 __all__ = ["ResumableTrainer"]
@@ -31,6 +32,8 @@ class ResumableTrainer(Trainer):
             KeyboardInterrupt: stopped by Ctrl-C; the step under way was finished and a checkpoint written.
         """
         self.state.interrupted = False
+        if torch.device(self.state.device).type == "cpu":
+            keep_freed_memory()
         Workflow.run(self)
         if self.state.interrupted:
             raise KeyboardInterrupt(f"stopped after step {self.state.iteration}; the same command carries on from here")
