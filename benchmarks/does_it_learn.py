@@ -1,13 +1,13 @@
 """Does each method learn anything? Frozen features after a small budget against those of a random encoder.
 
-    python benchmarks/does_it_learn.py phantom --out DIR [--seeds 5] [--epochs 9]
+    python benchmarks/does_it_learn.py phantom --out DIR [--seeds 5] [--methods spark swav moco byol]
     python benchmarks/does_it_learn.py samples --samples SAMPLES --out DIR
 
-`phantom`: 100 synthetic patients; each method is pre-trained on 60 of them without labels (configs/small.yaml), once
-a seed. A kNN (cosine, k = 5) and a logistic regression then learn from the labelled slices of two, of six and of all
-60, and are judged on the other 40. Two and six are drawn without overlap, 30 and 10 times, and the draws averaged:
-the same draws for every encoder. `samples`: the same with the three training patients of `medssl sample-data`; 2 or
-10 slices a class are drawn 20 times, and each of the three test patients is judged alone.
+`phantom`: 100 synthetic patients; each method is pre-trained on 60 of them without labels (configs/small.yaml, `EPOCHS`
+of 34 steps), once a seed. A kNN (cosine, k = 5) and a logistic regression then learn from the labelled slices of two,
+of six and of all 60, and are judged on the other 40. Two and six are drawn without overlap, 30 and 10 times, and the
+draws averaged: the same draws for every encoder. `samples`: the same with the three training patients of
+`medssl sample-data`; 2 or 10 slices a class are drawn 20 times, and each of the three test patients is judged alone.
 
 Each probe is asked twice: of the test slices as scanned, and of the same slices moved (each turned by up to 20°,
 shifted by up to a tenth of the field and scaled by 0.8 to 1.33, drawn once), as another table position and field of
@@ -51,6 +51,8 @@ from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.transforms import LabelledViewd
 
 METHODS = ("spark", "swav", "moco", "byol")
+EPOCHS = {"spark": 60, "swav": 30, "moco": 30, "byol": 9}
+SETTINGS: dict[str, dict[str, Any]] = {"moco": {"learning_rate": 0.1}}
 PROBES: dict[str, Callable[[int], Any]] = {
     "knn": lambda n: make_pipeline(Normalizer(), KNeighborsClassifier(min(5, n))),
     "linear": lambda n: make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
@@ -166,7 +168,8 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, help="what `medssl sample-data --out` made")
     parser.add_argument("--patients", type=int, default=100, help="of the phantom")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--first", type=int, default=0, help="seed; several processes may share the seeds of one --out")
+    parser.add_argument("--epochs", type=int, help=f"of each method; by default {EPOCHS}")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     options = parser.parse_args()
     if options.data == "samples" and options.samples is None:
@@ -187,14 +190,20 @@ def main() -> None:
             figures |= {f"{key} | {how}": value for key, value in judge(learn, unseen, draws, alone).items()}
         found.setdefault(name, []).append(figures)
 
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         torch.manual_seed(seed)
         look("random", resnet_encoder("resnet18"))
         for method in options.methods:
             run = options.out / f"{method}-{seed}"
             files = [bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml", config_file("small")]
             settings = {"dataset_dir": str(train), "output_dir": str(run), "seed": seed, "device": "cpu"}
-            settings |= {"max_epochs": options.epochs, "guard_interval": 1000, "probe_interval": 1000}
+            epochs = options.epochs or EPOCHS[method]
+            settings |= {
+                "max_epochs": epochs,
+                "guard_interval": 1000,
+                "probe_interval": 1000,
+                **SETTINGS.get(method, {}),
+            }
             run_bundle(files, settings)
             encoder = resnet_encoder("resnet18")
             load_into_resnet(encoder, run)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medssl_monai.errors import ConfigError
 from medssl_monai.losses.info_nce import info_nce_logits, info_nce_loss
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.feature_queue import RingQueue
@@ -31,6 +32,9 @@ class MoCo(Method):
         momentum: of the key encoder's moving average.
         temperature: 0.2 in version 2, 0.07 in version 1 and in Wolf et al. 2023.
         head: "mlp" as in version 2, or "linear" as in version 1 and in Wolf et al. 2023.
+        norm_groups: groups of the batch that are normalised apart, queries in other groups than keys. With one, a key
+            and its query share their batch's statistics, which keys of past batches do not: a small batch is told by
+            these instead of by its images. It stands for the paper's shuffling over GPUs (1911.05722, section 3.3).
 
     The key encoder's parameters follow before each step; its batch norms see the keys' batches and keep statistics
     of their own. Under gradient accumulation every micro-batch is told from the same negatives; the keys enter the
@@ -47,8 +51,11 @@ class MoCo(Method):
         momentum: float = 0.999,
         temperature: float = 0.2,
         head: Literal["mlp", "linear"] = "mlp",
+        norm_groups: int = 1,
     ) -> None:
         super().__init__()
+        if norm_groups < 1:
+            raise ValueError(f"norm_groups: at least 1, found {norm_groups}; 1 normalises the batch as a whole")
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"momentum: a share in 0 .. 1, found {momentum}; MoCo takes 0.999")
         if not temperature > 0.0:
@@ -63,6 +70,7 @@ class MoCo(Method):
         self.queue = RingQueue(queue_length, embedding_dim)
         self.momentum = momentum
         self.temperature = temperature
+        self.norm_groups = norm_groups
         self._arrivals: list[Tensor] = []  # keys (B, D) of this step, on their way to the queue
         self._batch_size = 0  # of the last step
 
@@ -91,7 +99,10 @@ class MoCo(Method):
 
     def queries(self, view: Tensor) -> Tensor:
         """Queries (B, D) of unit length."""
-        return _unit(self.head(self.encoder(view)))
+        if not self.training or self.norm_groups == 1:
+            return _unit(self.head(self.encoder(view)))
+        groups = view.chunk(self._groups(view))
+        return torch.cat([_unit(self.head(self.encoder(group))) for group in groups])
 
     def embed(self, view: Tensor) -> Tensor:
         """Queries (B, D) of unit length."""
@@ -104,7 +115,20 @@ class MoCo(Method):
     @torch.no_grad()
     def keys(self, view: Tensor) -> Tensor:
         """Keys (B, D) of unit length, by the encoder that follows."""
-        return _unit(self.key_head(self.key_encoder(view)))
+        if not self.training or self.norm_groups == 1:
+            return _unit(self.key_head(self.key_encoder(view)))
+        count = self._groups(view)
+        # Every count-th image: a key meets none of its query's group but itself, where the batch is large enough.
+        groups = [_unit(self.key_head(self.key_encoder(view[first::count]))) for first in range(count)]
+        return torch.stack(groups, dim=1).flatten(0, 1)
+
+    def _groups(self, view: Tensor) -> int:
+        if view.shape[0] % self.norm_groups or view.shape[0] < 2 * self.norm_groups:
+            raise ConfigError(
+                f"norm_groups: {self.norm_groups} groups of at least two do not divide a batch of {view.shape[0]}; "
+                "choose a batch size that they divide"
+            )
+        return self.norm_groups
 
     def after_backward(self, progress: Progress) -> None:
         """Let the step's keys enter the queue."""

@@ -9,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
+from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
@@ -141,6 +142,26 @@ def test_moco_s_keys_enter_after_the_logits_and_the_key_encoder_follows_first() 
     # Batch norm of the keys is in training mode with statistics of its own.
     assert int(method.key_encoder.bn1.num_batches_tracked) == 1
     assert not torch.equal(method.key_encoder.bn1.running_mean, method.encoder.bn1.running_mean)
+
+
+def test_moco_s_groups_are_normalised_apart_and_keys_in_other_groups_than_queries() -> None:
+    method = moco(norm_groups=2).double().train()
+    view = views_at(0, method, batch=6)["views"][0].clone()
+    queries, keys = method.queries(view), method.keys(view)
+    for changed in range(6):
+        other = view.clone()
+        other[changed] += torch.randn(3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+        moved = (method.queries(other) - queries).abs().amax(1) > 1e-9
+        assert moved.tolist() == [i // 3 == changed // 3 for i in range(6)]
+        moved = (method.keys(other) - keys).abs().amax(1) > 1e-9
+        assert moved.tolist() == [i % 2 == changed % 2 for i in range(6)]
+
+
+def test_moco_s_groups_must_divide_the_batch() -> None:
+    for batch in (5, 6):
+        method = moco(norm_groups=2 if batch == 5 else 6).double().train()
+        with pytest.raises(ConfigError, match="choose a batch size"):
+            method(views_at(0, method, batch=batch))
 
 
 @pytest.mark.parametrize("make", MAKERS)
