@@ -97,7 +97,7 @@ def commands(device: str, quick: bool) -> list[list[str]]:
         toy = [*where, "--arch", "resnet18", "--batch", "2"]
         return [
             ["train_step.py", *toy, "--size", "64", "--rounds", "1", "--methods", "spark", "moco"],
-            ["views.py", *where, "--slices", "2", "--rounds", "1"],
+            ["views.py", *where, "--slices", "3", "--rounds", "1"],
             ["end_to_end.py", *toy, "--steps", "1", "--rounds", "1", "--slices", "4", "--methods", "moco"],
             ["memory.py", *toy, "--size", "64", "--methods", "moco"],
         ]

@@ -45,7 +45,8 @@ def test_pretraining(method: str, phantom_store: SliceStore, tmp_path: Path) -> 
     assert len(one) == len(two) == 5
     # The first loss is the same but for rounding; later ones follow it as far as float32 training is stable. (In
     # float64 the methods agree to 1e-10: tests/methods/test_several_processes.py.)
-    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-4)
+    # BYOL's lies in -4 .. 4 and starts near 0, where rounding is no share of it.
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-4, abs=1e-5)
     for a, b in zip(one, two, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=5e-2, abs=1e-2)
     assert (tmp_path / "two" / "models" / "encoder.safetensors").is_file()
