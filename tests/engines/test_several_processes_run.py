@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medssl_monai.ingest import SliceStore
+from medssl_monai.ingest import SliceStore, ingest
 from medssl_monai.resources import bundle_dir, config_file
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
@@ -37,16 +37,23 @@ def run(bundle: str, overlay: str, processes: int, settings: dict[str, object], 
     return [json.loads(line) for line in (out / "logs" / "history.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def store_of_one_key(phantom_labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a key of a run's own, another order of slices each time would start BYOL's loss anywhere about 0."""
+    out = tmp_path_factory.mktemp("stores") / "one-key"
+    ingest([phantom_labels.parent], out, key=b"a key for tests, 16 bytes or more", modality="CT", progress=False)
+    return out
+
+
 @pytest.mark.parametrize("method", ["spark", "swav", "moco", "byol"])
-def test_pretraining(method: str, phantom_store: SliceStore, tmp_path: Path) -> None:
-    settings = {**SMALL, **OWN.get(method, {}), "warmup_epochs": 0, "dataset_dir": phantom_store.path}
+def test_pretraining(method: str, store_of_one_key: Path, tmp_path: Path) -> None:
+    settings = {**SMALL, **OWN.get(method, {}), "warmup_epochs": 0, "dataset_dir": store_of_one_key}
     one = run(f"ct_ssl_{method}", "demo", 1, settings, tmp_path / "one")
     two = run(f"ct_ssl_{method}", "demo", 2, settings, tmp_path / "two")
     assert len(one) == len(two) == 5
     # The first loss is the same but for rounding; later ones follow it as far as float32 training is stable. (In
     # float64 the methods agree to 1e-10: tests/methods/test_several_processes.py.)
-    # BYOL's lies in -4 .. 4 and starts near 0, where rounding is no share of it.
-    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-4, abs=1e-5)
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-4)
     for a, b in zip(one, two, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=5e-2, abs=1e-2)
     assert (tmp_path / "two" / "models" / "encoder.safetensors").is_file()
