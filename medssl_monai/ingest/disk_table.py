@@ -1,7 +1,7 @@
 """What a run remembers of each file, on disk rather than in memory, so that an archive of millions fits.
 
-It is a private SQLite database in the folder for temporary files (TMPDIR, or /var/tmp; some 250 bytes a file in all).
-The database has no name there, and the system takes it back when the process ends, however it ends.
+It is a private SQLite database in the folder for temporary files (TMPDIR, or /var/tmp). The database
+has no name there, and the system takes it back when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class DiskTable:
     """One table, `kept`, that lives as long as this object.
 
     Args:
-        columns: as in SQL's CREATE TABLE.
+        definition: what follows the table's name in SQL's CREATE TABLE.
 
     Raises:
         InputError: by any of the methods, where the disk refuses.
     """
 
-    def __init__(self, columns: str) -> None:
+    def __init__(self, definition: str) -> None:
         self._database = sqlite3.connect("")
         self._database.execute(f"PRAGMA cache_size = -{CACHE_KB}")
         self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute(f"CREATE TABLE kept ({columns})")
+        self._database.execute(f"CREATE TABLE kept {definition}")
         width = len(self._database.execute("SELECT * FROM kept").description)
         self._insert = f"INSERT OR IGNORE INTO kept VALUES ({', '.join('?' * width)})"
 

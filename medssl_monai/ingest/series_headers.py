@@ -26,7 +26,7 @@ MOST_UNPACKED = 1024
 
 
 def _blocks() -> DiskTable:
-    return DiskTable("series TEXT, number INTEGER, block BLOB, PRIMARY KEY (series, number)")
+    return DiskTable("(series TEXT, number INTEGER, block BLOB, PRIMARY KEY (series, number))")
 
 
 @dataclass
