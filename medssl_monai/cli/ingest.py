@@ -41,7 +41,6 @@ def run(
     from medssl_monai.ingest import SliceStore, ingest, load_key
     from medssl_monai.ingest.dicomweb import PacsSource, is_dicomweb, parse_query
     from medssl_monai.ingest.recipes import load_recipe
-    from medssl_monai.ingest.store import describe
     from medssl_monai.ingest.verdict_table import verdict_counts, verdict_table
 
     if config is not None:
@@ -69,7 +68,7 @@ def run(
         from rich.console import Console
 
         Console().print(verdict_table(summary.verdicts))
-        typer.echo(f"{out}: {describe(out)['slices']} slices; verdicts in {out / 'verdicts.jsonl'}")
+        typer.echo(f"{out}: {len(SliceStore(out))} slices; verdicts in {out / 'verdicts.jsonl'}")
         if report:
             typer.echo(f"open {out / 'report.html'} to see each series")
 

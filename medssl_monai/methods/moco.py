@@ -126,7 +126,7 @@ class MoCo(Method):
         if view.shape[0] % self.norm_groups or view.shape[0] < 2 * self.norm_groups:
             raise ConfigError(
                 f"norm_groups: {self.norm_groups} groups of at least two do not divide a batch of {view.shape[0]}; "
-                "choose a batch size that they divide"
+                "choose a batch size that they divide, or fewer groups"
             )
         return self.norm_groups
 
