@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import arguments, start
 from train_step import PROGRESS, batch_of, ours
 
+from medssl_monai.engines.allocation import keep_freed_memory
 from medssl_monai.engines.processes import average_gradients, leave_processes, start_processes
 from medssl_monai.engines.sampler import StepBatchSampler
 from medssl_monai.ingest.schema import INDEX_SCHEMA, SCHEMA_VERSION
@@ -36,14 +37,15 @@ from medssl_monai.networks.process_batch_norm import use_process_batch_norm
 FILTERS = [["modality", "==", "CT"], ["plane", "==", "axial"], ["body_fraction", ">", 0.05]]
 
 
-def worker(method_name: str, batch_size: int, steps: int) -> None:
+def worker(method_name: str, arch: str, size: int, batch_size: int, steps: int) -> None:
     """One process of the weak scaling: prints its seconds a step as JSON."""
     start_processes()
     torch.set_num_threads(1)
-    method, optimizer = ours(method_name, "resnet18")
+    keep_freed_memory()
+    method, optimizer = ours(method_name, arch)
     if torch.distributed.is_initialized():
         use_process_batch_norm(method)
-    batch = batch_of(method_name, batch_size, 96, "cpu", torch.channels_last)
+    batch = batch_of(method_name, batch_size, size, "cpu", torch.channels_last)
     seconds = []
     for _ in range(steps + 1):
         begin = time.perf_counter()
@@ -59,11 +61,12 @@ def worker(method_name: str, batch_size: int, steps: int) -> None:
     leave_processes()
 
 
-def weak_scaling(method_name: str, batch_size: int, steps: int, most: int) -> None:
+def weak_scaling(method_name: str, arch: str, size: int, batch_size: int, steps: int, most: int) -> None:
     """Print seconds a step for 1 .. `most` processes."""
     alone = 0.0
     for processes in range(1, most + 1):
-        command = [sys.executable, __file__, "--worker", method_name, str(batch_size), str(steps)]
+        settings = [method_name, arch, *map(str, (size, batch_size, steps))]
+        command = [sys.executable, __file__, "--worker", *settings]
         common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
         running = []
         for rank in range(processes):
@@ -73,7 +76,7 @@ def weak_scaling(method_name: str, batch_size: int, steps: int, most: int) -> No
         seconds = max(found)
         alone = alone or seconds
         print(
-            f"  {method_name}, resnet18, 96 px, {batch_size} slices a process: {processes} process(es) "
+            f"  {method_name}, {arch}, {size} px, {batch_size} slices a process: {processes} process(es) "
             f"{1e3 * seconds:.0f} ms a step wall, efficiency {100 * alone / seconds:.0f} %",
             flush=True,
         )
@@ -137,13 +140,15 @@ def store_size(rows: int, folder: Path) -> None:
 def main() -> None:
     """Measure and print."""
     if sys.argv[1:2] == ["--worker"]:
-        worker(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        worker(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
         return
-    parser = arguments(__doc__ or "", processes=2, batch=8, steps=6, sizes=[1000, 10000, 100000, 1000000])
+    parser = arguments(
+        __doc__ or "", processes=2, arch="resnet18", size=96, batch=8, steps=6, sizes=[1000, 10000, 100000, 1000000]
+    )
     parser.add_argument("--method", default="moco")
     options = parser.parse_args()
     start(options.device, options.threads)
-    weak_scaling(options.method, options.batch, options.steps, options.processes)
+    weak_scaling(options.method, options.arch, options.size, options.batch, options.steps, options.processes)
     with tempfile.TemporaryDirectory() as folder:
         for rows in options.sizes:
             store_size(rows, Path(folder) / str(rows))

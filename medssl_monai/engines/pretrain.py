@@ -139,7 +139,9 @@ class PretrainTrainer(ResumableTrainer):
 
     def _to_device(self, batch: Batch) -> Batch:
         moved: Batch = {
-            k: v.to(self.state.device, non_blocking=True) for k, v in batch.items() if isinstance(v, Tensor)
+            k: v if k in self.method.host_keys else v.to(self.state.device, non_blocking=True)
+            for k, v in batch.items()
+            if isinstance(v, Tensor)
         }
         moved["views"] = [
             view.to(self.state.device, non_blocking=True, memory_format=self.memory_format) for view in batch["views"]

@@ -38,6 +38,7 @@ class Method(nn.Module):
     """
 
     encoder: ResNetEncoder
+    host_keys: tuple[str, ...] = ()  # of a batch, left on the host: shapes follow from their values
     advice: str = "lower learning_rate, lengthen the warm-up, or look at the views"  # what to try after a collapse
 
     def before_step(self, progress: Progress) -> None:

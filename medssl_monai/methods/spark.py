@@ -32,8 +32,13 @@ class SparK(Method):
     `mask_ratio` is the share of cells hidden by `draw_mask`; a batch's own mask is used as it is. `decoder_width` is
     a multiple of 32. `drop_path_rate` is the last block's rate of stochastic depth. `image_channels` is the number
     of channels of the views, which the decoder predicts. With `packed` the encoder computes visible cells alone
-    (`packed_features`) instead of multiplying hidden ones by zero; None does so on CPUs, where it is faster.
+    (`packed_features`) instead of multiplying hidden ones by zero, except in a compiled forward pass.
+
+    Masks may lie on the host while images lie on a device, and should: the number of visible cells is a shape, and a
+    device would have to be waited for.
     """
+
+    host_keys = ("mask",)
 
     def __init__(
         self,
@@ -42,7 +47,7 @@ class SparK(Method):
         decoder_width: int = 768,
         drop_path_rate: float = 0.0,
         image_channels: int = 3,
-        packed: bool | None = None,
+        packed: bool = True,
     ) -> None:
         super().__init__()
         if not 0.0 < mask_ratio < 1.0:
@@ -73,15 +78,17 @@ class SparK(Method):
         image, mask = batch["views"][0], batch["mask"]
         self._check(image, mask)
         prediction = self.predict(image, mask)
-        return {"loss": masked_reconstruction_loss(prediction, image, mask)}
+        return {"loss": masked_reconstruction_loss(prediction, image, mask.to(image.device, non_blocking=True))}
 
     def predict(self, image: Tensor, mask: Tensor) -> Tensor:
         """Normalised patches of the whole image (B, C, H, W), from its visible cells alone."""
-        if self._packs(image):
+        # The number of visible cells is a shape there: a compiled graph would split.
+        if self.packed and not torch.compiler.is_compiling():
             cells, tiles = packed_features(self.encoder, image, mask, self.drop_path_rate)
             levels = zip(reversed(tiles), self.densify, strict=True)
             dense = [cast(Densify, densify).from_cells(x, cells) for x, densify in levels]
             return self.decoder(dense)  # type: ignore[no-any-return]
+        mask = mask.to(image.device, non_blocking=True)
         maps = masked_features(self.encoder, image, mask, self.drop_path_rate)
         return self.decoder(self.densified(maps, mask))  # type: ignore[no-any-return]
 
@@ -103,7 +110,7 @@ class SparK(Method):
         mean, deviation = patch_statistics(patchify(image))
         patches = patchify(self.predict(image, mask).to(image.dtype))
         prediction = unpatchify(patches * deviation + mean, rows, columns)
-        visible = visible_at(mask, 1, image.dtype).mask
+        visible = visible_at(mask.to(image.device), 1, image.dtype).mask
         return {
             "masked": image * visible,
             "prediction": prediction,
@@ -113,11 +120,6 @@ class SparK(Method):
     def draw_mask(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
         """Masks (batch, 1, height/32, width/32) at this model's ratio for images of height × width pixels."""
         return draw_mask(batch, height // GRID_STRIDE, width // GRID_STRIDE, self.mask_ratio, generator)
-
-    def _packs(self, image: Tensor) -> bool:
-        # The number of visible cells is a shape there: a GPU would have to be waited for, a compiled graph would split.
-        chosen = self.packed if self.packed is not None else image.device.type == "cpu"
-        return chosen and not torch.compiler.is_compiling()
 
     def _check(self, image: Tensor, mask: Tensor) -> None:
         batch, channels, height, width = image.shape

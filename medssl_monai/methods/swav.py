@@ -39,7 +39,7 @@ class SwAV(Method):
         sinkhorn_iterations: alternations of Sinkhorn-Knopp.
         queue_length: L, rows a large crop; embeddings of past batches share the codes' balance with the batch. 0 is
             none; take 3840, as the paper does, or at least K, where the batch is smaller than K.
-        queue_start_epoch: when embeddings begin to enter the queue; it is used once its last row is filled.
+        queue_start_epoch: when embeddings begin to enter the queue; from then on it is used once it is full.
         freeze_prototypes_steps: optimizer steps during which prototypes stay as they started.
         freeze_prototypes_epochs: the same in epochs (Wolf et al. 2023 froze them for 313 epochs); the longer holds.
 
@@ -94,7 +94,7 @@ class SwAV(Method):
         self._arrivals.clear()
         self.prototypes.normalise()
         self._queue_fills = self.queue is not None and progress.epoch >= self.queue_start_epoch
-        self._queue_counts = self.queue is not None and self.queue.is_full
+        self._queue_counts = self._queue_fills and self.queue is not None and self.queue.is_full
 
     def forward(self, batch: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
         """Loss of one batch: "views" a list (V) of (B, 1|3, h, w), the two large crops first.

@@ -3,6 +3,8 @@
 Shapes: B rows that enter, L rows kept, D dimensions, V views with a queue each.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,11 +55,14 @@ class NewestFirstQueue(nn.Module):
             raise ValueError(f"queue length: at least 1, found {length}; SwAV takes 3840 for small batches")
         self.register_buffer("features", torch.zeros(views, length, dimensions))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+        self._known: int | None = None  # `filled`, once it was read: a device is asked for it once, not every step
 
     @property
     def is_full(self) -> bool:
         """Whether every row holds features."""
-        return int(self.filled) >= self.features.shape[1]
+        if self._known is None:
+            self._known = int(self.filled)
+        return self._known >= self.features.shape[1]
 
     @torch.no_grad()
     def enter(self, rows: Tensor) -> None:
@@ -65,3 +70,9 @@ class NewestFirstQueue(nn.Module):
         length = self.features.shape[1]
         self.features.copy_(torch.cat([rows.to(self.features.dtype), self.features], dim=1)[:, :length])
         self.filled.add_(rows.shape[1]).clamp_(max=length)
+        if self._known is not None:
+            self._known += rows.shape[1]
+
+    def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
+        self._known = None
+        super()._load_from_state_dict(*arguments, **named)

@@ -2,7 +2,8 @@
 
 Shapes: B images, C channels, H × W positions; a mask (B, 1, H, W) is 1 at visible positions and 0 elsewhere.
 
-With several processes, a norm that `use_process_batch_norm` has turned counts the positions of all of them.
+With several processes, a norm that `use_process_batch_norm` has turned counts the positions of all of them: each
+way, one message a norm.
 
 Nothing is gathered: with masked positions at zero, a sum over all positions is the sum over the visible ones. The
 number of visible positions stays a tensor, so a step never waits for the device.
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from medssl_monai.networks.processes import process_sum
+from medssl_monai.networks.processes import process_cat
 
 __all__ = ["masked_batch_norm"]
 
@@ -35,9 +36,8 @@ def masked_batch_norm(x: Tensor, mask: Tensor, count: Tensor, norm: _BatchNorm) 
         return F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps) * mask
     exact = torch.promote_types(x.dtype, torch.float32)
     across: bool = getattr(norm, "across_processes", False)
-    count = _total(count.to(exact), across)
-    out, batch_mean, batch_variance = _MaskedBatchNorm.apply(
-        x.to(exact), mask.to(exact), count, norm.weight, norm.bias, norm.eps, across
+    out, batch_mean, batch_variance, count = _MaskedBatchNorm.apply(
+        x.to(exact), mask.to(exact), count.to(exact), norm.weight, norm.bias, norm.eps, across
     )
     if mean is not None and variance is not None and norm.num_batches_tracked is not None:
         with torch.no_grad():
@@ -58,16 +58,22 @@ class _MaskedBatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, mask: Tensor, count: Tensor, weight: Tensor, bias: Tensor, eps: float, across: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        mean = _total(_sum_of_positions(x * mask), across) / count
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean = _sum_of_positions(x * mask) / count.clamp(min=1)
         centred = (x - _channels(mean)).mul_(mask)
-        variance = _total(_sum_of_positions(centred.square()), across) / count
+        squares = _sum_of_positions(centred.square())
+        if across:
+            own = mean
+            count, mean, squares = _joined(count, mean, squares)
+            centred.addcmul_(_channels(own - mean), mask)
+        variance = squares / count
         inverse_deviation = torch.rsqrt(variance + eps)
         out = (centred * _channels(weight * inverse_deviation)).addcmul_(_channels(bias), mask)
         ctx.save_for_backward(centred, mask, count, weight, inverse_deviation)
         ctx.across = across
-        ctx.mark_non_differentiable(mean, variance)
-        return out, mean, variance
+        total = count.clone()  # an input must not come out as it is
+        ctx.mark_non_differentiable(mean, variance, total)
+        return out, mean, variance, total
 
     @staticmethod
     @once_differentiable
@@ -79,7 +85,8 @@ class _MaskedBatchNorm(torch.autograd.Function):
         # dx = w/σ · (g − mean(g) − x̂ · mean(g·x̂)) at visible positions, with x̂ = centred/σ.
         scale = weight * inverse_deviation
         # The means are of all processes; the parameters' own gradients stay this process's, to be averaged with all.
-        total_weight, total_bias = _total(torch.stack([grad_weight, grad_bias]), ctx.across)
+        sums = torch.stack([grad_weight, grad_bias])
+        total_weight, total_bias = process_cat(sums[None]).sum(0) if ctx.across else sums
         towards_centred = -scale * inverse_deviation * total_weight / count
         grad_x = grad.mul_(_channels(scale)).addcmul_(_channels(towards_centred), centred)
         grad_x = grad_x.addcmul_(_channels(-scale * total_bias / count), mask)
@@ -91,8 +98,16 @@ def _sum_of_positions(x: Tensor) -> Tensor:
     return x.sum((0, 2, 3))
 
 
-def _total(x: Tensor, across: bool) -> Tensor:
-    return process_sum(x) if across else x
+def _joined(count: Tensor, mean: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count (), means (C,) and sums (C,) of squares about the mean, of all processes together, from those of each.
+
+    Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
+    """
+    every = process_cat(torch.cat([count[None], mean, squares])[None])  # (processes, 1 + 2 C)
+    counts, means, sums = torch.split(every, [1, len(mean), len(mean)], dim=1)
+    count = counts.sum()
+    mean = (counts * means).sum(0) / count
+    return count, mean, (sums + counts * (means - mean).square()).sum(0)
 
 
 def _channels(values: Tensor) -> Tensor:

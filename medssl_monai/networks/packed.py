@@ -25,16 +25,23 @@ SMALL = 2  # sides up to this: columns times a matrix; larger ones: a convolutio
 
 
 class Cells:
-    """Which cells of a mask (B, 1, rows, columns) bool are visible, and who borders whom."""
+    """Which cells of a mask (B, 1, rows, columns) bool are visible, and who borders whom; tables lie on `device`.
 
-    def __init__(self, mask: Tensor) -> None:
+    The mask is read where it lies: on the host nothing is waited for.
+    """
+
+    def __init__(self, mask: Tensor, device: torch.device | None = None) -> None:
+        device = device or mask.device
         self.grid = (mask.shape[0], mask.shape[2], mask.shape[3])
-        self.index = mask.flatten().nonzero()[:, 0]  # (N,) of B · rows · columns
-        self.count = len(self.index)
+        index = mask.flatten().nonzero()[:, 0]  # (N,) of B · rows · columns
+        if device.type == "cuda" and index.device.type == "cpu":
+            index = index.pin_memory()  # from other memory the copy would wait for what the device is doing
+        self.index = index.to(device, non_blocking=True)
+        self.count = len(index)
         self.image = self.index // (mask.shape[2] * mask.shape[3])  # (N,)
         # Number of each visible cell, N for hidden ones and beyond the border.
-        number = torch.full((mask.numel(),), self.count, device=mask.device)
-        number[self.index] = torch.arange(self.count, device=mask.device)
+        number = torch.full((mask.numel(),), self.count, device=device)
+        number[self.index] = torch.arange(self.count, device=device)
         self._number = F.pad(number.view(self.grid), (1, 1, 1, 1), value=self.count)  # (B, rows + 2, columns + 2)
         self._rims: dict[int, Tensor] = {}
 
@@ -55,8 +62,11 @@ class Cells:
 def packed_features(
     encoder: ResNetEncoder, image: Tensor, mask: Tensor, drop_path_rate: float = 0.0
 ) -> tuple[Cells, list[Tensor]]:
-    """The visible cells and the four stages' maps (N, t, t, C), t = 8, 4, 2, 1; arguments as of `masked_features`."""
-    cells = Cells(mask)
+    """The visible cells and the four stages' maps (N, t, t, C), t = 8, 4, 2, 1.
+
+    Arguments as of `masked_features`; the mask may lie on the host, whatever the image's device.
+    """
+    cells = Cells(mask, image.device)
     x = _convolved(_image_tiles(image, cells), _first_weight(encoder.conv1, image), stride=2)  # (N, 16, 16, 64)
     x = encoder.relu(normalised_cells(encoder.bn1, x))
     # Behind a ReLU a zero beyond the cell is as good as the absent value: no window lacks its visible centre.
@@ -115,7 +125,7 @@ def _conv(conv: nn.Conv2d, x: Tensor, cells: Cells) -> Tensor:
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:
     """Rows of cells (N, t, t, C) times a matrix (C', C) transposed: (N, t, t, C')."""
-    if x.shape[1] == 1:
+    if x.shape[1] == 1 or x.device.type != "cpu":
         return F.linear(x, matrix)
     # A convolution by name: oneDNN's is up to twice as fast as the BLAS that torch is built with on AMD's CPUs.
     out = F.conv2d(_folded(x), matrix[:, :, None, None])

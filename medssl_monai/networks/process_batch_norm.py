@@ -1,7 +1,7 @@
-"""Batch norm over the batches of all processes, on any device (torch's SyncBatchNorm refuses CPUs).
+"""Batch norm over the batches of all processes, on any device.
 
-With it, N processes on an N-th of a batch each compute what one computes on the whole. It is SparK's masked batch norm
-with every position visible, so that plain and masked passes share their sums over processes.
+With it, N processes on an N-th of a batch each compute what one computes on the whole. On GPUs it is torch's
+SyncBatchNorm, which refuses CPUs; there it is SparK's masked batch norm with every position visible.
 """
 
 import torch
@@ -14,14 +14,16 @@ from medssl_monai.networks.processes import process_count
 __all__ = ["ProcessBatchNorm1d", "ProcessBatchNorm2d", "use_process_batch_norm"]
 
 
-class _ProcessBatchNorm(_BatchNorm):
+class _ProcessBatchNorm(nn.SyncBatchNorm):
     across_processes = True  # read by masked_batch_norm
+    process_group = None  # all of them
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C), (B, C, L) or (B, C, H, W)."""
-        if not self.training or process_count() == 1:
+        if x.device.type != "cpu":
             return super().forward(x)
-        self._check_input_dim(x)  # type: ignore[no-untyped-call]
+        if not self.training or process_count() == 1:
+            return _BatchNorm.forward(self, x)
         positions = x if x.ndim == 4 else x.reshape(*x.shape[:2], -1, 1)
         count = torch.tensor(x.numel() / x.shape[1], device=x.device)
         return masked_batch_norm(positions, x.new_ones(1, 1, 1, 1), count, self).reshape(x.shape)

@@ -1,11 +1,10 @@
 """LARS, layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888), as SwAV uses it."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from timm.optim.lars import Lars
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medssl_monai.optimizers.parameter_groups import weight_decay_groups
@@ -21,13 +20,20 @@ class LARS(Lars):
     """
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step; tensors without a gradient (None) are left alone altogether."""
-        groups = self.param_groups
-        self.param_groups = [part for group in groups for part in _by_gradient(group)]
-        try:
-            loss: float | None = super().step(closure)  # type: ignore[no-untyped-call]
-        finally:
-            self.param_groups = groups
+        """One step; tensors without a gradient (None) are left alone altogether.
+
+        A gradient of zero becomes minus the decay that is to come; the two are zero again, whatever the trust ratio.
+        So nothing needs to be known of the values, and no device is waited for.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters and group["weight_decay"] != 0:
+                _take_decay_from_zeros(parameters, group["weight_decay"])
+        super().step()  # type: ignore[no-untyped-call]
         return loss
 
 
@@ -49,14 +55,9 @@ def swav_lars(
     return optimizer
 
 
-def _by_gradient(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The group in two: parameters whose gradient is not zero, and those, without decay, where it is."""
-    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-    if not parameters or group["weight_decay"] == 0:
-        yield group | {"params": parameters}
-        return
-    norms = torch.stack(torch._foreach_norm([parameter.grad for parameter in parameters])).tolist()
-    moved = [parameter for parameter, norm in zip(parameters, norms, strict=True) if norm != 0]
-    still = [parameter for parameter, norm in zip(parameters, norms, strict=True) if norm == 0]
-    yield group | {"params": moved}
-    yield group | {"params": still, "weight_decay": 0.0}
+@torch.no_grad()
+def _take_decay_from_zeros(parameters: list[nn.Parameter], weight_decay: float) -> None:
+    """Gradients of norm zero become -`weight_decay` times their parameter; others stay as they are."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    still = [(norm == 0).to(norm.dtype) for norm in torch._foreach_norm(gradients)]  # of 1 or 0, () each
+    torch._foreach_addcmul_(gradients, list[Tensor](parameters), still, value=-weight_decay)

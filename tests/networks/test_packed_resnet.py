@@ -49,7 +49,7 @@ def test_spark_is_the_same_either_way() -> None:
     torch.manual_seed(0)
     models = [SparK("resnet18", decoder_width=32, image_channels=1, packed=False).double()]
     models.append(copy.deepcopy(models[0]))
-    models[1].packed = None  # packed on a CPU
+    models[1].packed = True
     batch = {"views": [torch.randn(3, 1, 64, 96, dtype=torch.float64)], "mask": draw_mask(3, 2, 3, 0.6)}
     losses = [model(batch)["loss"] for model in models]
     torch.testing.assert_close(*losses)
