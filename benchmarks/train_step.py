@@ -27,7 +27,7 @@ from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK
 from medssl_monai.methods.swav import SwAV
 from medssl_monai.networks.masked import masked_features
-from medssl_monai.networks.packed import packed_features
+from medssl_monai.networks.packed import Cells, packed_features
 from medssl_monai.optimizers.adam import byol_adam
 from medssl_monai.optimizers.lamb import spark_lamb
 from medssl_monai.optimizers.lars import swav_lars
@@ -147,7 +147,7 @@ def measure_encoder(options: Any) -> dict[str, float]:
 
         return once
 
-    packed = run(lambda: packed_features(model.encoder, image, host_mask)[1])
+    packed = run(lambda: packed_features(model.encoder, image, Cells(host_mask, image.device)))
     print(f"spark's encoder: {options.batch} x {options.size} px, resnet50, {options.layout}, amp {bool(options.amp)}")
     candidates = {
         "packed": packed,

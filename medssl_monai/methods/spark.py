@@ -19,7 +19,7 @@ from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.densify import Densify
 from medssl_monai.networks.light_decoder import LightDecoder
 from medssl_monai.networks.masked import GRID_STRIDE, STAGE_STRIDES, masked_features, visible_at
-from medssl_monai.networks.packed import packed_features
+from medssl_monai.networks.packed import Cells, packed_features
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
 
 __all__ = ["SparK", "draw_mask", "visible_cells"]
@@ -32,7 +32,7 @@ class SparK(Method):
     `mask_ratio` is the share of cells hidden by `draw_mask`; a batch's own mask is used as it is. `decoder_width` is
     a multiple of 32. `drop_path_rate` is the last block's rate of stochastic depth. `image_channels` is the number
     of channels of the views, which the decoder predicts. With `packed` the encoder computes visible cells alone
-    (`packed_features`) instead of multiplying hidden ones by zero, except in a compiled forward pass.
+    (`packed_features`) instead of multiplying hidden ones by zero; compiled graphs then begin behind the mask.
 
     Masks may lie on the host while images lie on a device, and should: the number of visible cells is a shape, and a
     device would have to be waited for.
@@ -77,20 +77,26 @@ class SparK(Method):
             raise ValueError("batch: SparK needs a mask (B, 1, H/32, W/32), found none; use SparK's views")
         image, mask = batch["views"][0], batch["mask"]
         self._check(image, mask)
-        prediction = self.predict(image, mask)
+        visible = self._visible(mask, image.device)
+        prediction = self._predict(image, visible)
         return {"loss": masked_reconstruction_loss(prediction, image, mask.to(image.device, non_blocking=True))}
 
     def predict(self, image: Tensor, mask: Tensor) -> Tensor:
         """Normalised patches of the whole image (B, C, H, W), from its visible cells alone."""
-        # The number of visible cells is a shape there: a compiled graph would split.
-        if self.packed and not torch.compiler.is_compiling():
-            cells, tiles = packed_features(self.encoder, image, mask, self.drop_path_rate)
+        return self._predict(image, self._visible(mask, image.device))
+
+    def _visible(self, mask: Tensor, device: torch.device) -> Cells | Tensor:
+        # How many cells are visible is a value: a compiled graph begins behind it.
+        return _cells(mask, device) if self.packed else mask.to(device, non_blocking=True)
+
+    def _predict(self, image: Tensor, visible: Cells | Tensor) -> Tensor:
+        if isinstance(visible, Cells):
+            tiles = packed_features(self.encoder, image, visible, self.drop_path_rate)
             levels = zip(reversed(tiles), self.densify, strict=True)
-            dense = [cast(Densify, densify).from_cells(x, cells) for x, densify in levels]
-            return self.decoder(dense)  # type: ignore[no-any-return]
-        mask = mask.to(image.device, non_blocking=True)
-        maps = masked_features(self.encoder, image, mask, self.drop_path_rate)
-        return self.decoder(self.densified(maps, mask))  # type: ignore[no-any-return]
+            dense = [cast(Densify, densify).from_cells(x, visible) for x, densify in levels]
+        else:
+            dense = self.densified(masked_features(self.encoder, image, visible, self.drop_path_rate), visible)
+        return self.decoder(dense)  # type: ignore[no-any-return]
 
     def densified(self, maps: list[Tensor], mask: Tensor) -> list[Tensor]:
         """The decoder's inputs, the smallest first, from the encoder's maps, the largest first."""
@@ -139,6 +145,11 @@ class SparK(Method):
                 f"mask: bool of shape {grid} for this image, found {mask.dtype} of shape {tuple(mask.shape)}; "
                 f"draw one cell for each {GRID_STRIDE} × {GRID_STRIDE} pixels"
             )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _cells(mask: Tensor, device: torch.device) -> Cells:
+    return Cells(mask, device)
 
 
 def visible_cells(cells: int, mask_ratio: float) -> int:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from medssl_monai.networks.masked import GRID_STRIDE, drop_path_rates
+from medssl_monai.networks.masked import GRID_STRIDE, STAGE_STRIDES, drop_path_rates
 from medssl_monai.networks.recompute import run_block
 from medssl_monai.networks.resnet import ResNetEncoder
 
 __all__ = ["Cells", "normalised_cells", "packed_features", "spread"]
 
+SIDES = (16, *(GRID_STRIDE // stride for stride in STAGE_STRIDES))  # of a cell, behind conv1 and in the four stages
 SMALL = 2  # sides up to this: columns times a matrix; larger ones: a convolution of tiles
 
 
@@ -43,41 +44,35 @@ class Cells:
         number = torch.full((mask.numel(),), self.count, device=device)
         number[self.index] = torch.arange(self.count, device=device)
         self._number = F.pad(number.view(self.grid), (1, 1, 1, 1), value=self.count)  # (B, rows + 2, columns + 2)
-        self._rims: dict[int, Tensor] = {}
+        self.rims = {side: self._rim(side) for side in SIDES}
 
-    def rim(self, side: int) -> Tensor:
+    def _rim(self, side: int) -> Tensor:
         """Rows of a map (N · side², C), and the row after the last for zero, that make cells with a rim: (N, h, w)."""
-        if side not in self._rims:
-            _, rows, columns = self.grid
-            down, across = self.index // columns % rows, self.index % columns
-            offset = torch.arange(-1, side + 1, device=self.index.device)
-            cell, place = offset.div(side, rounding_mode="floor") + 1, offset % side
-            y, x = down[:, None] + cell, across[:, None] + cell  # (N, side + 2), in the padded grid
-            neighbour = self._number[self.image[:, None, None], y[:, :, None], x[:, None, :]]
-            inside = neighbour * side**2 + place[:, None] * side + place
-            self._rims[side] = torch.where(neighbour == self.count, self.count * side**2, inside)
-        return self._rims[side]
+        _, rows, columns = self.grid
+        down, across = self.index // columns % rows, self.index % columns
+        offset = torch.arange(-1, side + 1, device=self.index.device)
+        cell, place = offset.div(side, rounding_mode="floor") + 1, offset % side
+        y, x = down[:, None] + cell, across[:, None] + cell  # (N, side + 2), in the padded grid
+        neighbour = self._number[self.image[:, None, None], y[:, :, None], x[:, None, :]]
+        inside = neighbour * side**2 + place[:, None] * side + place
+        return torch.where(neighbour == self.count, self.count * side**2, inside)
 
 
-def packed_features(
-    encoder: ResNetEncoder, image: Tensor, mask: Tensor, drop_path_rate: float = 0.0
-) -> tuple[Cells, list[Tensor]]:
-    """The visible cells and the four stages' maps (N, t, t, C), t = 8, 4, 2, 1.
-
-    Arguments as of `masked_features`; the mask may lie on the host, whatever the image's device.
-    """
-    cells = Cells(mask, image.device)
+def packed_features(encoder: ResNetEncoder, image: Tensor, cells: Cells, drop_path_rate: float = 0.0) -> list[Tensor]:
+    """The four stages' maps (N, t, t, C) of the visible cells, t = 8, 4, 2, 1; else as `masked_features`."""
     x = _convolved(_image_tiles(image, cells), _first_weight(encoder.conv1, image), stride=2)  # (N, 16, 16, 64)
     x = encoder.relu(normalised_cells(encoder.bn1, x))
     # Behind a ReLU a zero beyond the cell is as good as the absent value: no window lacks its visible centre.
-    x = F.max_pool2d(_channels_first(_BeforeRim.apply(x, cells)), 3, stride=2).permute(0, 2, 3, 1)  # (N, 8, 8, 64)
+    x = F.max_pool2d(_channels_first(_BeforeRim.apply(x, cells.rims[x.shape[1]][:, :-1, :-1])), 3, stride=2).permute(
+        0, 2, 3, 1
+    )  # (N, 8, 8, 64)
     rates = iter(drop_path_rates(encoder, drop_path_rate))
     maps = []
     for stage in encoder.stages:
         for block in stage:
             x = run_block(encoder.recompute, block, packed_block, block, x, cells, next(rates))
         maps.append(x)
-    return cells, maps
+    return maps
 
 
 def packed_block(block: nn.Module, x: Tensor, cells: Cells, drop_rate: float) -> Tensor:
@@ -114,13 +109,13 @@ def _conv(conv: nn.Conv2d, x: Tensor, cells: Cells) -> Tensor:
     if conv.kernel_size == (1, 1):
         return _product(x[:, :: conv.stride[0], :: conv.stride[1]], weight.flatten(1))
     if conv.stride == (2, 2):
-        tiles = _BeforeRim.apply(x, cells)  # (N, 2 t + 1, 2 t + 1, C)
+        tiles = _BeforeRim.apply(x, cells.rims[x.shape[1]][:, :-1, :-1])  # (N, 2 t + 1, 2 t + 1, C)
         if tiles.shape[1] == 3:
             return _product(tiles.reshape(len(tiles), 1, 1, -1), _matrix(weight))
         return _convolved(tiles, weight, stride=2)
     if torch.is_autocast_enabled(x.device.type):
         x, weight = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight))
-    return cast(Tensor, _SameConvolution.apply(x, weight, cells))
+    return cast(Tensor, _SameConvolution.apply(x, weight, cells.rims[x.shape[1]]))
 
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:
@@ -180,17 +175,16 @@ def _with_rim(x: Tensor, table: Tensor) -> Tensor:
     return rows.index_select(0, table.reshape(-1)).view(*table.shape, -1)
 
 
-def _same_convolution(x: Tensor, weight: Tensor, cells: Cells) -> Tensor:
+def _same_convolution(x: Tensor, weight: Tensor, rim: Tensor) -> Tensor:
     side = x.shape[1]
     if side > SMALL:
-        return _convolved(_with_rim(x, cells.rim(side)), weight, stride=1)
-    return _product(_columns(x, cells), _matrix(weight))
+        return _convolved(_with_rim(x, rim), weight, stride=1)
+    return _product(_columns(x, rim), _matrix(weight))
 
 
-def _columns(x: Tensor, cells: Cells) -> Tensor:
+def _columns(x: Tensor, rim: Tensor) -> Tensor:
     """Cells (N, t, t, C) to (N, t, t, 9 C), what a 3×3 convolution sees at each position."""
-    table = cells.rim(x.shape[1]).unfold(1, 3, 1).unfold(2, 3, 1)
-    return _with_rim(x, table).flatten(3)
+    return _with_rim(x, rim.unfold(1, 3, 1).unfold(2, 3, 1)).flatten(3)
 
 
 class _SameConvolution(torch.autograd.Function):
@@ -198,28 +192,27 @@ class _SameConvolution(torch.autograd.Function):
     of the gradients at visible positions. So neither pass computes what nobody reads, and x alone is kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, cells: Cells) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.cells = cells
-        return _same_convolution(x, weight, cells)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, rim: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, rim)
+        return _same_convolution(x, weight, rim)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, rim = ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = _same_convolution(grad, weight.flip(2, 3).transpose(0, 1), ctx.cells)
+            grad_x = _same_convolution(grad, weight.flip(2, 3).transpose(0, 1), rim)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_gradient(x, weight, grad, ctx.cells)
+            grad_weight = _weight_gradient(x, weight, grad, rim)
         return grad_x, grad_weight, None
 
 
-def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, cells: Cells) -> Tensor:
+def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, rim: Tensor) -> Tensor:
     side, (to, channels) = x.shape[1], weight.shape[:2]
     if side > SMALL:
-        return _convolution_weight(_channels_first(grad), _channels_first(_with_rim(x, cells.rim(side))), weight)
-    columns = _columns(x, cells)
+        return _convolution_weight(_channels_first(grad), _channels_first(_with_rim(x, rim)), weight)
+    columns = _columns(x, rim)
     if side == 1:
         matrix = grad.reshape(-1, to).T @ columns.reshape(-1, 9 * channels)
     else:
@@ -236,18 +229,18 @@ class _BeforeRim(torch.autograd.Function):
     """Cells (N, t, t, C) to (N, t + 1, t + 1, C): a rim above and to the left, for windows of 3 and stride 2."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cells: Cells) -> Tensor:
-        table = cells.rim(x.shape[1])[:, :-1, :-1]
-        ctx.table = table
+    def forward(ctx: Any, x: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(table)
         return _with_rim(x, table)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (table,) = ctx.saved_tensors
         channels = grad.shape[3]
         own = torch.cat([grad[:, 1:, 1:].reshape(-1, channels), grad.new_zeros(1, channels)])
         # Three sums, in each of which a row is met once: their order cannot change the result.
         for rows, columns in ((slice(0, 1), slice(1, None)), (slice(1, None), slice(0, 1)), (slice(0, 1), slice(0, 1))):
-            own.index_add_(0, ctx.table[:, rows, columns].reshape(-1), grad[:, rows, columns].reshape(-1, channels))
+            own.index_add_(0, table[:, rows, columns].reshape(-1), grad[:, rows, columns].reshape(-1, channels))
         side = grad.shape[1] - 1
         return own[:-1].view(-1, side, side, channels), None

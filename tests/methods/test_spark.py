@@ -203,10 +203,10 @@ def test_threads_with_masks_of_their_own_do_not_mix() -> None:
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_compiles_whole(backend: str) -> None:
-    model = small()
+    model = small(packed=False)
     batch = batch_of(model)
     eager, gradients = loss_and_gradients(model, batch)
-    compiled_model = small()
+    compiled_model = small(packed=False)
     compiled = torch.compile(compiled_model, fullgraph=True, backend=backend)
     loss = compiled(batch, START)["loss"]
     loss.backward()
@@ -217,6 +217,29 @@ def test_compiles_whole(backend: str) -> None:
         if p.grad is not None
     )
     assert int(compiled_model.encoder.bn1.num_batches_tracked) == 1
+
+
+def test_visible_cells_compile_once_for_all_masks() -> None:
+    model, compiled_model = small(), small()
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(compiled_model, backend=backend)
+    counts = []
+    for seed in range(3):
+        batch = batch_of(model, seed=seed)
+        eager, gradients = loss_and_gradients(model, batch)
+        compiled_model.zero_grad()
+        loss = compiled(batch, START)["loss"]
+        loss.backward()
+        torch.testing.assert_close(loss.detach(), eager)
+        found = [p.grad for p in compiled_model.parameters() if p.grad is not None]
+        torch.testing.assert_close(found, gradients)
+        counts.append(len(graphs))
+    assert 0 < counts[0] == counts[-1]
 
 
 def test_progress_tells_its_share() -> None:

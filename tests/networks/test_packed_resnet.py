@@ -33,7 +33,8 @@ def test_packed_is_masked(arch: str, channels: int, training: bool, drop: float)
     torch.manual_seed(1)
     wanted = masked_features(masked, image, mask, drop)
     torch.manual_seed(1)
-    cells, tiles = packed_features(packed, image, mask, drop)
+    cells = Cells(mask)
+    tiles = packed_features(packed, image, cells, drop)
     maps = [spread(x, cells, x.new_zeros(x.shape[3])) for x in tiles]
     torch.testing.assert_close(maps, wanted)
     weights = [torch.randn_like(x) for x in wanted]
@@ -67,7 +68,7 @@ def test_rims_hold_the_neighbours() -> None:
     dense = spread(numbers, cells, torch.zeros(1))
     windows = nn.functional.pad(dense, (1, 1, 1, 1)).unfold(2, side + 2, side).unfold(3, side + 2, side)
     wanted = windows[:, 0].flatten(0, 2)[mask.flatten()].long() - 1
-    found = cells.rim(side)
+    found = cells.rims[side]
     assert torch.equal(torch.where(found == cells.count * side**2, -1, found), wanted)
 
 
