@@ -21,3 +21,13 @@ def test_everything_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     assert "0 failures" in written and "left out" not in written
     for name in ("check_views", "ours / floor", "PIL reference / ours", "the loader's share", "with recompute"):
         assert name in written, name
+
+
+@pytest.mark.slow
+def test_traffic_is_counted_without_a_device() -> None:
+    script = ROOT / "benchmarks" / "traffic.py"
+    toy = ["--arch", "resnet18", "--batch", "2", "--size", "64"]
+    run = subprocess.run([sys.executable, str(script), *toy], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = [line.split(":")[0] for line in run.stdout.splitlines() if "of which convolutions" in line]
+    assert found == ["spark, visible cells", "spark, under a mask", "moco", "byol", "swav"]

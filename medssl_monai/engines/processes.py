@@ -13,7 +13,7 @@ __all__ = ["average_gradients", "leave_processes", "start_processes"]
 
 
 def start_processes() -> str:
-    """Join the processes that ``torchrun`` started, over NCCL on GPUs and gloo on CPUs.
+    """Join the processes that ``torchrun`` started, over NCCL on GPUs and gloo on CPUs (small flags of the host too).
 
     Returns:
         This process's device: ``cuda:LOCAL_RANK``, or ``cpu``. Without torchrun nothing is joined.
@@ -23,7 +23,7 @@ def start_processes() -> str:
     if cuda:
         torch.cuda.set_device(local)
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     return f"cuda:{local}" if cuda else "cpu"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medssl_monai.atomic import write_atomically
 from medssl_monai.errors import CheckpointError
-from medssl_monai.networks.processes import process_count, process_rank, process_sum
+from medssl_monai.networks.processes import any_process, process_rank
 
 __all__ = ["RunCheckpoint", "random_state", "restore_random_state"]
 
@@ -139,9 +139,8 @@ class RunCheckpoint:
 
     def _stop_if_interrupted(self, engine: Any) -> None:
         # After an epoch's last step its own handlers (validation, pictures) must still run: a resume would skip them.
-        if process_count() > 1:  # a signal reaches the processes at different steps; they must stop at the same
-            flag = torch.tensor(float(engine.state.interrupted), device=engine.state.device)
-            engine.state.interrupted = bool(process_sum(flag) > 0)
+        # A signal reaches the processes at different steps; they must stop at the same.
+        engine.state.interrupted = any_process(engine.state.interrupted, engine.state.device)
         if engine.state.interrupted and engine.state.iteration % engine.state.epoch_length:
             self._halt(engine)
 

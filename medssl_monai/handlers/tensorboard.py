@@ -1,10 +1,12 @@
 """Curves and pictures of a run for TensorBoard."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from PIL import Image
 from torch import Tensor
@@ -24,12 +26,16 @@ class TensorBoardRun:
         output_dir: the run's folder.
         optimizer: whose first group's learning rate is shown.
         validator: an evaluator with metrics; or None.
+        every: steps between two readings of scalars on a GPU, each of which waits for it; a CPU is read at once.
     """
 
-    def __init__(self, output_dir: str | Path, optimizer: Any, validator: Engine | None = None) -> None:
+    def __init__(
+        self, output_dir: str | Path, optimizer: Any, validator: Engine | None = None, every: int = 50
+    ) -> None:
         self.run = Path(output_dir)
-        self.optimizer, self.validator = optimizer, validator
+        self.optimizer, self.validator, self.every = optimizer, validator, every
         self._writer: Any = None
+        self._pending: list[tuple[int, float, dict[str, Any]]] = []  # step, time, scalars
         self._lines: dict[Path, int] = {}
         self._drawn: dict[Path, int] = {}
 
@@ -47,13 +53,21 @@ class TensorBoardRun:
         self._writer = SummaryWriter(self.run / "logs", purge_step=purge)
 
     def _step(self, engine: Any) -> None:
-        step = engine.state.iteration
-        for name, value in engine.state.output.items():
-            if isinstance(value, Tensor) and value.numel() == 1:
-                self._writer.add_scalar(f"train/{name}", float(value.detach()), step)
-        self._writer.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], step)
+        output = engine.state.output
+        values = {k: v.detach() for k, v in output.items() if isinstance(v, Tensor) and v.numel() == 1}
+        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        self._pending.append((engine.state.iteration, time.time(), values))
+        if torch.device(engine.state.device).type == "cpu" or len(self._pending) >= self.every:
+            self._write()
+
+    def _write(self) -> None:
+        for step, when, values in self._pending:
+            for name, value in values.items():
+                self._writer.add_scalar(f"train/{name}", float(value), step, walltime=when)
+        self._pending.clear()
 
     def _epoch(self, engine: Any) -> None:
+        self._write()
         step = engine.state.iteration
         if self.validator is not None:
             for name, value in self.validator.state.metrics.items():

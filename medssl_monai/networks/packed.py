@@ -61,11 +61,10 @@ class Cells:
 def packed_features(encoder: ResNetEncoder, image: Tensor, cells: Cells, drop_path_rate: float = 0.0) -> list[Tensor]:
     """The four stages' maps (N, t, t, C) of the visible cells, t = 8, 4, 2, 1; else as `masked_features`."""
     x = _convolved(_image_tiles(image, cells), _first_weight(encoder.conv1, image), stride=2)  # (N, 16, 16, 64)
-    x = encoder.relu(normalised_cells(encoder.bn1, x))
+    x = normalised_cells(encoder.bn1, x, encoder.relu)
     # Behind a ReLU a zero beyond the cell is as good as the absent value: no window lacks its visible centre.
-    x = F.max_pool2d(_channels_first(_BeforeRim.apply(x, cells.rims[x.shape[1]][:, :-1, :-1])), 3, stride=2).permute(
-        0, 2, 3, 1
-    )  # (N, 8, 8, 64)
+    x = _channels_first(_BeforeRim.apply(x, cells.rims[x.shape[1]][:, :-1, :-1]))
+    x = F.max_pool2d(x, 3, stride=2).permute(0, 2, 3, 1)  # (N, 8, 8, 64)
     rates = iter(drop_path_rates(encoder, drop_path_rate))
     maps = []
     for stage in encoder.stages:
@@ -82,9 +81,8 @@ def packed_block(block: nn.Module, x: Tensor, cells: Cells, drop_rate: float) ->
     names = ("1", "2", "3") if isinstance(block, Bottleneck) else ("1", "2")
     out = x
     for name in names:
-        out = normalised_cells(getattr(block, f"bn{name}"), _conv(getattr(block, f"conv{name}"), out, cells))
-        if name != names[-1]:
-            out = block.relu(out)
+        relu = block.relu if name != names[-1] else None
+        out = normalised_cells(getattr(block, f"bn{name}"), _conv(getattr(block, f"conv{name}"), out, cells), relu)
     if block.downsample is not None:
         x = normalised_cells(block.downsample[1], _conv(block.downsample[0], x, cells))
     if drop_rate > 0.0 and block.training:
@@ -143,11 +141,14 @@ def _convolved(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return F.conv2d(_channels_first(x), weight, stride=stride).permute(0, 2, 3, 1)
 
 
-def normalised_cells(norm: nn.Module, x: Tensor) -> Tensor:
-    """Cells (N, t, t, C) through a batch norm, all positions together."""
+def normalised_cells(norm: nn.Module, x: Tensor, activation: nn.Module | None = None) -> Tensor:
+    """Cells (N, t, t, C) through a batch norm, all positions together, and an activation."""
     # One long image in channels-last order: what a CPU normalises fastest.
     rows = x.reshape(1, -1, 1, x.shape[3]).permute(0, 3, 1, 2)  # (1, C, N t t, 1)
-    return cast(Tensor, norm(rows)).permute(0, 2, 3, 1).reshape(x.shape)
+    out: Tensor = norm(rows)
+    # Here and not on the view that is given back: in place, autograd would copy that view's base in the backward pass.
+    out = out if activation is None else activation(out)
+    return out.permute(0, 2, 3, 1).reshape(x.shape)
 
 
 def _channels_first(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["process_cat", "process_count", "process_rank", "process_sum"]
+__all__ = ["any_process", "process_cat", "process_count", "process_rank", "process_sum"]
 
 
 def process_count() -> int:
@@ -19,6 +19,18 @@ def process_count() -> int:
 def process_rank() -> int:
     """Number of this process, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def any_process(flag: bool, device: str | torch.device) -> bool:
+    """Whether `flag` is true in any process, which all call this.
+
+    Asked over the hosts where they are connected (`start_processes` does), else over `device`, which is waited for.
+    """
+    if process_count() == 1:
+        return flag
+    up = torch.tensor(float(flag), device="cpu" if "cpu:" in dist.get_backend_config() else device)
+    dist.all_reduce(up)
+    return bool(up > 0)
 
 
 @torch.no_grad()

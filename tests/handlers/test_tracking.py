@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.engines.run_folder import git_state
 from medssl_monai.errors import ConfigError
+from medssl_monai.handlers.tensorboard import TensorBoardRun
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir
 
@@ -66,6 +69,26 @@ def test_tensorboard_has_curves_and_pictures(tracked: tuple[Path, Path]) -> None
     assert "loss" in events.Tags()["images"]
     picture = events.Images("loss")[-1]
     assert picture.width > 200 and picture.height > 200
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_tensorboard_reads_a_device_now_and_then(tmp_path: Path, device: str) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    board, written = TensorBoardRun(tmp_path, optimizer, every=4), []
+    (tmp_path / "logs").mkdir()
+
+    def step(engine: Engine, batch: float) -> dict[str, torch.Tensor]:
+        written.append(len(board._pending))
+        return {"loss": torch.tensor(batch)}
+
+    trainer: Any = Engine(step)
+    trainer.state.device = torch.device(device)  # where the scalars are said to lie
+    board.attach(trainer)
+    trainer.run([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], max_epochs=1)
+    assert written == ([0, 0, 0, 0, 0, 0] if device == "cpu" else [0, 1, 2, 3, 0, 1])
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(i + 1, i) for i in range(6)]
 
 
 def test_mlflow_has_curves_and_settings_and_no_path_of_data(tracked: tuple[Path, Path]) -> None:

@@ -18,7 +18,7 @@ from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK
 from medssl_monai.methods.swav import SwAV
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
-from medssl_monai.networks.processes import process_cat, process_count, process_rank, process_sum
+from medssl_monai.networks.processes import any_process, process_cat, process_count, process_rank, process_sum
 from tests.golden.toy_encoder import toy_encoder
 
 PROCESSES, BATCH, STEPS = 2, 8, 6
@@ -96,6 +96,8 @@ def work(rank: int, folder: str) -> None:
     results = {name: trained(name) for name in METHODS} | {"uneven": uneven()}
     order = process_cat(torch.full((1, 2), float(rank)), dim=1)
     results["order"] = {"order": order, "count": torch.tensor(process_count())}
+    flags = [any_process(rank == 1, "cpu"), any_process(False, "cpu")]
+    results["order"]["flags"] = torch.tensor(flags)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -140,6 +142,7 @@ def test_parts_of_different_size_are_parts_of_the_whole(two: list[Results]) -> N
 def test_gathering_keeps_the_order_of_ranks(two: list[Results]) -> None:
     for result in two:
         assert result["order"]["order"].tolist() == [[0.0, 0.0, 1.0, 1.0]] and int(result["order"]["count"]) == 2
+        assert result["order"]["flags"].tolist() == [True, False]
 
 
 def test_one_process_needs_no_group() -> None:
