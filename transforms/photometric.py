@@ -128,4 +128,8 @@ def _standard_normal(shape: tuple[int, ...], seed: int) -> Array:
 
 def uniform_field(count: int, seed: int) -> Array:
     """The numbers (2, ceil(count / 2)) in [0, 1) that ``count`` values of noise are made of."""
-    return sample_generator(seed, 0, 0, stream=_NOISE_STREAM).random((2, (count + 1) // 2), dtype=np.float32)
+    # What Generator.random makes of the same words, a few times faster: 24 bits of each half.
+    pairs = (count + 1) // 2
+    words = sample_generator(seed, 0, 0, stream=_NOISE_STREAM).bit_generator.random_raw(pairs)
+    halves = words.astype("<u8", copy=False).view("<u4")  # the lower one first
+    return ((halves >> 8).astype(np.float32) * np.float32(2**-24)).reshape(2, pairs)
