@@ -202,7 +202,7 @@ def resample_affine(
             stretched, or MONAI's and scikit-image's Gaussian with sigma = (reduction - 1) / 2 pixels.
     """
     one_thread_in_workers()
-    pixels: Array = np.subtract(image, AIR_HU, dtype=np.float32)  # air is 0: filters and borders may then read zeros outside
+    pixels: Array = np.subtract(image, AIR_HU, dtype=np.float32)  # air is 0: so are borders
     reductions = [math.hypot(matrix[axis, 0], matrix[axis, 1]) for axis in (0, 1)]  # along x, y of the slice
     if max(reductions) > 1:
         taps = [_taps(reduction, interpolation, prefilter) for reduction in reductions]

@@ -241,7 +241,10 @@ class StoreWriter:
     def _sweep(self, notes: Container[str]) -> None:
         """Removes what killed runs left behind."""
         for draft in self.path.glob(".draft-*"):
-            shutil.rmtree(draft, ignore_errors=True)
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)  # of a report
         for array in self.series_folder.glob("*.b2nd"):
             if array.stem not in notes:
                 array.unlink()

@@ -102,9 +102,10 @@ def test_interrupted_run_is_completed(
     monkeypatch.undo()
     with pytest.raises(StoreError, match="did not finish"):
         SliceStore(out)
-    # What a killed process leaves: a draft, and an array without its part.
+    # What killed processes leave: drafts, and an array without its part.
     (out / ".draft-1-abcd").mkdir()
     (out / ".draft-1-abcd" / "array.b2nd").write_bytes(b"half")
+    (out / ".draft-report.html").write_bytes(b"half")
     (out / "series" / "sorphan.b2nd").write_bytes(b"whole")
     summary = ingest([source], out, key=KEY, progress=False)
     assert (summary.added, summary.skipped) == (2, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medssl_monai.errors import NoImagesError
-from medssl_monai.ingest import IngestSummary, Outcome, Reason, SliceStore, ingest
+from medssl_monai.ingest import Outcome, Reason, SliceStore
 from medssl_monai.ingest.nifti import read_volume
 from medssl_monai.ingest.verdicts import RejectedError
 from medssl_monai.ingest.volumes import Volume, cut
+from tests.ingest.conftest import Ingest
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 
 nibabel: Any = typed_nibabel  # its calls have no types
-Ingest = Callable[..., tuple[SliceStore, IngestSummary]]
 RAS_OF_PHANTOM = np.array([[-0.9, 0, 0, 120], [0, -0.7, 0, 90], [0, 0, 2.5, 35], [0, 0, 0, 1.0]])
 """The affine of `write_series`' slices as (column, row, slice)."""
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Ingest:
-    def run(*sources: Path, out: str = "store", **options: Any) -> tuple[SliceStore, IngestSummary]:
-        summary = ingest(sources, tmp_path / out, key=KEY, progress=False, **options)
-        assert sum(verdict.files for verdict in summary.verdicts) == summary.files
-        return SliceStore(tmp_path / out), summary
-
-    return run
 
 
 def nifti(path: Path, array: Any, affine: Any = RAS_OF_PHANTOM, slope: float | None = None, inter: float = 0) -> Path:
