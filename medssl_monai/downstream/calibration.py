@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
 __all__ = [
+    "TEMPERATURES",
     "Reliability",
     "expected_calibration_error",
     "fit_temperature",
@@ -21,6 +22,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
+TEMPERATURES = (0.05, 20.0)  # bounds of a fit
 BINS = 15  # of equal width, as Guo et al. 2017 (arXiv 1706.04599), section 2
 
 
@@ -95,11 +97,11 @@ def scale_temperature(probabilities: Floats, temperature: float) -> Floats:
 
 
 def fit_temperature(labels: Ints, probabilities: Floats) -> float:
-    """Temperature in [0.05, 20] that makes the log loss least on validation data (Guo et al. 2017, section 4.2)."""
+    """Temperature within `TEMPERATURES` that makes the log loss of validation data least (Guo et al. 2017)."""
 
     def loss(log_temperature: float) -> float:
         scaled = scale_temperature(probabilities, float(np.exp(log_temperature)))
         return float(-np.log(np.clip(scaled[np.arange(len(labels)), labels], 1e-12, None)).mean())
 
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-4})
+    found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(found.x))

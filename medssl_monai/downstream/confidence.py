@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from medssl_monai.atomic import write_json
+from medssl_monai.downstream.calibration import TEMPERATURES
 from medssl_monai.downstream.embeddings import embed
 from medssl_monai.downstream.out_of_distribution import Reference, fit_reference, read_reference
 from medssl_monai.downstream.temperature import fit_task_temperature
@@ -91,6 +92,10 @@ def fit_confidence(
         held_out = judged.features
         temperature = fit_task_temperature(judged.labels, judged.outputs, task)
         note = f"fitted on {len(held_out)} validation slices"
+        if temperature < 1.01 * TEMPERATURES[0]:
+            # The loss falls all the way where every slice is told rightly: that would make anything certain.
+            temperature = 1.0
+            note = f"not fitted: all of {len(held_out)} validation slices are told rightly, which leaves it open"
     assert learned.labels is not None
     reference = fit_reference(
         learned.features,

@@ -14,7 +14,12 @@ from sklearn.metrics import log_loss
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from medssl_monai.downstream.calibration import expected_calibration_error, fit_temperature, scale_temperature
+from medssl_monai.downstream.calibration import (
+    TEMPERATURES,
+    expected_calibration_error,
+    fit_temperature,
+    scale_temperature,
+)
 from medssl_monai.downstream.predictions import Predictions
 
 __all__ = ["at_temperature", "fit_task_temperature", "temperature_figures"]
@@ -39,7 +44,7 @@ def at_temperature(probabilities: Floats, temperature: float, task: str = "multi
 
 
 def fit_task_temperature(labels: npt.NDArray[Any], logits: Floats, task: str = "multiclass") -> float:
-    """Temperature in [0.05, 20] that makes the log loss least on validation slices.
+    """Temperature within `TEMPERATURES` that makes the log loss least on validation slices.
 
     Args:
         labels: (N,) class indices, or for ``multilabel`` (N, C) noughts and ones.
@@ -54,7 +59,7 @@ def fit_task_temperature(labels: npt.NDArray[Any], logits: Floats, task: str = "
     def loss(log_temperature: float) -> float:
         return float(np.logaddexp(0, -signed / np.exp(log_temperature)).mean())
 
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-4})
+    found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(found.x))
 
 

@@ -1,5 +1,6 @@
 """Predictions of clinical files and of pictures, as a user asks for them."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -14,8 +15,10 @@ import pytest
 import torch
 
 from medssl_monai.cli.main import main
+from medssl_monai.downstream import confidence
 from medssl_monai.downstream.classify import evaluate_run, predict_run
 from medssl_monai.downstream.confidence import read_confidence
+from medssl_monai.downstream.embeddings import embed
 from medssl_monai.downstream.explain import occlusion_map
 from medssl_monai.downstream.heat_maps import on_slice
 from medssl_monai.downstream.picture_input import PictureInput
@@ -65,6 +68,23 @@ def test_evaluation_can_fit_it_anew(
     assert first.reference is not None
     assert again.reference is not None
     assert again.reference.threshold == pytest.approx(first.reference.threshold, rel=1e-6)
+
+
+def test_slices_that_are_all_told_rightly_fit_no_temperature(
+    fine_tuned: Path, phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_right(*arguments: Any) -> Any:
+        found = embed(*arguments)
+        return dataclasses.replace(found, labels=found.outputs.argmax(1))
+
+    monkeypatch.setattr(confidence, "embed", all_right)
+    run = tmp_path / "run"
+    shutil.copytree(fine_tuned, run)
+    table = phantom_labels.with_name("labels_for_predictions.csv")
+    evaluate_run(run, table, tmp_path / "out", store=phantom_store.path, explanations=0, calibrate=True)
+    known = read_confidence(run / "models")
+    assert known.temperature == 1.0
+    assert known.temperature_note.startswith("not fitted: all of 6 validation slices")
 
 
 def test_folder_archive_and_volume_with_heat_maps(fine_tuned: Path, study: Path, tmp_path: Path) -> None:

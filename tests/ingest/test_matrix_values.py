@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import resource
 import shutil
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from pydicom.uid import UID, JPEGLSLossless, RLELossless
 
 from medssl_monai.errors import NoImagesError, NotHounsfieldError
 from medssl_monai.ingest import IngestSummary
+from medssl_monai.ingest.pictures import read_picture
+from medssl_monai.ingest.verdicts import RejectedError
 from medssl_monai.transforms.windows import CTWindowd
 from tests.ingest.dicom_fixtures import KEY, axial_positions, dataset, phantom, uid, write, write_series
 from tests.ingest.matrix import TEST_FILES, Bench, Case, cases, flags, judged, real, row, stored, volume
@@ -375,6 +379,23 @@ def nifti_variants(bench: Bench) -> IngestSummary:
 @pytest.mark.parametrize("case", cases(globals()), ids=lambda case: case.name)
 def test_row(case: Case, tmp_path: Path) -> None:
     assert judged(case.check(Bench(tmp_path))) == case.expected
+
+
+def test_pictures_that_claim_to_be_huge_are_not_decoded(tmp_path: Path) -> None:
+    """Headers of a valid small PNG, changed with a right checksum: 40,000 × 40,000 pixels, or a chunk of 2 GB."""
+    import cv2
+
+    assert cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 16), np.uint8))
+    content = (tmp_path / "a.png").read_bytes()
+    header = b"IHDR" + (40_000).to_bytes(4, "big") * 2 + content[24:29]
+    large = content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
+    chunk = content[:33] + (2**31 - 1).to_bytes(4, "big") + content[37:]
+    for made, words in ((large, "claims more than"), (chunk, "truncated or damaged")):
+        (tmp_path / "b.png").write_bytes(made)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(RejectedError, match=words):
+            read_picture(tmp_path / "b.png")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
 def test_pictures_are_never_hounsfield(tmp_path: Path) -> None:
