@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import start
-from train_step import METHODS, PROGRESS, batch_of, ours
+from train_step import METHODS, PROGRESS, batch_of, ours, step_of
 from views import RECIPES, phantom_store
 
 from medssl_monai.ingest.slice_dataset import SliceDataset
@@ -87,7 +87,27 @@ def check_packed(device: str, quick: bool) -> str:
     return f"gradients differ by {difference:.1e}"
 
 
-CHECKS: tuple[Callable[[str, bool], str], ...] = (check_views, check_losses, check_packed)
+def check_waiting(device: str, quick: bool) -> str:
+    """A step never waits for the device: PyTorch's own watch on synchronisation says so."""
+    if not device.startswith("cuda"):
+        return "a GPU's to tell; without one: tests/engines/test_no_wait.py"
+    for name in METHODS:
+        method, optimizer = ours(name, "resnet18")
+        method.to(device, memory_format=torch.channels_last)
+        batch = batch_of(name, 8, 64, device, torch.channels_last)
+        step = step_of(method, optimizer, batch, amp=True)
+        step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step()
+        except RuntimeError as error:
+            raise AssertionError(f"{name}: {error}") from error
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return "no step does"
+
+
+CHECKS: tuple[Callable[[str, bool], str], ...] = (check_views, check_losses, check_packed, check_waiting)
 
 
 def commands(device: str, quick: bool) -> list[list[str]]:
