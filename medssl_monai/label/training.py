@@ -213,6 +213,7 @@ def _new_run(workspace: Workspace, kind: str) -> Path:
     numbers = [int(p.name[:4]) for p in workspace.runs.iterdir() if p.name[:4].isdigit()]
     run: Path = workspace.runs / f"{max(numbers, default=0) + 1:04d}-{kind}"
     run.mkdir(mode=0o700)
+    (run / "checkpoints").mkdir()  # goes when the training has ended: what has it was stopped
     return run
 
 
@@ -220,7 +221,7 @@ def _drop_old_runs(workspace: Workspace) -> None:
     """Keep the newest runs and those in use; trainings that were stopped go."""
     used = {link.resolve() for link in (workspace.current_model, workspace.pretrained) if link.exists()}
     runs = sorted(p for p in workspace.runs.iterdir() if p.is_dir())
-    finished = [p for p in runs if any((p / "models").glob("*"))]
+    finished = [p for p in runs if not (p / "checkpoints").exists()]
     for run in runs:
         if run.resolve() not in used and run not in finished[-KEPT_RUNS:]:
             shutil.rmtree(run, ignore_errors=True)

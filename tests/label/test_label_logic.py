@@ -18,7 +18,7 @@ from medssl_monai.label.class_labels import ClassLabel, LabelledSeries, label_ta
 from medssl_monai.label.endpoints import OPEN, is_open, role_of
 from medssl_monai.label.launch import check_address, label_python, server_command, server_environment
 from medssl_monai.label.records import Records
-from medssl_monai.label.training import plain_settings
+from medssl_monai.label.training import KEPT_RUNS, _drop_old_runs, _new_run, plain_settings
 from medssl_monai.label.workspace import ServerSettings, Workspace, limit_folder
 
 
@@ -275,3 +275,19 @@ def test_open_endpoints() -> None:
     assert role_of("POST", "/train/finetuning") == "trainer"
     assert role_of("GET", "/train/") == "annotator"
     assert role_of("DELETE", "/train/") == "trainer"
+
+
+def test_stopped_trainings_go_and_the_newest_runs_stay(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    workspace.prepare()
+    runs = []
+    for number in range(KEPT_RUNS + 3):
+        run = _new_run(workspace, "finetuning")
+        (run / "models").mkdir()
+        (run / "models" / "model.pt").touch()  # after the first epoch already
+        if number != 2:
+            (run / "checkpoints").rmdir()  # ended
+        runs.append(run)
+    workspace.point(workspace.current_model, runs[0])
+    _drop_old_runs(workspace)
+    assert sorted(workspace.runs.iterdir()) == [runs[0], *runs[3:]]
