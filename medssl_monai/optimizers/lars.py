@@ -59,5 +59,6 @@ def swav_lars(
 def _take_decay_from_zeros(parameters: list[nn.Parameter], weight_decay: float) -> None:
     """Gradients of norm zero become -`weight_decay` times their parameter; others stay as they are."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    still = [(norm == 0).to(norm.dtype) for norm in torch._foreach_norm(gradients)]  # of 1 or 0, () each
-    torch._foreach_addcmul_(gradients, list[Tensor](parameters), still, value=-weight_decay)
+    norms = torch.stack(torch._foreach_norm(gradients))
+    still = (norms == 0).to(norms.dtype).unbind()  # 1 or 0, () each
+    torch._foreach_addcmul_(gradients, list[Tensor](parameters), list(still), value=-weight_decay)
