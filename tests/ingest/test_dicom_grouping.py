@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from medssl_monai.errors import NoImagesError
 from medssl_monai.ingest import Outcome, Reason, ingest
@@ -74,17 +75,23 @@ def test_images_sent_again_under_new_uids(tmp_path: Path, run: Ingest) -> None:
     assert only(summary).files == 12
 
 
+def write_twice(folder: Path, tag: str, values: tuple[Any, Any], name: str) -> list[NDArray[np.int16]]:
+    """Two volumes at the same positions, told apart by a tag alone; `name` has places for volume and slice."""
+    volumes = [phantom(seed=1), phantom(seed=2)]
+    for number, (value, hu) in enumerate(zip(values, volumes, strict=True)):
+        stored = (hu.astype(int) + 1024).astype(np.uint16)
+        for i, position in enumerate(axial_positions(6)):
+            image = dataset(stored[i], position=position, name=(value, i), **{tag: value})
+            write(image, folder / name.format(number, i))
+    return volumes
+
+
 @pytest.mark.parametrize(
     ("tag", "values"), [("AcquisitionNumber", (1, 2)), ("ConvolutionKernel", ("B30f", "B70s")), ("EchoNumbers", (1, 2))]
 )
 def test_two_acquisitions_are_split(tmp_path: Path, run: Ingest, tag: str, values: tuple[Any, Any]) -> None:
     """Row 6: the same positions twice, told apart by a tag."""
-    volumes = phantom(seed=1), phantom(seed=2)
-    for value, hu in zip(values, volumes, strict=True):
-        stored = (hu.astype(int) + 1024).astype(np.uint16)
-        for i, position in enumerate(axial_positions(6)):
-            image = dataset(stored[i], position=position, name=(value, i), **{tag: value})
-            write(image, tmp_path / "in" / f"{value}-{i}")
+    volumes = write_twice(tmp_path / "in", tag, values, "{}-{}")
     store, summary = run()
     assert len(store.series_ids) == 2
     found = [store.read_series(series_id) for series_id in store.series_ids]
@@ -139,12 +146,7 @@ def test_rounding_jitter(tmp_path: Path, run: Ingest) -> None:
 )
 def test_one_uid_two_geometries(tmp_path: Path, run: Ingest, tag: str, values: tuple[Any, Any]) -> None:
     """Row 29; the parts keep their ids when they are ingested with more of the series."""
-    volumes = phantom(seed=1), phantom(seed=2)
-    for value, hu in zip(values, volumes, strict=True):
-        stored = (hu.astype(int) + 1024).astype(np.uint16)
-        for i, position in enumerate(axial_positions(6)):
-            image = dataset(stored[i], position=position, name=(value, i), **{tag: value})
-            write(image, tmp_path / "in" / str(values.index(value)) / str(i))
+    write_twice(tmp_path / "in", tag, values, "{}/{}")
     store, summary = run()
     assert len(store.series_ids) == 2
     assert {len(store.read_series(series_id)) for series_id in store.series_ids} == {6}
