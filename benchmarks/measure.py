@@ -39,7 +39,12 @@ def arguments(description: str, **defaults: Any) -> argparse.ArgumentParser:
 
 
 def start(device: str, threads: int) -> None:
-    """Fix the threads, keep freed memory on a CPU as our trainers do, and print machine and versions."""
+    """Fix the threads, keep freed memory on a CPU as our trainers do, and print machine and versions.
+
+    Raises SystemExit where there is no such device.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise SystemExit(f"--device {device}: PyTorch finds no CUDA device here; give --device cpu")
     torch.set_num_threads(threads)
     if device == "cpu":
         keep_freed_memory()

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import PRODUCTS, arguments, start
-from train_step import METHODS, batch_of, ours, step_of
+from train_step import METHODS, batch_of, optimizer_of, ours, step_of
 
 
 class Traffic(TorchDispatchMode):
@@ -59,9 +59,10 @@ def count(name: str, arch: str, batch: int, size: int, packed: bool) -> None:
     """Print operations and gigabytes of one step."""
     layout = torch.channels_last
     method, _ = ours(name, arch, packed)
-    method.to("meta", torch.bfloat16, memory_format=layout)  # type: ignore[call-overload]
-    _, optimizer = ours(name, arch, packed)
-    optimizer = type(optimizer)(list(method.parameters()), lr=1e-3, foreach=True)
+    method.to("meta", torch.bfloat16, memory_format=layout)
+    optimizer = optimizer_of(name, method)
+    for group in optimizer.param_groups:
+        group["foreach"] = True  # as torch and timm choose by themselves on a GPU
     views = batch_of(name, batch, size, "cpu", layout)
     views["views"] = [view.to("meta", torch.bfloat16) for view in views["views"]]
     # The meta device does not know of autocast.

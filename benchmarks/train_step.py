@@ -41,15 +41,24 @@ def ours(name: str, arch: str = "resnet50", packed: bool = True) -> tuple[Method
     """A method and its optimizer as its bundle has them (SwAV without a queue, as the peer)."""
     if name == "spark":
         method: Method = SparK(arch, decoder_width=512, image_channels=1, packed=packed)
-        return method, spark_lamb(method, lr=1e-4)
-    if name == "moco":
+    elif name == "moco":
         method = MoCo(arch, queue_length=4096)
-        return method, moco_sgd(method, lr=0.006)
-    if name == "byol":
+    elif name == "byol":
         method = BYOL(arch)
-        return method, byol_adam(method, lr=1e-3)
-    method = SwAV(arch, prototypes=500, freeze_prototypes_steps=0)
-    return method, swav_lars(method, lr=0.1)
+    else:
+        method = SwAV(arch, prototypes=500, freeze_prototypes_steps=0)
+    return method, optimizer_of(name, method)
+
+
+def optimizer_of(name: str, method: Method) -> torch.optim.Optimizer:
+    """The optimizer that a method's bundle has."""
+    if name == "spark":
+        return spark_lamb(method, lr=1e-4)
+    if name == "moco":
+        return moco_sgd(method, lr=0.006)
+    if name == "byol":
+        return byol_adam(method, lr=1e-3)
+    return swav_lars(method, lr=0.1)
 
 
 def batch_of(name: str, batch: int, size: int, device: str, layout: torch.memory_format) -> dict[str, Any]:
