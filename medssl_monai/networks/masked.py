@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from medssl_monai.networks.masked_batch_norm import masked_batch_norm
 from medssl_monai.networks.recompute import run_block
-from medssl_monai.networks.resnet import ResNetEncoder, expand_channels
+from medssl_monai.networks.resnet import ResNetEncoder
 
 __all__ = ["GRID_STRIDE", "Visible", "drop_path_rates", "masked_features", "visible_at"]
 
@@ -51,7 +51,7 @@ def masked_features(encoder: ResNetEncoder, image: Tensor, mask: Tensor, drop_pa
     """
     # Visible pixels, half-resolution positions after conv1, then the four stages'.
     full, half, *stages = (visible_at(mask, stride, image.dtype) for stride in (1, 2, *STAGE_STRIDES))
-    x = encoder.conv1(expand_channels(image * full.mask))
+    x = encoder.first_convolution(image * full.mask)
     x = encoder.relu(masked_batch_norm(x, half.mask, half.count, encoder.bn1))
     x = encoder.maxpool(x) * stages[0].mask
 

@@ -17,7 +17,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from medssl_monai.networks.masked import GRID_STRIDE, STAGE_STRIDES, drop_path_rates
 from medssl_monai.networks.recompute import run_block
-from medssl_monai.networks.resnet import ResNetEncoder
+from medssl_monai.networks.resnet import ResNetEncoder, folded_weight
 
 __all__ = ["Cells", "normalised_cells", "packed_features", "spread"]
 
@@ -60,7 +60,8 @@ class Cells:
 
 def packed_features(encoder: ResNetEncoder, image: Tensor, cells: Cells, drop_path_rate: float = 0.0) -> list[Tensor]:
     """The four stages' maps (N, t, t, C) of the visible cells, t = 8, 4, 2, 1; else as `masked_features`."""
-    x = _convolved(_image_tiles(image, cells), _first_weight(encoder.conv1, image), stride=2)  # (N, 16, 16, 64)
+    weight = folded_weight(encoder.conv1.weight) if image.shape[1] == 1 else encoder.conv1.weight
+    x = _convolved(_image_tiles(image, cells), weight, stride=2)  # (N, 16, 16, 64)
     x = normalised_cells(encoder.bn1, x, encoder.relu)
     # Behind a ReLU a zero beyond the cell is as good as the absent value: no window lacks its visible centre.
     x = _channels_first(_BeforeRim.apply(x, cells.rims[x.shape[1]][:, :-1, :-1]))
@@ -153,11 +154,6 @@ def normalised_cells(norm: nn.Module, x: Tensor, activation: nn.Module | None = 
 
 def _channels_first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)  # (N, h, w, C) to (N, C, h, w), channels-last in memory
-
-
-def _first_weight(conv: nn.Conv2d, image: Tensor) -> Tensor:
-    """The weight for the image's channels: for one grey channel the sum over three equal ones."""
-    return conv.weight.sum(1, keepdim=True) if image.shape[1] == 1 else conv.weight
 
 
 def _image_tiles(image: Tensor, cells: Cells) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -15,7 +16,7 @@ from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.errors import ConfigError
 from medssl_monai.networks.recompute import run_block
 
-__all__ = ["ARCHITECTURES", "ResNetEncoder", "expand_channels", "resnet_encoder"]
+__all__ = ["ARCHITECTURES", "ResNetEncoder", "folded_weight", "resnet_encoder"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +36,12 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def expand_channels(image: Tensor) -> Tensor:
-    """Give a one-channel image (B, 1, H, W) three equal channels without a copy; three channels pass through."""
-    channels = image.shape[1]
-    if channels == 3:
-        return image
-    if channels == 1:
-        return image.expand(-1, 3, -1, -1)
-    raise ValueError(
-        f"image: an encoder takes 1 or 3 channels, found {channels}; give one window, or three windows as channels"
-    )
+def folded_weight(weight: Tensor) -> Tensor:
+    """The kernels (out, 3, k, k) for one grey channel: their sum (out, 1, k, k), in the same layout."""
+    folded = weight.sum(1, keepdim=True)
+    if weight.is_contiguous(memory_format=torch.channels_last):
+        folded = folded.to(memory_format=torch.channels_last)  # a single channel has lost what the layout was
+    return folded
 
 
 class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no type hints
@@ -82,16 +79,38 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
         return tuple(self.num_features // 2**depth for depth in (3, 2, 1, 0))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, 1|3, H, W) to features (B, F)."""
+        """Image (B, 1|3, H, W) to features (B, F).
+
+        Raises ValueError for another number of channels.
+        """
+        x = self.maxpool(self.relu(self.bn1(self.first_convolution(image))))
         if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out a branch, not half of a condition
             if self.recompute:
-                return self._recomputed(image)
-        features: Tensor = self._forward_impl(expand_channels(image))  # what ResNet.forward calls, for TorchScript
+                return self._recomputed(x)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        features: Tensor = self.avgpool(x).flatten(1)
         return features
 
+    def first_convolution(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W), or a grey one (B, 1, H, W) as three equal channels, to a map (B, 64, H/2, W/2).
+
+        On a CPU a grey image meets the sum of the three kernels: the same function in half the time. Elsewhere it is
+        repeated, for which cuDNN has kernels.
+        """
+        channels = image.shape[1]
+        if channels != 1 and channels != 3:
+            raise ValueError(
+                f"image: an encoder takes 1 or 3 channels, found {channels}; "
+                "give one window, or three windows as channels"
+            )
+        if channels == 1 and image.device.type == "cpu":
+            conv = self.conv1
+            return F.conv2d(image, folded_weight(conv.weight), None, conv.stride, conv.padding)
+        x: Tensor = self.conv1(image.expand(-1, 3, -1, -1))
+        return x
+
     @torch.jit.unused
-    def _recomputed(self, image: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(expand_channels(image)))))
+    def _recomputed(self, x: Tensor) -> Tensor:
         for stage in self.stages:
             for block in stage:
                 x = run_block(True, block, block, x)

@@ -100,10 +100,30 @@ def test_encoder_is_torchvision_s_without_fc(arch: str, build: type[nn.Module]) 
     network.fc = nn.Identity()
     image = torch.randn(2, 1, 40, 48)
     with torch.no_grad():
-        features = encoder(image)
-        assert torch.equal(features, network(image.repeat(1, 3, 1, 1)))
+        features = network(image.repeat(1, 3, 1, 1))
+        assert torch.equal(encoder(image.repeat(1, 3, 1, 1)), features)
+        # A grey image meets the sum of the three kernels: another order of adding.
+        torch.testing.assert_close(encoder(image), features, rtol=1e-4, atol=1e-4 * float(features.abs().max()))
     assert features.shape == (2, encoder.num_features)
     assert encoder.stage_channels[-1] == encoder.num_features
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("image_layout", [torch.contiguous_format, torch.channels_last])
+def test_a_grey_image_is_three_equal_channels(layout: torch.memory_format, image_layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    encoder = resnet_encoder("resnet18").double().to(memory_format=layout)
+    grey = torch.randn(2, 1, 40, 48, dtype=torch.float64).to(memory_format=image_layout)
+    found = []
+    for image in (grey, grey.repeat(1, 3, 1, 1)):
+        image.requires_grad_()
+        encoder.conv1.weight.grad = None
+        out = encoder.first_convolution(image)
+        (out**2).sum().backward()
+        assert out.is_contiguous(memory_format=layout) or image_layout == torch.channels_last
+        found.append((out, encoder.conv1.weight.grad, image.grad.sum(1, keepdim=True)))
+    for one, three in zip(*found, strict=True):
+        torch.testing.assert_close(one, three, rtol=1e-12, atol=1e-12)
 
 
 def test_zero_init_residual_makes_every_block_the_identity() -> None:
