@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Json, RunDir, print_json
+from medssl_monai.cli.options import Json, RunDir, Thresholds, print_json
 
 
 def run(
@@ -20,13 +20,16 @@ def run(
             "--calibrate", help="Fit the run's temperature and what is like its training anew, and keep them."
         ),
     ] = False,
+    thresholds: Thresholds = None,
     json: Json = False,
 ) -> None:
     """Judge a run's classifier on labelled slices, by patient."""
-    from medssl_monai.downstream.classify import evaluate_run
+    from medssl_monai.downstream.chosen_thresholds import chosen_thresholds
+    from medssl_monai.downstream.classify import evaluate_run, run_settings
     from medssl_monai.downstream.report import metrics_table
 
-    metrics = evaluate_run(run_dir, data, out, store=store, split=split, calibrate=calibrate)
+    cuts = chosen_thresholds(thresholds, run_settings(run_dir))
+    metrics = evaluate_run(run_dir, data, out, store=store, split=split, calibrate=calibrate, **cuts)
     if json:
         print_json(metrics)
     else:

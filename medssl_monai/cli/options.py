@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Config", "Json", "Key", "Overrides", "RunDir", "parse_overrides", "print_json"]
+__all__ = ["Config", "Json", "Key", "Overrides", "RunDir", "Thresholds", "parse_overrides", "print_json"]
 
 Config = Annotated[
     list[str] | None,
@@ -19,6 +19,15 @@ Key = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+Thresholds = Annotated[
+    str | None,
+    typer.Option(
+        "--thresholds",
+        metavar="P[,P...]|FILE",
+        help="Several labels: from which probability one is named: for all, one a label, or a metrics.json.",
+    ),
+]
 
 
 def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:

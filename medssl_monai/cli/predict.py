@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Json, RunDir, print_json
+from medssl_monai.cli.options import Json, RunDir, Thresholds, print_json
 
 
 def run(
@@ -40,10 +40,12 @@ def run(
     verify_tls: Annotated[
         bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")
     ] = True,
+    thresholds: Thresholds = None,
     json: Json = False,
 ) -> None:
     """Classify the slices and studies of clinical files: probabilities, flags, heat maps, DICOM reports."""
-    from medssl_monai.downstream.classify import predict_run
+    from medssl_monai.downstream.chosen_thresholds import chosen_thresholds
+    from medssl_monai.downstream.classify import predict_run, run_settings
     from medssl_monai.downstream.report import left_out_table, studies_table
     from medssl_monai.downstream.study_prediction import PredictionOptions
     from medssl_monai.ingest.dicomweb import parse_query
@@ -51,7 +53,8 @@ def run(
     options = PredictionOptions(
         max(heatmaps, int(occlusion)), occlusion, dicom_out, names, parse_query(query or []), verify_tls
     )
-    studies = predict_run(run_dir, sources, out, options)
+    cuts = chosen_thresholds(thresholds, run_settings(run_dir))
+    studies = predict_run(run_dir, sources, out, options, **cuts)
     content = loads((out / "prediction.json").read_text(encoding="utf-8"))
     if json:
         print_json({key: value for key, value in content.items() if key != "slices"})

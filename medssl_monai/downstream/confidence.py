@@ -96,6 +96,10 @@ def fit_confidence(
             # The loss falls all the way where every slice is told rightly: that would make anything certain.
             temperature = 1.0
             note = f"not fitted: all of {len(held_out)} validation slices are told rightly, which leaves it open"
+        elif temperature > 0.99 * TEMPERATURES[1]:
+            # And it falls the other way where the answers are no better than chance: that would make all of them even.
+            temperature = 1.0
+            note = f"not fitted: on {len(held_out)} validation slices the answers are no better than chance"
     assert learned.labels is not None
     reference = fit_reference(
         learned.features,

@@ -29,8 +29,8 @@ def threshold_figures(
         batch_size: slices a forward pass; has no influence.
 
     Returns:
-        ``thresholds`` by name, to be given as ``thresholds=[…]``, ``validation_slices``, and some of
-        `multilabel_metrics`, each [before, after]; JSON-ready.
+        ``thresholds`` by name, of the network's own probabilities (see `chosen_thresholds`), ``validation_slices``, and
+        some of `multilabel_metrics`, each [before, after]; JSON-ready.
     """
     network.eval()
     device = next(network.parameters()).device

@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 
 from medssl_monai.downstream.calibration import label_reliability
 from medssl_monai.downstream.intervals import bootstrap_counts, described_intervals, weighted_auc
+from medssl_monai.errors import ConfigError
 
 __all__ = ["best_thresholds", "broadcast_thresholds", "label_figures", "label_intervals", "multilabel_metrics"]
 
@@ -105,11 +106,14 @@ def broadcast_thresholds(thresholds: float | Sequence[float], classes: int) -> F
     """One threshold for all labels, or one each, as (C,).
 
     Raises:
-        ValueError: their number is neither one nor that of the labels, or one lies outside [0, 1].
+        ConfigError: their number is neither one nor that of the labels, or one lies outside [0, 1].
     """
-    found = np.asarray(thresholds, dtype=np.float64)
-    if found.shape not in ((), (1,), (classes,)) or (found < 0).any() or (found > 1).any():
-        raise ValueError(
+    try:
+        found = np.asarray(thresholds, dtype=np.float64)
+    except (ValueError, TypeError):
+        found = np.full(1, np.nan)
+    if found.shape not in ((), (1,), (classes,)) or not ((found >= 0) & (found <= 1)).all():
+        raise ConfigError(
             f"thresholds: one number in [0, 1], or one for each of the {classes} labels, found {thresholds!r}; "
             "give for instance 0.5"
         )

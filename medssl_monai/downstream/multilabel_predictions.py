@@ -40,7 +40,7 @@ class MultilabelPredictions:
         """Thresholds (C,).
 
         Raises:
-            ValueError: see `broadcast_thresholds`.
+            ConfigError: see `broadcast_thresholds`.
         """
         return broadcast_thresholds(self.thresholds, len(self.classes))
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from medssl_monai.atomic import write_json, write_text
 from medssl_monai.downstream.confidence import Confidence
+from medssl_monai.downstream.temperature import at_temperature
 
 __all__ = ["FLAG", "PredictionResult"]
 
@@ -45,8 +46,10 @@ class PredictionResult:
         scores: (N,) distances to the training slices; None where the run has no reference.
         left_out: what was not classified, see `prediction_input.left_out_entry`.
         task: ``multiclass``, or ``multilabel`` where several classes may hold at once.
-        thresholds: (C,) of ``multilabel``: from which probability a class is named.
+        thresholds: (C,) of ``multilabel``: from which of the network's own probabilities a class is named, as in an
+            evaluation.
         names: of sources by series, where the user asked for them.
+        own: (N, C) the network's own probabilities, before the temperature; None where ``probabilities`` are.
     """
 
     classes: Sequence[str]
@@ -60,6 +63,7 @@ class PredictionResult:
     task: str = "multiclass"
     thresholds: Sequence[float] = ()
     names: Mapping[str, str] = field(default_factory=dict)
+    own: Floats | None = None
 
     @property
     def threshold(self) -> float | None:
@@ -74,12 +78,21 @@ class PredictionResult:
             return np.zeros(len(self.series), dtype=bool)
         return np.asarray(self.scores > self.threshold)
 
-    def named(self, probability: Floats) -> str:
-        """The class of probabilities (C,); of several labels those that hold, with ``|`` between them."""
-        if self.task == "multilabel":
-            pairs = zip(self.classes, probability, self.thresholds, strict=True)
-            return "|".join(name for name, p, cut in pairs if p >= cut)
-        return self.classes[int(probability.argmax())]
+    @property
+    def label_thresholds(self) -> list[float]:
+        """`thresholds` at the run's temperature: from which of the probabilities given here a class is named."""
+        if self.own is None:
+            return list(self.thresholds)
+        cuts = at_temperature(np.asarray(self.thresholds), self.confidence.temperature, self.task)
+        return [float(cut) for cut in cuts]
+
+    def named(self, rows: Sequence[int]) -> str:
+        """The class of slices together; of several labels those that hold in any of them, with ``|`` between them."""
+        if self.task != "multilabel":
+            return self.classes[int(self._mean(rows).argmax())]
+        # A low temperature makes 1 of much that is not: only the network's own probabilities tell it from a threshold.
+        most = (self.probabilities if self.own is None else self.own)[rows].max(axis=0)
+        return "|".join(name for name, p, cut in zip(self.classes, most, self.thresholds, strict=True) if p >= cut)
 
     @cached_property
     def order(self) -> list[int]:
@@ -93,7 +106,7 @@ class PredictionResult:
                 "series_id": self.series[i],
                 "slice": self.slices[i],
                 "patient": self.patients[i],
-                "predicted": None if self.flagged[i] else self.named(self.probabilities[i]),
+                "predicted": None if self.flagged[i] else self.named([i]),
                 "probabilities": self._shares(self.probabilities[i]),
                 "flag": FLAG if self.flagged[i] else None,
                 "score": None if self.scores is None else round(float(self.scores[i]), 4),
@@ -127,7 +140,7 @@ class PredictionResult:
             "slices": len(rows),
             "pooling": "max" if self.task == "multilabel" else "mean",
             "pooled_slices": len(used),
-            "predicted": None if flagged else self.named(pooled),
+            "predicted": None if flagged else self.named(used),
             "probabilities": self._shares(pooled),
             "flag": FLAG if flagged else None,
             "flagged_slices": int(flags.sum()),
@@ -135,7 +148,7 @@ class PredictionResult:
             "threshold": None if self.threshold is None else round(self.threshold, 4),
         }
 
-    def _mean(self, rows: list[int]) -> Floats:
+    def _mean(self, rows: Sequence[int]) -> Floats:
         return np.asarray(self.probabilities[rows].mean(axis=0))
 
     def _shares(self, probability: Floats) -> dict[str, float]:
@@ -146,13 +159,16 @@ class PredictionResult:
         return {
             "task": self.task,
             "classes": list(self.classes),
-            **({"label_thresholds": list(self.thresholds)} if self.task == "multilabel" else {}),
+            **(self._label_thresholds() if self.task == "multilabel" else {}),
             **self.confidence.describe(),
             "pooling": POOLING[self.task],
             "studies": self.studies,
             "slices": self.slice_rows(),
             "left_out": [dict(one) for one in self.left_out],
         }
+
+    def _label_thresholds(self) -> dict[str, list[float]]:
+        return {"label_thresholds": self.label_thresholds, "label_thresholds_as_set": list(self.thresholds)}
 
     def write(self, folder: Path) -> None:
         """``prediction.json``; the same as ``predictions.csv`` (slices), ``studies.csv`` and ``studies.json``,

@@ -31,7 +31,7 @@ class PredictionTable:
         figures: whether intervals and pictures are made too, which takes seconds.
 
     Raises:
-        ValueError: see `broadcast_thresholds`.
+        ConfigError: see `broadcast_thresholds`.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from torch import nn
 
 from medssl_monai.downstream.confidence import read_confidence
 from medssl_monai.downstream.embeddings import StageFeatures
+from medssl_monai.downstream.multilabel_metrics import broadcast_thresholds
 from medssl_monai.downstream.prediction_input import PredictionInput
 from medssl_monai.downstream.prediction_result import PredictionResult
 from medssl_monai.downstream.temperature import at_temperature
@@ -31,10 +32,12 @@ class StudyPredictions:
         models: folder of the run's weights, where its confidence lies too.
         source: what is classified, for what was left out of it.
         task: ``multiclass`` or ``multilabel``.
-        thresholds: of ``multilabel``, one number or one a class.
+        thresholds: of ``multilabel``, one number or one a class: of the network's own probabilities, before the
+            temperature, as in training and evaluation.
 
     Raises:
         CheckpointError: the run's confidence is broken.
+        ConfigError: see `broadcast_thresholds`.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class StudyPredictions:
     ) -> None:
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.classes, self.task, self.source = list(classes), task, source
-        self.thresholds = np.broadcast_to(np.asarray(thresholds, dtype=float), (len(self.classes),)).tolist()
+        self.thresholds = broadcast_thresholds(thresholds, len(self.classes)).tolist()
         self.confidence = read_confidence(models)
         self.result: PredictionResult | None = None
         self._listener = StageFeatures(network)
@@ -81,9 +84,10 @@ class StudyPredictions:
 
     def _finish(self, engine: Any) -> None:
         self._listener.__exit__(None, None, None)
+        own = np.stack(self._probabilities)
         self.result = PredictionResult(
             self.classes,
-            at_temperature(np.stack(self._probabilities), self.confidence.temperature, self.task),
+            at_temperature(own, self.confidence.temperature, self.task),
             [item[0] for item in self._items],
             [item[1] for item in self._items],
             [item[2] for item in self._items],
@@ -92,6 +96,7 @@ class StudyPredictions:
             [] if self.source is None else self.source.left_out,
             self.task,
             self.thresholds,
+            own=own,
         )
         if self.output_dir is not None:
             self.result.write(self.output_dir)

@@ -1,7 +1,10 @@
 """Several labels a slice: figures against scikit-learn and slow oracles; from the table to the predictions."""
 
 import csv
+import dataclasses
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, hamming_loss, roc_auc_score
 
+from medssl_monai.cli.main import main
+from medssl_monai.downstream.chosen_thresholds import chosen_thresholds
 from medssl_monai.downstream.class_balance import balanced_loss, positive_weights
 from medssl_monai.downstream.classify import evaluate_run
 from medssl_monai.downstream.comparison import paired_label_permutation, paired_permutation
+from medssl_monai.downstream.confidence import read_confidence
 from medssl_monai.downstream.intervals import weighted_auc
 from medssl_monai.downstream.labelled_data import LabelledData
 from medssl_monai.downstream.metrics import figures_for_choice
@@ -28,7 +34,7 @@ from medssl_monai.downstream.probes import nearest_votes, probe_linearly
 from medssl_monai.downstream.report import metrics_table
 from medssl_monai.downstream.subsets import nested_subset
 from medssl_monai.engines.bundle_run import run_bundle
-from medssl_monai.errors import ConfigError, LabelError
+from medssl_monai.errors import ConfigError, InputError, LabelError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.ingest.labels import read_labels, resolve
 from medssl_monai.resources import bundle_dir
@@ -92,8 +98,9 @@ def test_thresholds_are_the_best_there_are() -> None:
     labels[:, 0] = False
     assert best_thresholds(labels, probabilities)[0] == 0.5
     assert broadcast_thresholds(0.3, 2).tolist() == [0.3, 0.3]
-    with pytest.raises(ValueError, match="thresholds: one number"):
-        broadcast_thresholds([0.5, 1.5], 2)
+    for wrong in ([0.5, 1.5], [0.1, 0.2, 0.3], [0.5, float("nan")], "high"):
+        with pytest.raises(ConfigError, match="thresholds: one number"):
+            broadcast_thresholds(wrong, 2)  # type: ignore[arg-type]
 
 
 def test_intervals_resample_patients() -> None:
@@ -212,10 +219,12 @@ def test_tables_of_several_labels(table: Path, phantom_store: SliceStore, tmp_pa
         read_labels(path, multilabel=True)
 
 
-def test_from_the_table_to_the_predictions(table: Path, phantom_store: SliceStore, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def run(table: Path, phantom_store: SliceStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fine-tuned on that table."""
+    run = tmp_path_factory.mktemp("several") / "run"
     settings = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0, "max_epochs": 6}
     settings |= {"device": "cpu", "frozen_epochs": 0, "learning_rate": 1e-3, "augment": False, "epoch_length": 2}
-    run = tmp_path / "run"
     run_bundle(
         [bundle_dir("ct_classification") / "configs" / "train.yaml"],
         {
@@ -227,6 +236,10 @@ def test_from_the_table_to_the_predictions(table: Path, phantom_store: SliceStor
             **settings,
         },
     )
+    return run
+
+
+def test_from_the_table_to_the_predictions(run: Path, table: Path, phantom_store: SliceStore, tmp_path: Path) -> None:
     validation = json.loads((run / "validation" / "metrics.json").read_text())
     assert validation["all_slices"]["slices"] == 6
     assert (run / "validation" / "figures" / "roc.png").is_file()
@@ -246,6 +259,68 @@ def test_from_the_table_to_the_predictions(table: Path, phantom_store: SliceStor
     assert sum(float(row["p_air"]) + float(row["p_bone"]) for row in rows) != pytest.approx(len(rows)), "no softmax"
     inference = (run / "configs" / "inference.yaml").read_text()
     assert "task: multilabel" in inference
+
+
+def predicted(folder: Path) -> dict[tuple[str, str], str]:
+    with (folder / "predictions.csv").open(newline="") as file:
+        return {(row["series_id"], row["slice"]): row["predicted"] for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("temperature", [0.3, 4.0])
+def test_recommended_thresholds_name_the_same_in_evaluation_and_prediction(
+    run: Path,
+    table: Path,
+    phantom_store: SliceStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    temperature: float,
+) -> None:
+    mine = tmp_path / "run"
+    shutil.copytree(run, mine)
+    about = {"temperature": temperature, "temperature_note": "fitted", "reference_note": "flags nothing"}
+    (mine / "models" / "confidence.json").write_text(json.dumps(about))
+    reference = read_confidence(run / "models").reference
+    assert reference is not None
+    dataclasses.replace(reference, threshold=1e9).write(mine / "models" / "reference.safetensors")
+    found = evaluate_run(mine, table, tmp_path / "first", store=phantom_store.path, explanations=0, figures=False)
+    cuts = list(found["thresholds_by_validation"]["thresholds"].values())
+    store, words = phantom_store.path, ["--thresholds", tmp_path / "first" / "metrics.json", "--out"]
+    for verb in (
+        ["evaluate", mine, "--data", table, "--store", store, *words, tmp_path / "eval"],
+        ["predict", mine, store, *words, tmp_path / "pred"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["medssl", *map(str, verb)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert not stopped.value.code
+    evaluated, answered = predicted(tmp_path / "eval"), predicted(tmp_path / "pred")
+    assert {place: answered[place] for place in evaluated} == evaluated
+    assert len(set(evaluated.values())) > 1, "or any rule would do"
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert metrics["thresholds"] == pytest.approx(cuts)
+    assert metrics["all_slices"]["f1_macro"] == pytest.approx(found["thresholds_by_validation"]["f1_macro"][1])
+
+
+def test_thresholds_as_a_user_gives_them(tmp_path: Path) -> None:
+    settings = {"task": "multilabel", "classes": ["air", "bone"]}
+    assert chosen_thresholds(None, settings) == {}
+    assert chosen_thresholds("0.4", settings) == {"thresholds": [0.4, 0.4]}
+    assert chosen_thresholds("0.4, 0.6", settings) == {"thresholds": [0.4, 0.6]}
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps({"thresholds_by_validation": {"thresholds": {"bone": 0.2, "air": 0.1}}}))
+    assert chosen_thresholds(str(path), settings) == {"thresholds": [0.1, 0.2]}, "by name"
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    for text, changes, message in (
+        ("0.4", {"task": "multiclass"}, "classes of this run exclude each other"),
+        ("40%", {}, "'40%' is neither numbers"),
+        ("1.5", {}, r"one number in \[0, 1\]"),
+        ("0.1,0.2,0.3", {}, "one for each of the 2 labels"),
+        (str(path), {"classes": ["air", "fat"]}, "is of the labels air, bone, this run's are air, fat"),
+        (str(other), {}, "holds no thresholds_by_validation"),
+    ):
+        with pytest.raises(InputError, match=message):
+            chosen_thresholds(text, {**settings, **changes})
 
 
 def test_studies_hold_what_a_slice_holds() -> None:

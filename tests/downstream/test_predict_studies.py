@@ -87,6 +87,23 @@ def test_slices_that_are_all_told_rightly_fit_no_temperature(
     assert known.temperature_note.startswith("not fitted: all of 6 validation slices")
 
 
+def test_answers_that_are_no_better_than_chance_fit_no_temperature(
+    fine_tuned: Path, phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_wrong(*arguments: Any) -> Any:
+        found = embed(*arguments)
+        return dataclasses.replace(found, labels=found.outputs.argmin(1))
+
+    monkeypatch.setattr(confidence, "embed", all_wrong)
+    run = tmp_path / "run"
+    shutil.copytree(fine_tuned, run)
+    table = phantom_labels.with_name("labels_for_predictions.csv")
+    evaluate_run(run, table, tmp_path / "out", store=phantom_store.path, explanations=0, calibrate=True)
+    known = read_confidence(run / "models")
+    assert known.temperature == 1.0
+    assert known.temperature_note == "not fitted: on 6 validation slices the answers are no better than chance"
+
+
 def test_folder_archive_and_volume_with_heat_maps(fine_tuned: Path, study: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     shutil.copytree(study, mixed)

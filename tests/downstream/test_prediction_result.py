@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
 from medssl_monai.downstream.confidence import Confidence
+from medssl_monai.downstream.multilabel_predictions import MultilabelPredictions
 from medssl_monai.downstream.out_of_distribution import Reference
 from medssl_monai.downstream.prediction_result import FLAG, PredictionResult
+from medssl_monai.downstream.temperature import at_temperature
 
 NONE = np.zeros(1)
 KNOWN = Confidence(1.5, "fitted", Reference(np.zeros((2, 1)), NONE, NONE, 1.0, 0.99, "validation slices", 7), "how")
@@ -59,6 +62,24 @@ def test_several_labels_are_pooled_by_the_largest() -> None:
     x, y = made(None, task="multilabel", thresholds=[0.5, 0.75]).studies
     assert (x["predicted"], x["probabilities"], x["pooling"]) == ("b", {"a": 0.3, "b": 0.8}, "max")
     assert y["predicted"] == "a|b"
+
+
+@pytest.mark.parametrize("temperature", [0.06, 0.4, 3.0])
+def test_a_label_is_named_at_any_temperature_as_when_it_was_evaluated(temperature: float) -> None:
+    own = np.array([[0.6, 0.9], [0.3, 0.97], [0.4, 0.2], [0.45, 0.999], [0.1, 0.95]])
+    cuts = [0.4, 0.95]
+    evaluated = MultilabelPredictions(["a", "b"], cuts, list(own))
+    there = {
+        "own": own,
+        "probabilities": at_temperature(own, temperature, "multilabel"),
+        "confidence": Confidence(temperature, "fitted"),
+    }
+    result = made(None, task="multilabel", thresholds=cuts, **there)
+    assert [row["predicted"] for row in result.slice_rows()] == [evaluated.named(own[i]) for i in result.order]
+    assert [study["predicted"] for study in result.studies] == ["a|b", "a|b"]
+    content = result.as_json()
+    assert content["label_thresholds_as_set"] == cuts
+    assert content["label_thresholds"] == pytest.approx(expit(logit(cuts) / temperature))
 
 
 def test_files(tmp_path: Path) -> None:
