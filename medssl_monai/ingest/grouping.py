@@ -18,6 +18,7 @@ import numpy as np
 from medssl_monai.ingest.dicom import DISCRIMINATORS, Instance
 from medssl_monai.ingest.dicom_pixels import pixel_digest
 from medssl_monai.ingest.geometry import Orientation, canonical_orientation, classify_spacing, shear_degrees
+from medssl_monai.ingest.interleaved import without_interleaving
 from medssl_monai.ingest.pseudonyms import pseudonym, shifted_day, source_id
 from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
 
@@ -293,7 +294,7 @@ def _untangle(group: list[Instance], copies: _Copies) -> list[list[Instance]]:
     unique = [member for place in _places(group, orientation) for member in _distinct(place, copies)]
     places = _places(unique, orientation)
     if len(places) == len(unique):
-        return [unique] if unique else []
+        return _separated(unique, orientation) if unique else []
     for position in range(len(DISCRIMINATORS)):
         parts: dict[str, list[Instance]] = defaultdict(list)
         for member in unique:
@@ -301,8 +302,12 @@ def _untangle(group: list[Instance], copies: _Copies) -> list[list[Instance]]:
         whole = all(len(_places(part, orientation)) == len(part) for part in parts.values())
         # A tag that differs from slice to slice (a time, say) tells nothing apart.
         if whole and (2 * len(parts) <= len(unique) or len(places) == 1):
-            return [part for _, part in sorted(parts.items())]
+            return [stack for _, part in sorted(parts.items()) for stack in _separated(part, orientation)]
     return []
+
+
+def _separated(part: list[Instance], orientation: Orientation) -> list[list[Instance]]:
+    return without_interleaving(part, [_depth(member, orientation) for member in part])
 
 
 def _places(group: list[Instance], orientation: Orientation) -> list[list[Instance]]:

@@ -113,6 +113,80 @@ def test_entangled_acquisitions_are_rejected(tmp_path: Path, run: Ingest) -> Non
     assert rejections(summary) == {Reason.AMBIGUOUS_POSITIONS: 12}
 
 
+def write_between(folder: Path, first: dict[str, Any], second: dict[str, Any], offset: float) -> list[NDArray[Any]]:
+    """Two volumes of 2.5 mm, the second so many mm further, so that no two positions are the same."""
+    volumes = [phantom(seed=1), phantom(seed=2)]
+    for number, (hu, tags) in enumerate(zip(volumes, (first, second), strict=True)):
+        stored = (hu.astype(int) + 1024).astype(np.uint16)
+        for i in range(6):
+            position = [-120.0, -90.0, 2.5 * i + number * offset]
+            write(dataset(stored[i], position=position, name=(number, i), **tags), folder / f"{number}-{i}")
+    return volumes
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "offset"),
+    [
+        ({}, {"ConvolutionKernel": "B70f"}, 1.25),
+        ({}, {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "IODINE"]}, 1.25),
+        ({"KVP": 80}, {"KVP": 140}, 0.3),
+        ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}, 0.3),
+        ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}, 1.25),
+    ],
+)
+def test_stacks_between_one_another_are_split(
+    tmp_path: Path, run: Ingest, first: dict[str, Any], second: dict[str, Any], offset: float
+) -> None:
+    """Row 6: never interleaved, also where no two images share a position."""
+    volumes = write_between(tmp_path / "in", first, second, offset)
+    store, summary = run()
+    found = [store.read_series(series_id) for series_id in store.series_ids]
+    assert sorted(map(np.ndarray.tobytes, found)) == sorted(map(np.ndarray.tobytes, volumes))
+    assert all(verdict.flags == ("split",) for verdict in summary.verdicts)
+
+
+def test_thin_and_thick_stacks_are_split(tmp_path: Path, run: Ingest) -> None:
+    """Row 6: of other spacing, one of them with a slice missing."""
+    thin, thick = phantom(9, seed=1), phantom(4, seed=2)
+    z = [float(i) for i in range(10) if i != 4]
+    write_series(tmp_path / "in" / "a", thin, positions=[(0, 0, value) for value in z], SliceThickness=1)
+    write_series(
+        tmp_path / "in" / "b",
+        thick,
+        positions=[(0, 0, 2.5 * i + 0.3) for i in range(4)],
+        SOPInstanceUID=None,
+        ConvolutionKernel="B70f",
+    )
+    store, summary = run()
+    assert sorted(len(store.read_series(series_id)) for series_id in store.series_ids) == [4, 9]
+    assert sorted(verdict.flags for verdict in summary.verdicts) == [("gap", "split"), ("split",)]
+
+
+ONE_STACK: dict[str, list[dict[str, Any]]] = {
+    "a number for each slice": [{"AcquisitionNumber": i} for i in range(12)],
+    "two passes, every other slice": [
+        {"AcquisitionNumber": i % 2, "AcquisitionTime": f"10000{i % 2}"} for i in range(12)
+    ],
+    "step and shoot": [{"AcquisitionNumber": i // 4, "TriggerTime": i // 4} for i in range(12)],
+    "half of another kernel": [{"ConvolutionKernel": f"B{30 if i < 6 else 70}f"} for i in range(12)],
+    "some slices marked": [{"ImageType": ["ORIGINAL", "PRIMARY", "AB"[i in (4, 5, 9)]]} for i in range(12)],
+    "two apart marked": [{"ImageType": ["ORIGINAL", "PRIMARY", "AB"[i in (3, 6)]]} for i in range(12)],
+    "an image a value": [{"KVP": 80 + i} for i in range(12)],
+}
+
+
+@pytest.mark.parametrize("name", ONE_STACK)
+def test_one_stack_is_not_split(tmp_path: Path, run: Ingest, name: str) -> None:
+    """Tags that change along a series without telling two apart."""
+    hu = phantom(12)
+    stored = (hu.astype(int) + 1024).astype(np.uint16)
+    for i, (position, tags) in enumerate(zip(axial_positions(12), ONE_STACK[name], strict=True)):
+        write(dataset(stored[i], position=position, name=i, **tags), tmp_path / "in" / str(i))
+    store, summary = run()
+    assert np.array_equal(volume(store), hu)
+    assert only(summary).flags == ()
+
+
 def test_variable_spacing_is_not_missing(tmp_path: Path, run: Ingest) -> None:
     """Row 8."""
     z = [0, 2.5, 5, 7.5, 12.5, 17.5]
