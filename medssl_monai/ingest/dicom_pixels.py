@@ -26,6 +26,7 @@ from medssl_monai.ingest.hounsfield import (
     to_slice,
 )
 from medssl_monai.ingest.plain_header import asked_for, plain_header
+from medssl_monai.ingest.stored_bits import declared_padding, fits, lowest_value, significant_bits
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
 __all__ = ["pixel_digest", "read_pixels"]
@@ -105,7 +106,7 @@ def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: b
     simple = _simple_hu(instance, dataset, raw) if instance.modality == "CT" else None
     if simple is not None:
         return HounsfieldSlice(simple, frozenset())
-    stored = _significant_bits(raw, dataset)
+    stored = significant_bits(raw, dataset)
     if instance.modality != "CT":
         inverted = instance.photometric == "MONOCHROME1"
         lowered = lowered and integer(dataset, "PixelRepresentation") == 0
@@ -115,8 +116,11 @@ def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: b
         return HounsfieldSlice(pixels, frozenset(name for name, holds in names.items() if holds))
     slope = 1.0 if instance.slope is None else instance.slope
     intercept = 0.0 if instance.intercept is None else instance.intercept
-    declared = _declared_padding(dataset)
+    declared = declared_padding(dataset)
     padding = None if declared is None else padding_mask(stored, slope, intercept, declared)
+    if declared is not None and padding is not None and not fits(declared, dataset):
+        # Some writers put padding where BitsStored leaves no room for it: it is gone once the junk above is.
+        padding |= padding_mask(raw, slope, intercept, declared)
     if instance.has_lut:
         with reading():
             return to_slice(_modality_lut(dataset, stored), padding, lossy=instance.lossy)
@@ -136,12 +140,14 @@ def _simple_hu(instance: Instance, dataset: Any, raw: NDArray[Any]) -> NDArray[n
     lowest, highest = int(raw.min()), int(raw.max())
     if lowest + intercept < PADDING_HU or highest + intercept > np.iinfo(np.int16).max:
         return None
-    padding = _declared_padding(dataset)
+    padding = declared_padding(dataset)
     if padding is not None and padding[0] <= highest and padding[1] >= lowest:
         return None
     bits = integer(dataset, "BitsStored") or 16
-    bottom = -(1 << (bits - 1)) if integer(dataset, "PixelRepresentation") == 1 else 0
-    if not 0 < bits <= 16 or lowest < bottom or highest >= bottom + (1 << bits):
+    if not 0 < bits <= 16 or integer(dataset, "HighBit") not in (None, bits - 1):
+        return None
+    bottom = lowest_value(bits, dataset)
+    if lowest < bottom or highest >= bottom + (1 << bits):
         return None
     pixels = raw.astype(np.int16)  # high values without a sign wrap here, and back in the sum
     np.add(pixels, np.int16(intercept), out=pixels)
@@ -304,41 +310,6 @@ def _decoding_remedy(syntax: str) -> str:
     if plugin is None:
         return f"its pixels ({shown}) cannot be decoded: truncated or damaged"
     return f"its pixels ({shown}) cannot be decoded: damaged, or the decoder is missing (pip install {plugin})"
-
-
-def _significant_bits(raw: NDArray[Any], dataset: Any) -> NDArray[Any]:
-    """Values without what overlays or junk left above BitsStored, sign extended (PS3.5 8.1.1).
-
-    In int32 where the values have at most 16 bits, which leaves room to compute, and in int64 otherwise.
-    """
-    stored = raw.astype(np.int32 if raw.dtype.itemsize <= 2 else np.int64)
-    bits = integer(dataset, "BitsStored") or 16
-    high = integer(dataset, "HighBit")
-    if bits >= (integer(dataset, "BitsAllocated") or 16) or (high is not None and high != bits - 1):
-        return stored
-    lowest = -(1 << (bits - 1)) if integer(dataset, "PixelRepresentation") == 1 else 0
-    if lowest <= raw.min() and raw.max() < lowest + (1 << bits):
-        return stored
-    shifted: Any = stored - lowest
-    return np.asarray((shifted & ((1 << bits) - 1)) + lowest)
-
-
-def _declared_padding(dataset: Any) -> tuple[int, int] | None:
-    """Lowest and highest stored value of padding; a value written with the wrong sign is understood."""
-    first = integer(dataset, "PixelPaddingValue")
-    if first is None:
-        return None
-    second = integer(dataset, "PixelPaddingRangeLimit")
-    limits = [_signed(value, dataset) for value in (first, first if second is None else second)]
-    return min(limits), max(limits)
-
-
-def _signed(value: int, dataset: Any) -> int:
-    if integer(dataset, "PixelRepresentation") == 1 and value > 0x7FFF:
-        return value - 0x10000
-    if integer(dataset, "PixelRepresentation") == 0 and value < 0:
-        return value + 0x10000
-    return value
 
 
 def _modality_lut(dataset: Any, stored: NDArray[Any]) -> NDArray[np.int64]:

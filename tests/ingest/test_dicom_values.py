@@ -71,6 +71,46 @@ def test_stored_encodings(tmp_path: Path, run: Ingest) -> None:
         assert np.array_equal(volume(store), hu), folder
 
 
+@pytest.mark.parametrize(
+    ("signed", "high", "junk"), [(False, 15, 0), (False, 15, 0x000F), (True, 15, 0x0005), (False, 13, 0xC003)]
+)
+def test_bits_stored_at_the_top_of_a_cell(tmp_path: Path, run: Ingest, signed: bool, high: int, junk: int) -> None:
+    """Row 15: shifted down by HighBit + 1 - BitsStored; what stands below and above is no value (PS3.5 8.1.1)."""
+    hu = np.clip(phantom(), -1000, 2000)
+    intercept = 0 if signed else -1024
+    values = (hu.astype(np.int32) - intercept) & 0x0FFF
+    cells = (values << (high - 11) | junk).astype(np.uint16)
+    for i, position in enumerate(axial_positions(6)):
+        stored = cells[i].view(np.int16) if signed else cells[i]
+        tags: dict[str, Any] = {"BitsStored": 12, "HighBit": high, "intercept": intercept}
+        write(dataset(stored, position=position, name=i, **tags), tmp_path / "in" / str(i))
+    assert np.array_equal(volume(run()[0]), hu)
+
+
+def test_high_bit_that_the_values_contradict(tmp_path: Path, run: Ingest) -> None:
+    """A HighBit of 15 over values of 12 bits at the bottom of their cells, as some writers put it."""
+    hu = phantom()
+    write_series(tmp_path / "in", hu, BitsStored=12, HighBit=15)
+    assert np.array_equal(volume(run()[0]), hu)
+
+
+@pytest.mark.parametrize(("padding", "signed"), [(-3024, True), (63536, False), (-2000, False)])
+def test_padding_that_bits_stored_cannot_hold(tmp_path: Path, run: Ingest, padding: int, signed: bool) -> None:
+    """Row 17: found before what lies above BitsStored is taken for junk."""
+    hu = phantom()
+    expected = hu.copy()
+    expected[:, :2, :2] = -1024
+    for i, position in enumerate(axial_positions(6)):
+        stored = hu[i].copy() if signed else (hu[i].astype(int) + 1024).astype(np.uint16)
+        stored[:2, :2] = padding if signed else padding % 65536
+        image = dataset(stored, position=position, name=i, intercept=0 if signed else -1024, BitsStored=12, HighBit=11)
+        image.add_new("PixelPaddingValue", "SS" if padding < 0 else "US", padding)
+        write(image, tmp_path / "in" / str(i))
+    store, summary = run()
+    assert np.array_equal(volume(store), expected)
+    assert only(summary).flags == ("padded",)
+
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_padding(tmp_path: Path, run: Ingest, declared: bool) -> None:
     """Row 17: -2000 in the stored values, which is -3024 after rescaling."""
