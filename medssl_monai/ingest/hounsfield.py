@@ -129,7 +129,7 @@ def not_hounsfield(values: NDArray[Any]) -> str:
 
     HU of a body in its surroundings reach down to air (-1000), are rarely below it, and rarely above bone (3071).
     Windowed 8-bit pictures, label maps, normalised volumes and magnetic resonance images miss the first, phase images
-    the second.
+    the second. Padding, at or below -1500, is no air and proves nothing.
 
     Args:
         values: any shape; a sample of a volume, rescaled.
@@ -137,17 +137,19 @@ def not_hounsfield(values: NDArray[Any]) -> str:
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.reshape(-1)
     if not finite.size:
         return "no voxel has a finite value"
-    lowest, highest = float(finite.min()), float(finite.max())
+    not_padding = finite[finite > UNDECLARED_PADDING_HU]
+    if not not_padding.size:
+        return f"no voxel is above air (highest {float(finite.max()):g})"
+    lowest, highest = float(not_padding.min()), float(not_padding.max())
     if lowest > -500:
         return f"no voxel is as low as air (found {lowest:g} to {highest:g}, air is -1000 HU)"
     if highest < -900:
         return f"no voxel is above air (found {lowest:g} to {highest:g})"
-    not_padding = finite[finite > UNDECLARED_PADDING_HU]
     below = finite[finite <= UNDECLARED_PADDING_HU]
     padding_values = np.unique(below[:: max(1, below.size // 4096)]).size
     if padding_values > 64 and below.size > 0.05 * finite.size:
-        return f"{below.size / finite.size:.0%} of the voxels lie spread below air (lowest {lowest:g})"
-    too_high = float((not_padding > 3071).mean()) if not_padding.size else 0.0
+        return f"{below.size / finite.size:.0%} of the voxels lie spread below air (lowest {float(below.min()):g})"
+    too_high = float((not_padding > 3071).mean())
     if too_high > 0.05:
         return f"{too_high:.0%} of the voxels lie above the scale of bone (highest {highest:g})"
     return ""

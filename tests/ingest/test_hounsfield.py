@@ -92,10 +92,12 @@ def test_a_body_in_air_is_hounsfield() -> None:
         (_body() / 1000, "as low as air"),
         (np.random.default_rng(0).integers(-4096, 4095, (20, 20, 20)), "below air"),
         (np.full((3, 3, 3), -1000.0), "above air"),
+        (np.where(np.indices((20, 20, 20))[0] < 2, -2000, _body() + 1024), "as low as air"),
+        (np.full((3, 3, 3), -2048), "above air"),
         (_body() * 100, ""),
         (np.full((2, 2, 2), np.nan), "finite"),
     ],
-    ids=["windowed", "magnitude", "normalised", "phase", "air", "scaled", "nan"],
+    ids=["windowed", "magnitude", "normalised", "phase", "air", "shifted", "padding", "scaled", "nan"],
 )
 def test_what_is_not_hounsfield(values: np.ndarray, why: str) -> None:
     found = not_hounsfield(values)
