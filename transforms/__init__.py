@@ -4,7 +4,7 @@ from medssl_monai.transforms.device_views import DeviceViews
 from medssl_monai.transforms.draws import sample_generator
 from medssl_monai.transforms.labelled import LabelledParameters, LabelledView, LabelledViewd
 from medssl_monai.transforms.multi_crop import MultiCropParameters, MultiCropViews, MultiCropViewsd
-from medssl_monai.transforms.recipe import ViewParameters, ViewRecipe
+from medssl_monai.transforms.recipe import ViewParameters, ViewRecipe, view_channels
 from medssl_monai.transforms.spatial import Crop, resample
 from medssl_monai.transforms.two_views import TwoViews, TwoViewsd
 from medssl_monai.transforms.views import SparKParameters, SparKViews, SparKViewsd
@@ -32,5 +32,6 @@ __all__ = [
     "resample",
     "resolve_window",
     "sample_generator",
+    "view_channels",
     "window_names",
 ]

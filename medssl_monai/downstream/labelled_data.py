@@ -1,7 +1,9 @@
 """Labels and the slices they speak of, ready for a dataset."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -75,10 +77,16 @@ class LabelledData:
         nested_subset([0], [""], fraction, unit=subset_unit)  # refuses what it does not know before files are read
         self.store = self._open(store_dir, cache_dir)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """The store's."""
-        return self.store.fingerprint
+        """SHA-256 over the store's fingerprint and what is trained and validated on: slices with their classes."""
+        found = hashlib.sha256(f"{self.store.fingerprint} {self.classes}".encode())
+        for split in ("train", "validation"):
+            found.update(split.encode())
+            for row in self.rows(split):
+                label = row["label"] if self.task == "multiclass" else row["label"].tolist()
+                found.update(f"{row['series_id']} {row['slice']} {label};".encode())
+        return found.hexdigest()
 
     def rows(self, split: str) -> list[dict[str, Any]]:
         """The labelled slices of one split, for `SliceDataset`.

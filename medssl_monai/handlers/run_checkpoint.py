@@ -1,5 +1,6 @@
 """Checkpoints from which a run carries on bit for bit, and a Ctrl-C that loses nothing."""
 
+import json
 import logging
 import random
 import signal
@@ -21,6 +22,13 @@ __all__ = ["RunCheckpoint", "random_state", "restore_random_state"]
 
 logger = logging.getLogger(__name__)
 
+# Settings that say how long, where and how closely watched a run computes, not what. The length of an epoch is compared
+# as the trainer has it.
+_FREE_SETTINGS = {
+    *("max_epochs", "epoch_length", "num_workers", "amp", "recompute", "views_on_device", "thresholds", "patience"),
+    *("val_interval", "probe_interval", "guard_interval", "stop_on_collapse"),
+}
+
 
 class RunCheckpoint:
     """Writes ``CKPT_DIR/last.pt`` every so often, on Ctrl-C and at the end; reads it when a run starts again.
@@ -37,7 +45,8 @@ class RunCheckpoint:
         save_dict: name -> object with ``state_dict`` and ``load_state_dict``, such as method and optimizer.
         save_interval: epochs between two checkpoints.
         resume: True carries on from ``last.pt`` if it is there; False starts anew.
-        signature: what must be the same for the run to be the same (seed, batch size, data, …).
+        signature: what must be the same for the run to be the same, such as the data's fingerprint.
+        settings: the run's, as `record_run` keeps them; those that decide the result are part of the signature.
     """
 
     def __init__(
@@ -46,13 +55,16 @@ class RunCheckpoint:
         save_dict: Mapping[str, Any],
         save_interval: int = 1,
         resume: bool = True,
-        signature: Mapping[str, int | float | str] | None = None,
+        signature: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(ckpt_dir) / "last.pt"
         self.save_dict = dict(save_dict)
         self.save_interval = save_interval
         self.resume = resume
-        self.signature = dict(signature or {})
+        decisive = {name: value for name, value in (settings or {}).items() if name not in _FREE_SETTINGS}
+        # Through JSON: what was a tuple is a list when it is read again.
+        self.signature: dict[str, Any] = json.loads(json.dumps({**decisive, **(signature or {})}, default=str))
         self._previous: Any = None
 
     def attach(self, engine: Engine) -> None:
@@ -81,24 +93,36 @@ class RunCheckpoint:
         content["signature"] = {**self.signature, "epoch_length": engine.state.epoch_length}
         write_atomically(self.path, lambda p: torch.save(content, p))
 
+    def check(self, engine: Any) -> None:
+        """Whether a trainer, before it runs, can carry on from the file; where there is none it can.
+
+        Asked before a run writes anything, so that a command with other settings leaves the run as it was.
+
+        Raises:
+            CheckpointError: the file is broken, another run's, or beyond the epochs asked for.
+        """
+        if self.resume and self.path.is_file():
+            self._read(engine, engine.state.max_epochs, mapped=True)
+
     def load(self, engine: Any) -> None:
         """Put everything back as `save` found it.
 
         Raises:
-            CheckpointError: the file is broken, or another run's.
+            CheckpointError: the file is broken, another run's, or beyond the epochs asked for.
         """
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(
-                f"{self.path} is not a readable checkpoint ({type(error).__name__}); remove it to start anew"
-            ) from error
-        self._check_signature(content.get("signature", {}), engine)
+        wanted = engine.state.max_epochs
+        content = self._read(engine, wanted)
         for name, obj in self.save_dict.items():
-            obj.load_state_dict(content[name])
+            try:
+                obj.load_state_dict(content[name])
+            except (KeyError, RuntimeError, ValueError) as error:
+                raise CheckpointError(
+                    f"{self.path} does not fit this run's {name} ({str(error).splitlines()[0]}); "
+                    "use the settings it was made with, another output folder, or resume=false"
+                ) from error
         state = content["trainer"]
         engine.load_state_dict({k: state[k] for k in ("iteration", "epoch_length")} | {"max_epochs": None})
-        engine.state.max_epochs = self._max_epochs(engine, state)
+        engine.state.max_epochs = wanted
         engine.state.best_metric, engine.state.best_metric_epoch = state["best_metric"], state["best_metric_epoch"]
         if engine.scaler is not None and content["scaler"]:
             engine.scaler.load_state_dict(content["scaler"])
@@ -106,7 +130,6 @@ class RunCheckpoint:
         logger.info("carrying on after step %d from %s", state["iteration"], self.path)
 
     def _start(self, engine: Any) -> None:
-        self._wanted_epochs = engine.state.max_epochs
         if self.resume and self.path.is_file():
             self.load(engine)
         try:
@@ -114,17 +137,33 @@ class RunCheckpoint:
         except ValueError:  # not the main thread, which alone may set signal handlers
             self._previous = None
 
-    def _max_epochs(self, engine: Any, state: Mapping[str, Any]) -> int:
-        wanted, done = int(self._wanted_epochs), state["iteration"] // state["epoch_length"]
-        if wanted < done:
+    def _read(self, engine: Any, max_epochs: int, mapped: bool = False) -> dict[str, Any]:
+        """The file's content, which fits the signature and a number of epochs; mapped where few bytes are looked at."""
+        try:
+            content: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
+            state, saved = content["trainer"], content["signature"]
+            done = state["iteration"] // state["epoch_length"]
+        except Exception as error:
             raise CheckpointError(
-                f"{self.path} stands at epoch {done}, beyond max_epochs={wanted}; raise max_epochs or set resume=false"
+                f"{self.path} is not a readable checkpoint ({type(error).__name__}); remove it to start anew"
+            ) from error
+        self._check_signature(saved, engine)
+        if max_epochs < done:
+            raise CheckpointError(
+                f"{self.path} stands at epoch {done}, beyond max_epochs={max_epochs}; "
+                "raise max_epochs or set resume=false"
             )
-        return wanted
+        return content
 
     def _check_signature(self, saved: Mapping[str, Any], engine: Any) -> None:
         here = {**self.signature, "epoch_length": engine.state.epoch_length}
-        different = [f"{k}: {saved.get(k)} then, {v} now" for k, v in here.items() if saved.get(k) != v]
+        # A checkpoint of an earlier version names fewer settings.
+        shared = [name for name in here if name in saved]
+        different = [
+            "other data" if name == "data" else f"{name}: {saved[name]} then, {here[name]} now"
+            for name in shared
+            if saved[name] != here[name]
+        ]
         if different:
             raise CheckpointError(
                 f"{self.path} belongs to a run with other settings ({'; '.join(different)}); "

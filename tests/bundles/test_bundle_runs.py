@@ -66,6 +66,53 @@ def test_pretraining_leaves_a_run(pretrained: Path, phantom_store: SliceStore) -
 
 
 @pytest.mark.parametrize("method", ["spark", "swav", "moco", "byol"])
+def test_three_windows_are_three_channels_in_the_weights_header(
+    method: str, phantom_store: SliceStore, tmp_path: Path
+) -> None:
+    short = {"epoch_length": 1, "probe_interval": 9, "guard_interval": 9}
+    pretrain(phantom_store, tmp_path, method, window=["lung", "mediastinum", "bone"], **short)
+    metadata = load_into_resnet(torchvision.models.resnet18(), tmp_path).metadata
+    assert metadata["channels"] == "3"
+    assert json.loads(metadata["window"]) == ["lung", "mediastinum", "bone"]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"arch": "resnet34"}, "arch: resnet18 then, resnet34 now"),
+        ({"window": "lung", "max_epochs": 3}, "window: wide then, lung now"),
+        ({"max_epochs": 1}, "beyond max_epochs=1"),
+    ],
+)
+def test_a_command_that_cannot_carry_on_leaves_the_run_as_it_was(
+    settings: dict[str, Any], named: str, pretrained: Path, phantom_store: SliceStore
+) -> None:
+    before = files_of(pretrained)
+    with pytest.raises(CheckpointError, match=named):
+        pretrain(phantom_store, pretrained, **settings)
+    assert files_of(pretrained) == before
+
+
+def test_a_fine_tuning_does_not_carry_on_with_other_labels(
+    finetuned: Path, phantom_labels: Path, phantom_store: SliceStore, pretrained: Path
+) -> None:
+    before = files_of(finetuned)
+    head, first, *rest = phantom_labels.read_text(encoding="utf-8").splitlines()
+    assert ",abdomen_pelvis," in first and ",head," in "".join(rest)
+    corrected = phantom_labels.with_name("corrected.csv")  # sources are relative to the table
+    corrected.write_text("\n".join([head, first.replace(",abdomen_pelvis,", ",head,"), *rest]) + "\n", encoding="utf-8")
+    for labels, settings, named in ((corrected, {}, "other data"), (phantom_labels, {"window": "bone"}, "window")):
+        with pytest.raises(CheckpointError, match=named):
+            stored = {"store_dir": str(phantom_store.path), "check_weights": False}
+            finetune(labels, finetuned, **stored, encoder_weights=str(pretrained), **settings)
+    assert files_of(finetuned) == before
+
+
+@pytest.mark.parametrize("method", ["spark", "swav", "moco", "byol"])
 def test_the_recipe_for_small_machines_runs_in_parts_and_carries_on(
     method: str, phantom_store: SliceStore, tmp_path: Path
 ) -> None:

@@ -160,9 +160,36 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
     other = make_trainer(tmp_path, epochs=1, epoch_length=7)
     with pytest.raises(CheckpointError, match="epoch_length: 3 then, 7 now"):
         other.run()
+    with pytest.raises(CheckpointError, match=r"does not fit this run's method .* use the settings"):
+        make_trainer(tmp_path, epochs=1, name="moco").run()
     (tmp_path / "checkpoints" / "last.pt").write_bytes(b"half a file")
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         make_trainer(tmp_path, epochs=1).run()
+
+
+def test_settings_that_decide_the_result_must_stay(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, epochs=1)
+    optimizer = trainer.optimizer
+    ran = {"window": (-1000, 400), "seed": 1, "max_epochs": 1, "num_workers": 0}
+
+    def checkpoint(resume: bool = True, data: str = "a", **settings: Any) -> RunCheckpoint:
+        parts = {"optimizer": optimizer}
+        return RunCheckpoint(tmp_path, parts, resume=resume, signature={"data": data}, settings={**ran, **settings})
+
+    trainer.state.epoch_length = 3
+    checkpoint().check(trainer)  # there is no file yet
+    checkpoint().save(trainer)
+    checkpoint(window=[-1000, 400], max_epochs=9, num_workers=2).check(trainer)
+    checkpoint(brand_new_setting=1).check(trainer)  # of which an older version's checkpoint knows nothing
+    checkpoint(resume=False, seed=2).check(trainer)
+    with pytest.raises(CheckpointError, match=r"\(window: \[-1000, 400\] then, lung now; seed: 1 then, 2 now\)"):
+        checkpoint(window="lung", seed=2).check(trainer)
+    with pytest.raises(CheckpointError, match=r"\(other data\)"):
+        checkpoint(data="b").check(trainer)
+    trainer.state.iteration = 6
+    checkpoint().save(trainer)
+    with pytest.raises(CheckpointError, match="stands at epoch 2, beyond max_epochs=1"):
+        checkpoint().check(trainer)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(tmp_path: Path) -> None:
