@@ -21,7 +21,9 @@ from urllib.parse import urlsplit
 from pydicom.datadict import tag_for_keyword
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest.dicom_tags import quiet, reading
+from medssl_monai.ingest.dicom_tags import quiet
+from medssl_monai.ingest.dicomweb_requests import dicomweb_client, unlogged
+from medssl_monai.ingest.disk_writes import disk_refused, writing
 from medssl_monai.ingest.path_lists import SourceFile
 from medssl_monai.ingest.pseudonyms import pseudonym, source_id
 from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
@@ -32,10 +34,10 @@ CONNECTIONS = 4
 """Series fetched at once."""
 
 PAGE = 200
+"""Matches that are asked for at once; servers may have a lower limit of their own."""
+
 ATTEMPTS = 4
 SECONDS_BEFORE_RETRY = 1.0
-TIMEOUT_SECONDS = (10, 300)
-STATUS_TO_RETRY = (429, 500, 502, 503, 504)
 
 
 def is_dicomweb(source: str | Path) -> bool:
@@ -63,12 +65,30 @@ def parse_query(pairs: Sequence[str], modality: str | None = None) -> dict[str, 
 
 @dataclass(frozen=True)
 class PacsSeries:
-    """A series as the server lists it; UIDs are real ones, and stay in memory."""
+    """A series as the server lists it; UIDs are real ones, and stay in memory.
+
+    Attributes:
+        unlisted: why the server did not list its images; empty where it did.
+    """
 
     study_uid: str
     series_uid: str
     modality: str
     instance_uids: tuple[str, ...]
+    unlisted: str = ""
+
+    @property
+    def files(self) -> int:
+        """Its images; one where they are not known, so that it is counted."""
+        return max(1, len(self.instance_uids))
+
+
+class _QueryError(InputError):
+    """A QIDO-RS request that failed; `status` is that of HTTP, None where there was no answer."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -100,14 +120,21 @@ class PacsSource:
             raise InputError(f"source {self.url}: credentials would travel unencrypted; use https")
 
     def series(self) -> Iterator[PacsSeries]:
-        """The series that match, in the server's order, with their images.
+        """The series that match, in the server's order, with their images, or why those are not listed.
 
         Raises:
             InputError: the server does not answer, refuses, or does not understand the query.
         """
         client = self._client()
         for study, series, modality in self.listed():
-            yield PacsSeries(study, series, modality, self._instances(client, study, series))
+            try:
+                uids = self._instances(client, study, series)
+                unlisted = "" if uids else "it names none"
+            except _QueryError as error:
+                if error.status in (None, 401):
+                    raise  # there will be no answer about the other series either
+                uids, unlisted = (), f"status {error.status}"
+            yield PacsSeries(study, series, modality, uids, unlisted)
 
     def listed(self) -> Iterator[tuple[str, str, str]]:
         """StudyInstanceUID, SeriesInstanceUID and modality of the series that match; images are not asked for.
@@ -115,23 +142,10 @@ class PacsSource:
         Raises:
             InputError: as `series`.
         """
-        client = self._client()
-        offset = 0
-        while True:
-            found = self._ask(
-                client.search_for_series,
-                search_filters=dict(self.query),
-                limit=PAGE,
-                offset=offset,
-                fields=["Modality"],
-            )
-            for one in found:
-                study, series = _value(one, "0020000D"), _value(one, "0020000E")
-                if study and series:
-                    yield study, series, _value(one, "00080060")
-            if len(found) < PAGE:
-                return
-            offset += len(found)
+        search = self._client().search_for_series
+        for one in self._matches(search, "0020000E", search_filters=dict(self.query), fields=["Modality"]):
+            if study := _value(one, "0020000D"):
+                yield study, _value(one, "0020000E"), _value(one, "00080060")
 
     def path(self, series: PacsSeries, instance_uid: str = "") -> Path:
         """Where a series or an image stands: a path that no file system has, for source ids."""
@@ -143,17 +157,23 @@ class PacsSource:
         Raises:
             RejectedError: the server did not give all images, also when asked again.
         """
+        if series.unlisted:
+            raise RejectedError(
+                Reason.NOT_RETRIEVED,
+                f"the server did not list its images ({series.unlisted}); run the same command again",
+            )
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(SECONDS_BEFORE_RETRY * 2 ** (attempt - 1))
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(mode=0o700, parents=True)
+            with writing(folder.parent):
+                folder.mkdir(mode=0o700, parents=True)
             try:
                 files = self._fetch(series, folder)
-            except OSError as error:  # requests' errors are OSErrors
+            except InputError:
+                raise
+            except Exception as error:  # requests' own, and whatever pydicom meets in what is no DICOM
                 why = type(error).__name__
-                if isinstance(error, PermissionError):
-                    raise
                 continue
             if len(files) == len(series.instance_uids):
                 return files
@@ -167,40 +187,57 @@ class PacsSource:
     def _fetch(self, series: PacsSeries, folder: Path) -> list[SourceFile]:
         wanted = set(series.instance_uids)
         files: dict[str, SourceFile] = {}
-        # "*": in the transfer syntax in which they are stored; the server need not decode anything.
-        datasets = self._client().iter_series(
-            series.study_uid, series.series_uid, media_types=(("application/dicom", "*"),)
-        )
-        for number, dataset in enumerate(datasets):
-            name = str(dataset.get("SOPInstanceUID", ""))
-            if name not in wanted:
-                continue
-            content = folder / f"{number}.dcm"
-            with reading():
-                dataset.save_as(content)
-            files[name] = SourceFile(self.path(series, name), content)
+        with unlogged(), quiet():
+            # "*": in the transfer syntax in which they are stored; the server need not decode anything.
+            datasets = self._client().iter_series(
+                series.study_uid, series.series_uid, media_types=(("application/dicom", "*"),)
+            )
+            for number, dataset in enumerate(datasets):
+                name = str(dataset.get("SOPInstanceUID", ""))
+                if name not in wanted:
+                    continue
+                content = folder / f"{number}.dcm"
+                try:
+                    dataset.save_as(content)
+                except OSError as error:  # all was read before
+                    raise disk_refused(folder.parent, error) from error
+                files[name] = SourceFile(self.path(series, name), content)
         return sorted(files.values())
 
     def _instances(self, client: Any, study: str, series: str) -> tuple[str, ...]:
-        found: list[str] = []
+        search = client.search_for_instances
+        found = self._matches(search, "00080018", study_instance_uid=study, series_instance_uid=series)
+        return tuple(_value(one, "00080018") for one in found)
+
+    def _matches(self, search: Any, uid: str, **arguments: Any) -> Iterator[Any]:
+        """All matches of a QIDO-RS search, each once, told apart by the tag `uid`.
+
+        A server may give fewer at once than it is asked for (PS3.18 8.3.4.4.1), so that a short page need not be the
+        last: the last is one that brings nothing new. That also ends with servers that give the same page for ever.
+        """
+        seen: set[str] = set()
+        offset = 0
         while True:
-            page = self._ask(
-                client.search_for_instances,
-                study_instance_uid=study,
-                series_instance_uid=series,
-                limit=PAGE,
-                offset=len(found),
-            )
-            found += [uid for one in page if (uid := _value(one, "00080018"))]
-            if len(page) < PAGE:
-                return tuple(dict.fromkeys(found))
+            page = self._ask(search, limit=PAGE, offset=offset, **arguments)
+            before = len(seen)
+            for one in page:
+                name = _value(one, uid)
+                if name and name not in seen:
+                    seen.add(name)
+                    yield one
+            if len(seen) == before:
+                return
+            offset += len(page)
 
     def _ask(self, call: Any, **arguments: Any) -> list[Any]:
         """A QIDO-RS request; what goes wrong is told without a patient's identifier."""
         try:
-            return list(call(**arguments))
-        except OSError as error:
+            with unlogged():
+                return list(call(**arguments))
+        except OSError as error:  # requests' errors are OSErrors
             status = getattr(getattr(error, "response", None), "status_code", None)
+            if status == 404 and arguments["offset"]:
+                return []  # so say some servers beyond the last match
             if status in (401, 403):
                 remedy = "set MEDSSL_DICOMWEB_USER and MEDSSL_DICOMWEB_PASSWORD, or MEDSSL_DICOMWEB_TOKEN"
             elif "SSL" in type(error).__name__:
@@ -208,38 +245,10 @@ class PacsSource:
             else:
                 remedy = "correct the address or the query, or ask again later"
             answer = f"status {status}" if status else type(error).__name__
-            raise InputError(f"source {self.url}: QIDO-RS did not answer ({answer}); {remedy}") from None
+            raise _QueryError(f"source {self.url}: QIDO-RS did not answer ({answer}); {remedy}", status) from None
 
     def _client(self) -> Any:
-        try:
-            import requests
-            from dicomweb_client.api import DICOMwebClient
-            from requests.adapters import HTTPAdapter
-            from urllib3.util.retry import Retry
-        except ImportError as error:
-            raise InputError(
-                f"source {self.url}: needs the package dicomweb-client, which is not installed; "
-                "pip install 'medssl-monai[dicomweb]'"
-            ) from error
-        session = requests.Session()
-        session.verify = (os.environ.get("MEDSSL_DICOMWEB_CA") or True) if self.verify_tls else False
-        user, token = os.environ.get("MEDSSL_DICOMWEB_USER"), os.environ.get("MEDSSL_DICOMWEB_TOKEN")
-        if user:
-            session.auth = (user, os.environ.get("MEDSSL_DICOMWEB_PASSWORD", ""))
-        elif token:
-            session.headers["Authorization"] = f"Bearer {token}"
-        retry = Retry(
-            total=ATTEMPTS,
-            backoff_factor=SECONDS_BEFORE_RETRY / 2,
-            status_forcelist=STATUS_TO_RETRY,
-            allowed_methods=["GET"],
-            raise_on_status=False,
-        )
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=retry))
-        client = DICOMwebClient(self.url, session=session, timeout=TIMEOUT_SECONDS)
-        client.set_http_retry_params(retry=False)
-        return client
+        return dicomweb_client(self.url, self.verify_tls, ATTEMPTS, SECONDS_BEFORE_RETRY)
 
 
 def fetch_ahead(
@@ -279,7 +288,7 @@ def not_retrieved(series: PacsSeries, source: PacsSource, why: RejectedError, ke
         "series",
         source_id(key, source.path(series)),
         pseudonym(key, "series", series.series_uid),
-        files=len(series.instance_uids),
+        files=series.files,
         reason=why.reason,
         detail=why.detail,
     )

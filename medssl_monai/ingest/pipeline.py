@@ -219,7 +219,7 @@ class _Run:
     def _say(self, series: PacsSeries, verdicts: Sequence[Verdict]) -> None:
         """Verdicts on a series that is not fetched."""
         self.verdicts += verdicts
-        self.files += len(series.instance_uids)
+        self.files += series.files
 
     def finish(self, sources: Sequence[Path | PacsSource]) -> IngestSummary:
         """Closes the store.
@@ -256,7 +256,9 @@ def _read_all(run: _Run, sources: Sequence[Path | PacsSource]) -> IngestSummary:
 
 
 def _stored_of_pacs(series: PacsSeries, notes: Sequence[SeriesNote], key: bytes) -> list[Verdict] | None:
-    """The verdicts on a series all of whose images are stored; None where some are not."""
+    """The verdicts on a series all of whose images are stored; None where some are not, or may not be."""
+    if series.unlisted:
+        return None
     files: Counter[int] = Counter()
     for uid in series.instance_uids:
         names = {pseudonym(key, "instance", name) for name in (uid, f"{uid} frame 0")}

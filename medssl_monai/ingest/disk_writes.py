@@ -1,0 +1,32 @@
+"""What the disk refuses ends a run in one sentence: a verdict would blame a file that is not broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medssl_monai.errors import InputError
+
+__all__ = ["disk_refused", "writing"]
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Something is written into a folder.
+
+    Raises:
+        InputError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise disk_refused(folder, error) from error
+
+
+def disk_refused(folder: Path, error: OSError) -> InputError:
+    """The sentence; the name of the file that was written is left out of it, since it may name a patient."""
+    return InputError(
+        f"{folder}: cannot be written ({error.strerror or type(error).__name__}); free space there or correct its "
+        "permissions, then run the same command again, or name another folder"
+    )
