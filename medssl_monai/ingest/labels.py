@@ -10,12 +10,9 @@ A table is CSV, or JSON with a list of objects, with the columns
     patient  optional: any name that tells patients apart; without it the store's pseudonym does
     split    optional: train, validation or test
 
-Other columns are ignored.
+Other columns are ignored; these five are written in small letters.
 """
 
-import csv
-import io
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl_monai.errors import LabelError
+from medssl_monai.ingest.label_cells import read_cells
 from medssl_monai.ingest.label_queries import check_query, is_query, select_slices
 from medssl_monai.ingest.store import SliceStore
 
@@ -99,21 +97,28 @@ def read_labels(path: Path, *, multilabel: bool = False) -> LabelTable:
         multilabel: whether a row may name several classes, or none.
 
     Raises:
-        LabelError: the file is not readable or empty; a column is missing; a slice is not a whole number from 0; a
-            label or source is empty; a split is unknown; one slice has two labels; a patient is in two splits; several
-            classes are named where one must be; a class has a name that a configuration would run. The message names
-            the row.
+        LabelError: the file is not readable or empty; a column is missing, there twice or written with other capitals;
+            a slice is not a whole number from 0; a label or source is empty; a split is unknown; one slice has two
+            labels; a patient is in two splits; several classes are named where one must be; a class has a name that a
+            configuration would run, or that differs from another's in its capitals alone. The message names the row.
     """
     path = Path(path)
-    rows = tuple(_row(path, number, cells, multilabel) for number, cells in enumerate(_read_cells(path), start=1))
+    rows = tuple(_row(path, number, cells, multilabel) for number, cells in enumerate(read_cells(path), start=1))
     if not rows:
         raise LabelError(f"{path}: a label table needs at least one row, found none; add rows below the heading")
     _refuse_contradictions(path, ((row.source, row) for row in rows))
     _refuse_leaks(path, ((row.patient, row) for row in rows if row.patient), "the patient")
     table = LabelTable(path, rows, multilabel)
+    spelt: dict[str, tuple[str, int]] = {}
     for row in rows:
         for name in row.names:
             check_class_name(name, f"{path}, row {row.number}")
+            other, number = spelt.setdefault(name.casefold(), (name, row.number))
+            if other != name:
+                raise LabelError(
+                    f"{path}, row {row.number}: the class {name!r} differs from {other!r} in row {number} in its "
+                    "capitals alone; write both the same, or give them names that differ"
+                )
     if not table.classes:
         raise LabelError(f"{path}: no row names a class, so that there is nothing to learn; fill the column 'label'")
     return table
@@ -209,28 +214,6 @@ def _by_series(index_rows: Iterable[dict[str, Any]]) -> dict[str, dict[int, dict
     for index_row in index_rows:
         grouped.setdefault(index_row["series_id"], {})[index_row["slice"]] = index_row
     return grouped
-
-
-def _read_cells(path: Path) -> list[dict[Any, Any]]:
-    """The rows of the file, as the file has them."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise LabelError(f"{path}: the label table cannot be read ({reason}); name a CSV or JSON file") from error
-    if path.suffix.lower() == ".json":
-        try:
-            cells = json.loads(text)
-        except ValueError as error:
-            raise LabelError(f"{path}: not readable as JSON ({error}); correct it or use CSV") from error
-        if not isinstance(cells, list) or not all(isinstance(row, dict) for row in cells):
-            raise LabelError(f"{path}: a JSON label table is a list of objects, found something else; correct it")
-    else:
-        try:
-            cells = list(csv.DictReader(io.StringIO(text, newline=""), restval="", skipinitialspace=True))
-        except csv.Error as error:
-            raise LabelError(f"{path}: not readable as CSV ({error}); correct it") from error
-    return cells
 
 
 def _row(path: Path, number: int, cells: dict[Any, Any], multilabel: bool) -> LabelRow:

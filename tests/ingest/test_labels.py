@@ -70,6 +70,9 @@ def test_sources_that_are_paths_are_joined_with_the_tables_folder(tmp_path: Path
         ("label\nlung\n", "row 1: the column 'source' is missing"),
         (HEADING, "at least one row, found none"),
         ("", "at least one row"),
+        ("source,Slice,label\nsa,0,lung\n", "heading: the column 'Slice' must be written 'slice'; rename it"),
+        ("source,label,PATIENT \nsa,lung,A\n", "heading: the column 'PATIENT' must be written 'patient'"),
+        ("source,slice,label,slice\nsa,0,lung,1\n", "heading: the column 'slice' is there 2 times"),
         (HEADING + "sa,0,lung,A,train\nsa,1, ,A,train\n", "row 2: 'label' may not be empty"),
         (HEADING + ",0,lung,A,train\n", "row 1: 'source' may not be empty"),
         (HEADING + "sa,-1,lung,A,train\n", "row 1: 'slice' is a whole number .* found '-1'"),
@@ -83,6 +86,7 @@ def test_sources_that_are_paths_are_joined_with_the_tables_folder(tmp_path: Path
         (HEADING + "sa,0,$__import__('os'),A,train\n", "row 1: the class .* may not begin with"),
         (HEADING + "sa,0,@network,A,train\n", "row 1: the class '@network' may not begin with"),
         (HEADING + "sa,0,lung,A,train\nsa,1,lung#2,A,train\n", "row 2: the class 'lung#2'"),
+        (HEADING + "sa,0,lung,A,train\nsb,0,Lung,B,train\n", "row 2: the class 'Lung' differs from 'lung' in row 1"),
         (HEADING + "sa,0,lung,A,train\nsb,0,lung,A,test\n", "row 2: the patient is in the split 'test', but in row 1"),
     ],
 )
@@ -93,7 +97,31 @@ def test_a_faulty_table_is_refused_by_file_row_and_remedy(tmp_path: Path, text: 
     assert ";" in str(caught.value)  # a remedy follows
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "JSON"), ("{}", "list of objects"), ("[1]", "list of objects")])
+def test_spaces_around_a_heading_do_not_hide_its_column(tmp_path: Path) -> None:
+    text = "source , slice ,label\t,patient ,split , note,,\nsa,2,lung,A,train,x,,\n"
+    from_csv = read_labels(_write(tmp_path, text))
+    assert [(row.slice, row.label, row.patient, row.split) for row in from_csv.rows] == [(2, "lung", "A", "train")]
+    row = {"source": "sa", "slice ": 2, " label": "lung", "patient\u00a0": "A", "split ": "train"}
+    assert read_labels(_write(tmp_path, json.dumps([row]), "labels.json")).rows == from_csv.rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "JSON"),
+        ("{}", "list of objects"),
+        ("[1]", "list of objects"),
+        (
+            '[{"source": "sa", "label": "lung"}, {"source": "sb", "Patient": "A"}]',
+            "row 2: the column 'Patient' must be",
+        ),
+        ('[{"source": "sa", "slice": 0, "label": "lung", "slice": 1}]', "row 1: the column 'slice' is there 2 times"),
+        ('[{"source": "sa", "slice": 0, "label": "lung", "slice ": 1}]', "row 1: the column 'slice' is there 2 times"),
+        ('[{"source": "sa", "label": "lung", "patient": NaN}]', "NaN is no value; write null where there is none"),
+        ('[{"source": "sa", "label": "lung", "patient": 1e999}]', "1e999 is no value"),
+        ('[{"source": "sa", "label": -Infinity}]', "-Infinity is no value"),
+    ],
+)
 def test_faulty_json_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(LabelError, match=message):
         read_labels(_write(tmp_path, text, "labels.json"))

@@ -1,0 +1,82 @@
+"""The cells of a label table's file, CSV or JSON, under headings that are what they look like."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.errors import LabelError
+
+__all__ = ["COLUMNS", "read_cells"]
+
+COLUMNS = ("source", "slice", "label", "patient", "split")
+
+
+def read_cells(path: Path) -> list[dict[Any, Any]]:
+    """The rows of the file, one dictionary each; headings without spaces around them.
+
+    Cells beyond the heading of a CSV file are under None.
+
+    Raises:
+        LabelError: the file is not readable, or one of `COLUMNS` is written with other capitals, or is there twice: it
+            would be ignored, and a table without its slices or patients means something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise LabelError(f"{path}: the label table cannot be read ({reason}); name a CSV or JSON file") from error
+    return _json_cells(path, text) if path.suffix.lower() == ".json" else _csv_cells(path, text)
+
+
+def _csv_cells(path: Path, text: str) -> list[dict[Any, Any]]:
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", skipinitialspace=True)
+        reader.fieldnames = _headings(f"{path}, heading", reader.fieldnames or ())
+        return list(reader)
+    except csv.Error as error:
+        raise LabelError(f"{path}: not readable as CSV ({error}); correct it") from error
+
+
+def _json_cells(path: Path, text: str) -> list[dict[Any, Any]]:
+    try:
+        content = json.loads(text, object_pairs_hook=_Pairs, parse_constant=_finite, parse_float=_finite)
+    except ValueError as error:
+        raise LabelError(f"{path}: not readable as JSON ({error}); correct it or use CSV") from error
+    if (
+        not isinstance(content, list)
+        or isinstance(content, _Pairs)
+        or not all(isinstance(row, _Pairs) for row in content)
+    ):
+        raise LabelError(f"{path}: a JSON label table is a list of objects, found something else; correct it")
+    rows = []
+    for number, pairs in enumerate(content, start=1):
+        names = _headings(f"{path}, row {number}", [name for name, _ in pairs])
+        values = (dict(value) if isinstance(value, _Pairs) else value for _, value in pairs)
+        rows.append(dict(zip(names, values, strict=True)))
+    return rows
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with all of its keys: a dictionary would forget the first of two that are the same."""
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no value; write null where there is none")
+    return number
+
+
+def _headings(where: str, names: Iterable[str]) -> list[str]:
+    found = [name.strip() for name in names]
+    for name in found:
+        meant = name.casefold()
+        if meant in COLUMNS and name != meant:
+            raise LabelError(f"{where}: the column {name!r} must be written {meant!r}; rename it")
+        if name in COLUMNS and found.count(name) > 1:
+            raise LabelError(f"{where}: the column {name!r} is there {found.count(name)} times; keep one of them")
+    return found
