@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl_monai.ingest.copies import Copies, distinct, drop_copies
 from medssl_monai.ingest.dicom import DISCRIMINATORS, Instance
-from medssl_monai.ingest.dicom_pixels import pixel_digest
 from medssl_monai.ingest.geometry import Orientation, canonical_orientation, classify_spacing, shear_degrees
 from medssl_monai.ingest.interleaved import without_interleaving
 from medssl_monai.ingest.pseudonyms import pseudonym, shifted_day, source_id
-from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
+from medssl_monai.ingest.verdicts import Outcome, Reason, Verdict
 
 __all__ = ["DicomPlan", "common_folder", "plan_series", "series_uid"]
 
@@ -36,7 +36,8 @@ class DicomPlan:
 
     Attributes:
         instances: in the order of the store.
-        instance_ids: pseudonyms of the images, sorted.
+        own_ids: a pseudonym of each instance, in their order.
+        instance_ids: by what the store knows the images again, sorted: their own ids, and those of UIDs they share.
         orientation: None where the tags give none.
         shifted_day: of the study, see `pseudonyms.shifted_day`; None where no date is known.
         depths_mm: position of each instance along the slice direction; empty where there is no orientation.
@@ -48,6 +49,7 @@ class DicomPlan:
     patient: str
     source_id: str
     instances: tuple[Instance, ...]
+    own_ids: tuple[str, ...]
     instance_ids: tuple[str, ...]
     orientation: Orientation | None
     shifted_day: int | None
@@ -62,16 +64,23 @@ class DicomPlan:
         return len(self.owned)
 
     def without(self, broken: set[int]) -> DicomPlan:
-        """The plan without the instances of these positions, which have verdicts of their own."""
+        """The plan without the instances of these positions, which have verdicts of their own.
+
+        Their ids are left out too, so that the series has grown once they can be decoded.
+        """
         kept = [i for i in range(len(self.instances)) if i not in broken]
         instances = tuple(self.instances[i] for i in kept)
         depths = tuple(self.depths_mm[i] for i in kept) if self.depths_mm else ()
         flags = (self.flags - {"gap", "variable_spacing"}) | _spacing_flags(instances, depths)
         lost = {self.instances[i].path for i in broken} - {instance.path for instance in instances}
+        own_ids = tuple(self.own_ids[i] for i in kept)
+        lost_ids = {self.own_ids[i] for i in broken} - set(own_ids)
         left_out = f"left out {len(broken)} image{'s' * (len(broken) > 1)} that cannot be decoded"
         return replace(
             self,
             instances=instances,
+            own_ids=own_ids,
+            instance_ids=tuple(one for one in self.instance_ids if one not in lost_ids),
             depths_mm=depths,
             owned=self.owned - lost,
             flags=flags,
@@ -104,20 +113,12 @@ def plan_series(instances: Sequence[Instance], key: bytes) -> tuple[list[DicomPl
 
 
 @dataclass
-class _Copies:
-    """What was found while looking for copies: those of each image, and which images could not be compared."""
-
-    of: dict[Instance, list[Instance]] = field(default_factory=lambda: defaultdict(list))
-    broken: dict[Instance, RejectedError] = field(default_factory=dict)
-
-
-@dataclass
 class _Account:
     """Gives each file to one verdict: the first that asks for it."""
 
     given: set[Path] = field(default_factory=set)
 
-    def take(self, members: Iterable[Instance], copies: _Copies) -> frozenset[Path]:
+    def take(self, members: Iterable[Instance], copies: Copies) -> frozenset[Path]:
         """The files of these images and of their copies that nobody has yet."""
         files = {one.path for member in members for one in (member, *copies.of.get(member, ()))} - self.given
         self.given |= files
@@ -129,10 +130,10 @@ def _plan_one_uid(uid: str, members: list[Instance], key: bytes) -> tuple[list[D
     source = source_id(key, common_folder(member.path for member in members))
     # Content decides the order of everything from here on, so that renamed files give the same store.
     members = sorted(members, key=lambda m: (m.sop_uid, m.frame or 0, m.position or (), str(m.path)))
-    copies = _Copies()
+    copies = Copies()
     stacks: list[list[Instance]] = []
     tangled: list[list[Instance]] = []
-    single = _drop_copies(members, copies)
+    single = drop_copies(members, copies)
     short = _short_acquisitions(single)
     for group in _by_geometry(single):
         parts = _untangle(group, copies)
@@ -174,7 +175,7 @@ def _plan(
     base: str,
     source: str,
     stack: list[Instance],
-    copies: _Copies,
+    copies: Copies,
     account: _Account,
     short: frozenset[str],
     several: bool,
@@ -214,13 +215,15 @@ def _plan(
     # Without a PatientID the series stands for the patient: two of them are then never taken for one.
     patient = first.patient_id or f"series {series_uid(first)}"
     days = [member.study_day for member in stack if member.study_day is not None]
-    identities = sorted({pseudonym(key, "instance", member.identity) for member in stack})
+    own_ids = tuple(pseudonym(key, "instance", copies.own_identity(member)) for member in stack)
+    shared_ids = {pseudonym(key, "instance", member.identity) for member in stack if member.identity in copies.shared}
     return DicomPlan(
-        series_id=f"{base}-{identities[0][1:7]}" if several else base,
+        series_id=f"{base}-{min(own_ids)[1:7]}" if several else base,
         patient=pseudonym(key, "patient", patient),
         source_id=source,
         instances=tuple(stack),
-        instance_ids=tuple(identities),
+        own_ids=own_ids,
+        instance_ids=tuple(sorted({*own_ids, *shared_ids})),
         orientation=orientation,
         shifted_day=shifted_day(key, patient, min(days)) if days else None,
         depths_mm=depths,
@@ -228,32 +231,6 @@ def _plan(
         flags=frozenset(flags),
         repairs=tuple(repairs),
     )
-
-
-def _drop_copies(members: list[Instance], copies: _Copies) -> list[Instance]:
-    """One of each SOPInstanceUID with the same content."""
-    by_uid: dict[str, list[Instance]] = defaultdict(list)
-    for member in members:
-        by_uid[member.identity].append(member)
-    return [kept for same in by_uid.values() for kept in _distinct(same, copies)]
-
-
-def _distinct(members: list[Instance], copies: _Copies) -> list[Instance]:
-    """Those that differ in pixels or position; images that cannot be decoded are left out beside others."""
-    if len(members) == 1:
-        return members
-    kept: dict[object, Instance] = {}
-    for member in members:
-        try:
-            content = (pixel_digest(member), member.position, member.orientation)
-        except RejectedError as rejection:
-            copies.broken[member] = rejection
-            continue
-        if content in kept:
-            copies.of[kept[content]].append(member)
-        else:
-            kept[content] = member
-    return list(kept.values())
 
 
 def _by_geometry(members: list[Instance]) -> list[list[Instance]]:
@@ -286,12 +263,12 @@ def _close(first: tuple[float, ...] | None, second: tuple[float, ...] | None, re
     return all(abs(a - b) <= absolute + relative * abs(b) for a, b in zip(first, second, strict=True))
 
 
-def _untangle(group: list[Instance], copies: _Copies) -> list[list[Instance]]:
+def _untangle(group: list[Instance], copies: Copies) -> list[list[Instance]]:
     """Stacks with one image a position, freed of re-sent copies; none where that cannot be had."""
     if group[0].orientation is None or group[0].position is None:
         return [group]
     orientation = canonical_orientation(group[0].orientation[:3], group[0].orientation[3:])
-    unique = [member for place in _places(group, orientation) for member in _distinct(place, copies)]
+    unique = [member for place in _places(group, orientation) for member in distinct(place, copies)]
     places = _places(unique, orientation)
     if len(places) == len(unique):
         return _separated(unique, orientation) if unique else []

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from medssl_monai.ingest.digests import file_digest
 from medssl_monai.ingest.schema import SCHEMA_VERSION, check_version
 from medssl_monai.ingest.verdicts import Verdict
 
-__all__ = ["NOTE_KEY", "SeriesNote", "read_note"]
+__all__ = ["NOTE_KEY", "SeriesNote", "broken_id", "read_note"]
 
 NOTE_KEY = b"medssl"
 """Under this key of the parquet schema's metadata."""
@@ -22,16 +24,18 @@ class SeriesNote:
     """What a part remembers beside its rows, so that a later run knows what it may skip.
 
     Attributes:
-        instances: pseudonyms of the images that were considered, sorted.
+        instances: pseudonyms of the images that are stored and of their copies, sorted.
         verdicts: on the series, and on files of it that had to be left out.
         key_check: see `pseudonyms.key_check`.
         array_sha256: of the series' b2nd file; empty until written.
+        undecodable: `broken_id` of each image that could not be decoded, sorted.
     """
 
     instances: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
     key_check: str
     array_sha256: str = ""
+    undecodable: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """As JSON."""
@@ -44,7 +48,18 @@ class SeriesNote:
         """The inverse of `to_bytes`."""
         values = json.loads(content)
         verdicts = tuple(Verdict.from_json(verdict) for verdict in values["verdicts"])
-        return cls(tuple(values["instances"]), verdicts, values["key_check"], values["array_sha256"])
+        undecodable = tuple(values.get("undecodable", ()))  # stores of version 2 had none at first
+        return cls(tuple(values["instances"]), verdicts, values["key_check"], values["array_sha256"], undecodable)
+
+
+def broken_id(own_id: str, content: Path) -> str:
+    """Tells a file with a broken image from the same image in another file, so that a mended one is read.
+
+    Args:
+        own_id: the image's pseudonym.
+        content: the file that holds its bytes.
+    """
+    return hashlib.sha256(f"{own_id} {file_digest(content)}".encode()).hexdigest()[:32]
 
 
 def read_note(part: Path) -> SeriesNote:

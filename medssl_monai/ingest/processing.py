@@ -11,7 +11,7 @@ from medssl_monai.ingest.dicom_pixels import read_pixels
 from medssl_monai.ingest.geometry import local_spacing, stack_affine
 from medssl_monai.ingest.grouping import DicomPlan
 from medssl_monai.ingest.nifti import read_volume
-from medssl_monai.ingest.notes import SeriesNote
+from medssl_monai.ingest.notes import SeriesNote, broken_id
 from medssl_monai.ingest.pictures import is_picture_file, read_picture
 from medssl_monai.ingest.pseudonyms import source_id
 from medssl_monai.ingest.verdicts import FLAGS, REPAIRING_FLAGS, Outcome, Reason, RejectedError, Verdict
@@ -19,6 +19,14 @@ from medssl_monai.ingest.volumes import check_values, cut
 from medssl_monai.ingest.writer import SeriesHeader, SliceRecord, StoreWriter
 
 __all__ = ["Plan", "VolumePlan", "process"]
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """Images of a series that cannot be decoded: verdicts on their files, and by what they are known again."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class _TooHighError(Exception):
 
 def _process_dicom(plan: DicomPlan, writer: StoreWriter, key: bytes, replaces: bool) -> tuple[Verdict, ...]:
     try:
-        return _write_fitting(plan, writer, (), replaces)
+        return _write_fitting(plan, writer, _LeftOut(), replaces)
     except _BrokenImageError:
         pass
     # Rare, so that it may cost a second decoding: find all that are broken, and write the series without them.
@@ -84,15 +92,14 @@ def _process_dicom(plan: DicomPlan, writer: StoreWriter, key: bytes, replaces: b
         for i, rejection in broken.items()
     }
     if rest.instances:
-        return _write_fitting(rest, writer, tuple(verdicts.values()), replaces)
+        ids = sorted(broken_id(plan.own_ids[i], plan.instances[i].content) for i in broken)
+        return _write_fitting(rest, writer, _LeftOut(tuple(verdicts.values()), tuple(ids)), replaces)
     first, *others = verdicts.values()
     # What is left are copies of images that turned out broken.
     return (replace(first, files=first.files + rest.files), *others)
 
 
-def _write_fitting(
-    plan: DicomPlan, writer: StoreWriter, left_out: tuple[Verdict, ...], replaces: bool
-) -> tuple[Verdict, ...]:
+def _write_fitting(plan: DicomPlan, writer: StoreWriter, left_out: _LeftOut, replaces: bool) -> tuple[Verdict, ...]:
     """As `_write_dicom`; values that need 16 bits without a sign are lowered into int16, all of the series alike."""
     try:
         return _write_dicom(plan, writer, left_out, replaces, lowered=False)
@@ -101,7 +108,7 @@ def _write_fitting(
 
 
 def _write_dicom(
-    plan: DicomPlan, writer: StoreWriter, left_out: tuple[Verdict, ...], replaces: bool, lowered: bool
+    plan: DicomPlan, writer: StoreWriter, left_out: _LeftOut, replaces: bool, lowered: bool
 ) -> tuple[Verdict, ...]:
     first = plan.instances[0]
     spacing_mm, affine = _dicom_geometry(plan)
@@ -123,7 +130,8 @@ def _write_dicom(
 
     def note(slice_flags: frozenset[str]) -> SeriesNote:
         verdict = _taken(header, plan.files, plan.repairs, slice_flags)
-        return SeriesNote(plan.instance_ids, (verdict, *left_out), writer.key_check)
+        verdicts = (verdict, *left_out.verdicts)
+        return SeriesNote(plan.instance_ids, verdicts, writer.key_check, undecodable=left_out.ids)
 
     return writer.write(header, _dicom_slices(plan, spacing_mm, lowered), note, replace=replaces).verdicts
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from medssl_monai.ingest.notes import SeriesNote
+from medssl_monai.ingest.grouping import DicomPlan
+from medssl_monai.ingest.notes import SeriesNote, broken_id
 from medssl_monai.ingest.processing import Plan
 from medssl_monai.ingest.verdicts import Outcome, Reason, Verdict
 from medssl_monai.ingest.writer import StoreWriter
@@ -55,27 +56,30 @@ class StoredSeries:
     def compare(self, plans: Sequence[Plan]) -> Compared:
         """What is to be done about all series of one SeriesInstanceUID, or about one volume file.
 
-        A series that grew replaces what was stored of it, also where it is now split otherwise.
+        A series that grew replaces what was stored of it, also where it is now split otherwise. Images that could not
+        be decoded are wanted again as soon as their files have changed.
 
         Raises:
             StoreError: a part was made with another key or schema version.
         """
         notes: dict[str, SeriesNote] = {}
+        for base in {uid_part(plan.series_id) for plan in plans}:
+            notes |= {series_id: self._writer.note(series_id) for series_id in self._relatives.get(base, ())}
+        still_broken = {plan.series_id: _still_broken(plan, notes.values()) for plan in plans}
         planned: dict[str, set[str]] = defaultdict(set)
         for plan in plans:
-            planned[uid_part(plan.series_id)].update(plan.instance_ids)
-        for base in planned:
-            notes |= {series_id: self._writer.note(series_id) for series_id in self._relatives.get(base, ())}
+            planned[uid_part(plan.series_id)].update(set(plan.instance_ids) - still_broken[plan.series_id].keys())
         outgrown = {
             series_id for series_id, note in notes.items() if planned[uid_part(series_id)] > set(note.instances)
         }
         gone = outgrown - {plan.series_id for plan in plans}
         found = Compared()
         for plan in plans:
-            images = set(plan.instance_ids)
+            broken = still_broken[plan.series_id]
+            images = set(plan.instance_ids) - broken.keys()
             kin = [i for i in self._relatives.get(uid_part(plan.series_id), ()) if i not in gone]
             home = next((i for i in kin if images <= set(notes[i].instances)), None)
-            if home is not None and images == set(notes[home].instances):
+            if home is not None and _is_all(notes[home], images, broken):
                 found.stored += stored_verdicts(notes[home], plan.files)
             elif home is not None:
                 found.partial_views.append(replace(notes[home].verdicts[0], files=plan.files))
@@ -86,6 +90,24 @@ class StoredSeries:
         for series_id in sorted(gone):
             self._writer.remove(series_id)
         return found
+
+
+def _is_all(note: SeriesNote, images: set[str], broken: Mapping[str, str]) -> bool:
+    return images == set(note.instances) and sorted(broken.values()) == list(note.undecodable)
+
+
+def _still_broken(plan: Plan, notes: Iterable[SeriesNote]) -> dict[str, str]:
+    """Images that are not stored because the very same files could not be decoded, with their `broken_id`."""
+    notes = list(notes)
+    known_broken = {one for note in notes for one in note.undecodable}
+    if not known_broken or not isinstance(plan, DicomPlan):
+        return {}
+    stored = {one for note in notes for one in note.instances}
+    found = {}
+    for own_id, instance in zip(plan.own_ids, plan.instances, strict=True):
+        if own_id not in stored and (name := broken_id(own_id, instance.content)) in known_broken:
+            found[own_id] = name
+    return found if len(found) < len(plan.own_ids) else {}
 
 
 def uid_part(series_id: str) -> str:

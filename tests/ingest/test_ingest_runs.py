@@ -62,6 +62,48 @@ def test_sources_one_after_another(source: Path, whole: Path, tmp_path: Path) ->
     assert tree_bytes(tmp_path / "parts") == tree_bytes(whole)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_a_file_that_was_mended_is_read(tmp_path: Path, split: bool) -> None:
+    """A truncated image is left out, again and again, until its file is another; split series alike."""
+    hu = phantom(6)
+    paths = write_series(tmp_path / "in", hu)
+    if split:
+        others = write_series(tmp_path / "in" / "b", phantom(6, seed=1), ConvolutionKernel="B70f", SOPInstanceUID=None)
+        assert len(others) == 6
+    whole = paths[2].read_bytes()
+    ingest([tmp_path / "in"], tmp_path / "whole", key=KEY, progress=False)
+    (tmp_path / "in" / "b").mkdir(exist_ok=True)
+    (tmp_path / "in" / "b").rename(tmp_path / "b")
+    paths[2].write_bytes(whole[:-200])
+    first = ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    assert (first.slices, first.added) == (5, 1)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
+    again = ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    assert (again.added, again.verdicts) == (0, first.verdicts)
+    without = ingest([*paths[:2], *paths[3:]], tmp_path / "store", key=KEY, progress=False)
+    assert (without.added, sum(verdict.files for verdict in without.verdicts)) == (0, 5)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")} == before
+    (tmp_path / "b").rename(tmp_path / "in" / "b")
+    ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    paths[2].write_bytes(whole)
+    ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    store = SliceStore(tmp_path / "store")
+    assert store.fingerprint == SliceStore(tmp_path / "whole").fingerprint
+    assert max(len(store.read_series(one)) for one in store.series_ids) == 6
+
+
+def test_images_that_share_one_uid_are_told_apart(tmp_path: Path) -> None:
+    """An anonymiser gave all images one SOPInstanceUID: those that come later are stored nonetheless, once."""
+    hu = phantom(6)
+    paths = write_series(tmp_path / "all", hu, SOPInstanceUID=uid("one for all"))
+    for count, added in ((1, 1), (3, 1), (6, 1), (6, 0)):
+        summary = ingest(paths[:count], tmp_path / "store", key=KEY, progress=False)
+        assert (summary.added, summary.slices) == (added, count)
+    store = SliceStore(tmp_path / "store")
+    assert np.array_equal(store.read_series(store.series_ids[0]), hu)
+    assert store.resolve(paths[4], KEY) == store.series_ids[0]
+
+
 def test_later_runs_do_not_deny_what_is_stored(source: Path, whole: Path, tmp_path: Path) -> None:
     """A run over a part of a series, one for another modality, and one into a folder that was there, but empty."""
     before = tree_bytes(whole)
