@@ -75,12 +75,12 @@ def source_images(
 
 
 def _frames(path: Path, content: Path) -> list[Instance]:
-    with content.open("rb") as opened:
-        if not sniff_dicom(opened.read(132)):
-            return []
     try:
+        with content.open("rb") as opened:
+            if not sniff_dicom(opened.read(132)):
+                return []
         return read_frames(path, content)
-    except RejectedError:
+    except (OSError, RejectedError):  # what cannot be read was not classified either
         return []
 
 

@@ -88,8 +88,8 @@ def ingest(
     out = Path(out)
     sources = [source if isinstance(source, PacsSource) else Path(source) for source in sources]
     for source in sources:
-        if isinstance(source, Path) and not source.exists():
-            raise InputError(f"source {source}: does not exist; name a file or a folder")
+        if isinstance(source, Path) and not os.path.exists(source):  # noqa: PTH110  never raises
+            raise InputError(f"source {source}: does not exist, or its folder may not be read; name a file or a folder")
     if workers < 1:
         raise InputError(f"workers: must be at least 1, found {workers}")
     is_new = not out.exists()

@@ -38,7 +38,10 @@ class Found:
 
 
 def find_files(sources: Iterable[Path], store: Path | None = None) -> PathList:
-    """All files, sorted by path, each once however many links lead to it; not those of the store itself."""
+    """All files, sorted by path, each once however many links lead to it; not those of the store itself.
+
+    A folder that may not be read stands for what is in it, so that it gets a verdict.
+    """
     own = str(store.resolve()) if store is not None else None
     return PathList(
         path for source in sources for path in (_walk(str(source), own) if source.is_dir() else [str(source)])
@@ -65,7 +68,9 @@ def look_at(file: SourceFile, rules: Rules) -> Found:
     except RejectedError as rejection:
         return Found(file, refused=(rejection.reason, rejection.detail))
     except OSError as error:
-        return Found(file, refused=(Reason.UNREADABLE, f"cannot be opened ({type(error).__name__})"))
+        remedy = "; correct its permissions" if isinstance(error, PermissionError) else ""
+        what = f"is a file or folder that cannot be opened ({type(error).__name__}){remedy}"
+        return Found(file, refused=(Reason.UNREADABLE, what))
     return Found(file, tuple((frame, refusal(frame, rules)) for frame in frames))
 
 
@@ -106,16 +111,28 @@ def volume_series_id(key: bytes, digest: str) -> str:
 
 
 def _walk(folder: str, own: str | None) -> Iterable[str]:
-    """Files below a folder; links are followed, loops are not."""
+    """Files below a folder, and folders that cannot be read; links are followed, loops are not."""
     seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    unreadable: list[str] = []
+    for root, folders, names in os.walk(
+        folder, onerror=lambda error: unreadable.append(error.filename), followlinks=True
+    ):
         real = os.path.realpath(root)
         if real in seen or real == own:
             folders.clear()
             continue
         seen.add(real)
         folders.sort()
-        yield from (str(path) for path in (Path(root) / name for name in sorted(names)) if path.is_file())
+        yield from (str(path) for path in (Path(root) / name for name in sorted(names)) if _may_be_file(path))
+    yield from unreadable
+
+
+def _may_be_file(path: Path) -> bool:
+    """Whether it is a file, or may not be asked for what it is: then opening it tells what is wrong."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
 
 
 def _refused_series(found: Sequence[Found], counted: set[Path], key: bytes) -> list[Verdict]:
