@@ -31,8 +31,8 @@ class Format:
     """One kind of file: the encoder's tensors are ``content[wrapper][prefix + name]``, without wrapper if None.
 
     `online` are the prefixes that the trained network may have, `target` those of its moving average; `arms` are the
-    two networks' names in the method's words. `marks` are words, of which one must begin some name of the file;
-    `beside` are entries that must lie beside the wrapper. With `numbered` the stages bear `SEQUENTIAL`'s numbers.
+    two networks' names in the method's words. `marks` are words, of which one must begin some name of the file where
+    no format is asked for; `beside` are entries that must lie beside the wrapper. With `numbered` the stages bear `SEQUENTIAL`'s numbers.
     """
 
     name: str
@@ -55,6 +55,14 @@ _LIGHTLY = Format(
     target=("backbone_momentum.", "teacher_backbone.", "key_backbone."),
     arms=("online", "target"),
     marks=("projection_head", "prediction_head", "backbone_momentum", "teacher_backbone", "key_backbone"),
+)
+
+# Where ``backbone`` is the moving average, and the trained network is a copy of it (lightly's MoCo v2, and older modules).
+_LIGHTLY_COPIED = replace(
+    _LIGHTLY,
+    online=("query_backbone.", "student_backbone."),
+    target=("backbone.",),
+    marks=("query_backbone", "student_backbone"),
 )
 
 # Tried in this order; the first that fits is taken.
@@ -114,7 +122,14 @@ FORMATS: tuple[Format, ...] = (
         title="SwAV of Wolf et al. 2023 (Lightning)",
         wrappers=("state_dict",),
         online=("model.",),
+        marks=("model.prototypes", "model.projection_head"),
         preprocessing=REFERENCE,
+    ),
+    Format(
+        name="lightning",
+        title="a Lightning module whose ResNet is its model",
+        wrappers=("state_dict",),
+        online=("model.",),
     ),
     Format(
         name="swav-official",
@@ -124,6 +139,8 @@ FORMATS: tuple[Format, ...] = (
         marks=("prototypes", "projection_head"),
         preprocessing=IMAGENET,
     ),
+    _LIGHTLY_COPIED,
+    replace(_LIGHTLY_COPIED, numbered=True),
     _LIGHTLY,
     replace(_LIGHTLY, numbered=True),
     Format(
@@ -173,7 +190,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
         *("teacher_head", "key_backbone", "key_projection_head"),
     ),
     "queue": ("queue", "queue_ptr", "val_queue", "val_queue_ptr", "queue_y", "queue_index", "queue_pointer"),
-    "projector": ("projection_head", "projector", "head"),
+    "projector": ("projection_head", "query_projection_head", "student_projection_head", "projector", "head"),
     "predictor": ("prediction_head", "predictor"),
     "prototypes": ("prototypes",),
     "classifier": ("classifier", "online_classifier"),
@@ -181,7 +198,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "normalisation constants": ("imn_m", "imn_s", "norm_black"),
 }
 _REASONS = {word: reason for reason, words in _WORDS.items() for word in words}
-_ONLINE_WORDS = frozenset({"online_network", "projector", "projection_head", "student_backbone"})
+_ONLINE_WORDS = frozenset({"online_network", "projector", "projection_head", "query_projection_head"})
 
 
 @dataclass(frozen=True)
@@ -215,14 +232,14 @@ def find_encoder(content: Mapping[str, Any], source: str, form: str | None = Non
     Raises:
         CheckpointError: no format fits, `form` does not exist or fit, or the format has no such arm.
     """
-    for candidate in _candidates(form):
+    for candidate in _candidates(form, content):
         for wrapper in candidate.wrappers:
             tensors = content if wrapper is None else content.get(wrapper)
             if not isinstance(tensors, Mapping) or any(entry not in content for entry in candidate.beside):
                 continue
             ddp = _ddp(tensors)
             inner = {name.removeprefix(ddp): value for name, value in tensors.items() if isinstance(name, str)}
-            if not _marked(candidate, inner) or _prefix(candidate, candidate.online, inner) is None:
+            if (form is None and not _marked(candidate, inner)) or _prefix(candidate, candidate.online, inner) is None:
                 continue
             target = ARMS[arm or "online"]
             prefix = _prefix(candidate, candidate.target if target else candidate.online, inner)
@@ -254,12 +271,14 @@ def reason_for(name: str, value: object, encoder: Encoder) -> str:
     return next((_REASONS[word] for word in words if word in _REASONS), "other")
 
 
-def _candidates(form: str | None) -> tuple[Format, ...]:
+def _candidates(form: str | None, content: Mapping[str, Any]) -> tuple[Format, ...]:
     if form is None:
         return FORMATS
     if form.startswith("prefix:"):
-        title = "torchvision's names behind a prefix"
-        return (Format(form, title, (None, "state_dict", "model", "module"), (form.removeprefix("prefix:"),)),)
+        title, prefix = "torchvision's names behind a prefix", form.removeprefix("prefix:")
+        others = (name for name, value in content.items() if isinstance(value, Mapping))
+        wrappers = dict.fromkeys((None, "state_dict", "model", "module", *others))
+        return (Format(form, title, tuple(wrappers), (prefix, prefix.removeprefix(DDP))),)
     chosen = tuple(each for each in FORMATS if each.name == form)
     if not chosen:
         known = ", ".join(dict.fromkeys(each.name for each in FORMATS))
@@ -276,7 +295,7 @@ def _ddp(tensors: Mapping[Any, Any]) -> str:
 
 
 def _marked(form: Format, names: Mapping[str, Any]) -> bool:
-    return not form.marks or any(name.split(".", 1)[0] in form.marks for name in names)
+    return not form.marks or any(name.startswith(tuple(f"{mark}." for mark in form.marks)) for name in names)
 
 
 def _prefix(form: Format, prefixes: tuple[str, ...], names: Mapping[str, Any]) -> str | None:

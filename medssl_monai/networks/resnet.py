@@ -94,8 +94,8 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
     def first_convolution(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W), or a grey one (B, 1, H, W) as three equal channels, to a map (B, 64, H/2, W/2).
 
-        On a CPU a grey image meets the sum of the three kernels: the same function in half the time. Elsewhere it is
-        repeated, for which cuDNN has kernels.
+        Training on a CPU, a grey image meets the sum of the three kernels: the same function in half the time. Elsewhere
+        it is repeated: cuDNN has kernels for that, and features are bit for bit those of torchvision's network.
         """
         channels = image.shape[1]
         if channels != 1 and channels != 3:
@@ -103,7 +103,7 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
                 f"image: an encoder takes 1 or 3 channels, found {channels}; "
                 "give one window, or three windows as channels"
             )
-        if channels == 1 and image.device.type == "cpu":
+        if channels == 1 and self.training and image.device.type == "cpu":
             conv = self.conv1
             return F.conv2d(image, folded_weight(conv.weight), None, conv.stride, conv.padding)
         x: Tensor = self.conv1(image.expand(-1, 3, -1, -1))

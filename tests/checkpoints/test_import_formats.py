@@ -203,6 +203,24 @@ LAYOUTS: list[tuple[str, Mapping[str, Any], dict[str, int]]] = [
     ),
     ("timm", {"arch": "resnet18", "state_dict": {**r18(""), **heads("fc.weight")}}, {"classifier": 1}),
     ("torchvision", {"model": {**r18("module."), **heads("module.fc.weight")}, "epoch": 1}, {"classifier": 1}),
+    (
+        "lightly",  # where `backbone` is the moving average, and what is trained is its copy
+        {
+            "state_dict": {
+                **zeros("backbone."),
+                **r18("query_backbone."),
+                **heads("projection_head.layers.0.weight", "query_projection_head.layers.0.weight"),
+            }
+        },
+        {"target network": 120, "projector": 2},
+    ),
+    ("lightly", {"state_dict": {**zeros("backbone."), **r18("student_backbone.")}}, {"target network": 120}),
+    ("lightning", {"state_dict": {**r18("model."), **heads("model.fc.weight")}}, {"classifier": 1}),
+    (
+        "swav",
+        {"state_dict": {**r18("model."), **heads("model.projection_head.0.weight", "model.prototypes.weight")}},
+        {"projector": 1, "prototypes": 1},
+    ),
 ]
 
 
@@ -234,6 +252,22 @@ def test_the_reference_s_classifier_by_its_manifest(tmp_path: Path) -> None:
     state, report = load_encoder(path)
     assert report.format == "reference-classifier" and report.beside == ("pytorch-lightning_version",)
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "advised"),
+    [
+        ({"model": {**r18("module.net."), **heads("module.projector.0.weight")}, "epoch": 1}, "prefix:module.net."),
+        ({"model_ema": r18("module.")}, "prefix:module."),
+        ({"student": r18("module.backbone."), "teacher": zeros("backbone.")}, "prefix:module.backbone."),
+    ],
+)
+def test_the_prefix_that_a_refusal_advises_is_accepted(content: dict[str, Any], advised: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "file.pt", content)
+    with pytest.raises(CheckpointError, match=f"give --from {advised}$"):
+        load_encoder(path)
+    assert_same(load_encoder(path, advised)[0])
+    assert_same(load_encoder(path, advised.replace("module.", ""))[0])
 
 
 @pytest.mark.parametrize(
