@@ -31,8 +31,9 @@ class Format:
     """One kind of file: the encoder's tensors are ``content[wrapper][prefix + name]``, without wrapper if None.
 
     `online` are the prefixes that the trained network may have, `target` those of its moving average; `arms` are the
-    two networks' names in the method's words. `marks` are words, of which one must begin some name of the file where
-    no format is asked for; `beside` are entries that must lie beside the wrapper. With `numbered` the stages bear `SEQUENTIAL`'s numbers.
+    two networks' names in the method's words. `marks` are words, of which one must begin some name of the file unless
+    the format is asked for by name; `beside` are entries that must lie beside the wrapper. With `numbered` the stages
+    bear `SEQUENTIAL`'s numbers.
     """
 
     name: str
@@ -57,7 +58,7 @@ _LIGHTLY = Format(
     marks=("projection_head", "prediction_head", "backbone_momentum", "teacher_backbone", "key_backbone"),
 )
 
-# Where ``backbone`` is the moving average, and the trained network is a copy of it (lightly's MoCo v2, and older modules).
+# Where ``backbone`` is the moving average, and what is trained is a copy of it (lightly's MoCo v2, and older modules).
 _LIGHTLY_COPIED = replace(
     _LIGHTLY,
     online=("query_backbone.", "student_backbone."),

@@ -94,8 +94,8 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
     def first_convolution(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W), or a grey one (B, 1, H, W) as three equal channels, to a map (B, 64, H/2, W/2).
 
-        Training on a CPU, a grey image meets the sum of the three kernels: the same function in half the time. Elsewhere
-        it is repeated: cuDNN has kernels for that, and features are bit for bit those of torchvision's network.
+        In training on a CPU a grey image meets the sum of the three kernels: the same function in half the time.
+        Elsewhere it is repeated: cuDNN has kernels for that, and features are bit for bit torchvision's.
         """
         channels = image.shape[1]
         if channels != 1 and channels != 3:
