@@ -1,12 +1,16 @@
 """Archives (zip, tar, tar.gz) read as folders: members are streamed to a private folder for the time of a run.
 
 A member stands at `ARCHIVE/member/name`, as if the archive were a folder. Members that point outside the archive
-(absolute names, `..`), links, devices and encrypted members are refused one by one; an archive beyond the limits is
-refused whole. Archives within archives are read alike, and count towards the limits of the outermost.
+(absolute names, `..`), links, devices, encrypted and broken members are refused one by one; an archive beyond the
+limits is refused whole. Archives within archives are read alike, and count towards the limits of the outermost.
+
+The folder is one of the store's rather than of TMPDIR: there is as much room as images need, where TMPDIR may be
+memory, and processes on other machines see it.
 """
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tarfile
 import zipfile
@@ -16,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from medssl_monai.errors import InputError
+from medssl_monai.ingest.disk_writes import disk_refused, writing
 from medssl_monai.ingest.path_lists import SourceFile, SourceFiles
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
@@ -24,6 +30,12 @@ __all__ = ["ARCHIVE_SUFFIXES", "ArchiveLimits", "RefusedFile", "is_archive", "un
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 BLOCK_BYTES = 1 << 20
+
+ZIP_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 96: "JPEG", 98: "PPMd", 99: "AES"}
+"""Ways to compress that Python does not know (APPNOTE.TXT 4.4.5)."""
+
+NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
+"""What a file system says of a name; anything else is the disk's."""
 
 
 class RefusedFile(NamedTuple):
@@ -68,6 +80,9 @@ def unpacked(
         files: as found.
         folder: where members are kept meanwhile; made where there are archives, and removed at the end.
         limits: see `ArchiveLimits`.
+
+    Raises:
+        InputError: the disk refuses to take the members.
     """
     taken = SourceFiles()
     refused: list[RefusedFile] = []
@@ -76,7 +91,8 @@ def unpacked(
             if not is_archive(path):
                 taken.add(SourceFile(path, path))
                 continue
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with writing(folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             run = _Unpacking(limits or ArchiveLimits(), _size(path), folder / str(number))
             try:
                 run.unpack(SourceFile(path, path), 1)
@@ -101,12 +117,13 @@ def _size(path: Path) -> int:
 
 
 class _Member(NamedTuple):
-    """One entry of an archive."""
+    """One entry of an archive: a folder, a file with its content, or what is neither followed nor read, and why."""
 
     name: str
-    refusal: str
-    is_folder: bool
-    stream: IO[bytes] | None
+    refusal: str = ""
+    damage: str = ""
+    is_folder: bool = False
+    stream: IO[bytes] | None = None
 
 
 @dataclass
@@ -126,35 +143,42 @@ class _Unpacking:
 
         Raises:
             RejectedError: the outermost archive is beyond the limits.
+            InputError: the disk refuses to take the members.
         """
         if depth > self.limits.depth:
             raise _beyond(f"archives lie {depth} deep within one another, the limit is {self.limits.depth}")
         home = self.folder / f"{len(self.taken) + len(self.refused)}-{depth}"
         nested: list[SourceFile] = []
+        before = self.members
         try:
             for member in _members(archive.content):
                 self._count_member()
                 if member.is_folder:
                     continue
                 self._take(member, archive, home, nested)
-        except RejectedError:
+        except InputError:
             raise
-        except Exception as error:
-            what = f"is an archive that cannot be read to its end ({type(error).__name__}): truncated or damaged"
-            self._refuse(archive.path, Reason.UNREADABLE, what)
+        except Exception as error:  # zipfile, tarfile, zlib and lzma each have errors of their own
+            what = "is an archive that cannot be read to its end" if self.members > before else "cannot be opened"
+            met = f"{self.members - before} of its members were met"
+            why = "correct its permissions" if isinstance(error, PermissionError) else "truncated or damaged"
+            self._refuse(archive.path, Reason.UNREADABLE, f"{what} ({type(error).__name__}; {met}): {why}")
         for inner in nested:
             self.unpack(inner, depth + 1)
             inner.content.unlink(missing_ok=True)
 
     def _take(self, member: _Member, archive: SourceFile, home: Path, nested: list[SourceFile]) -> None:
         why = member.refusal or _hostile(member.name)
-        if why or member.stream is None:
+        if why:
             # A hostile name is not repeated: the place is told by its number.
             place = archive.path / f"refused member {self.members}"
-            self._refuse(place, Reason.HOSTILE_MEMBER, why or "is no plain file")
+            self._refuse(place, Reason.HOSTILE_MEMBER, why)
             return
         name = PurePosixPath(member.name.replace("\\", "/"))
         path, content = archive.path / name, home / name
+        if member.stream is None:
+            self._refuse(path, Reason.UNREADABLE, member.damage)
+            return
         try:
             content.parent.mkdir(parents=True, exist_ok=True)
             target = content.open("xb")
@@ -162,22 +186,28 @@ class _Unpacking:
             self._refuse(path, Reason.DUPLICATE, "has the name of another member of its archive")
             return
         except OSError as error:
+            if error.errno not in NAME_ERRORS:
+                raise disk_refused(self.folder, error) from error
             what = f"cannot be unpacked ({type(error).__name__}): its name is too long, or that of a folder"
             self._refuse(path, Reason.UNREADABLE, what)
             return
-        try:
-            with target:
-                self._copy(member.stream, target)
-        except RejectedError:
-            raise
-        except Exception as error:  # zipfile, tarfile, zlib and lzma each have errors of their own
+        with writing(self.folder), target:
+            damage = self._copy(member.stream, target)
+        if damage:
             content.unlink()
-            self._refuse(path, Reason.UNREADABLE, f"cannot be unpacked ({type(error).__name__}): truncated or damaged")
+            self._refuse(path, Reason.UNREADABLE, damage)
             return
         (nested if is_archive(content) else self.taken).append(SourceFile(path, content))
 
-    def _copy(self, stream: IO[bytes], target: IO[bytes]) -> None:
-        while block := stream.read(BLOCK_BYTES):
+    def _copy(self, stream: IO[bytes], target: IO[bytes]) -> str:
+        """Copies a member; tells what is wrong with it. Only an error of reading is that: others are the disk's."""
+        while True:
+            try:
+                block = stream.read(BLOCK_BYTES)
+            except Exception as error:
+                return _damaged(error)
+            if not block:
+                return ""
             self.unpacked_bytes += len(block)
             if self.unpacked_bytes > self.limits.unpacked_bytes:
                 raise _beyond(f"it unpacks to more than {self.limits.unpacked_bytes} bytes, which is the limit")
@@ -209,6 +239,10 @@ def _hostile(name: str) -> str:
     return "has a name that leads out of the archive" if ".." in parts else ""
 
 
+def _damaged(error: Exception) -> str:
+    return f"cannot be unpacked ({type(error).__name__}): truncated or damaged"
+
+
 def _members(path: Path) -> Iterator[_Member]:
     """The members in the archive's order; each stream is good until the next is asked for."""
     if path.name.lower().endswith(".zip"):
@@ -217,21 +251,40 @@ def _members(path: Path) -> Iterator[_Member]:
                 yield from _zip_member(archive, entry)
     else:
         # "r|*" reads the file once from front to end, without looking back.
-        with tarfile.open(path, "r|*") as tar:
+        with tarfile.open(path, "r|*", tarinfo=_Header) as tar:
             for item in tar:
                 refusal = "" if item.isfile() or item.isdir() else "is a link or a device, which is not followed"
                 stream = tar.extractfile(item) if item.isfile() else None
-                yield _Member(item.name, refusal, item.isdir(), stream)
+                yield _Member(item.name, refusal, is_folder=item.isdir(), stream=stream)
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar; a broken one is an error, where `tarfile` would take it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("broken header") from error
 
 
 def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[_Member]:
     kind = (entry.external_attr >> 16) & 0o170000
     if entry.is_dir() or kind not in (0, 0o100000):
         refusal = "" if entry.is_dir() else "is a link or a device, which is not followed"
-        yield _Member(entry.filename, refusal, entry.is_dir(), None)
+        yield _Member(entry.filename, refusal, is_folder=entry.is_dir())
         return
     if entry.flag_bits & 1:
-        yield _Member(entry.filename, "is encrypted; unpack it by hand", False, None)
+        yield _Member(entry.filename, "is encrypted; unpack it by hand")
         return
-    with archive.open(entry) as stream:
-        yield _Member(entry.filename, "", False, stream)
+    try:
+        stream = archive.open(entry)
+    except NotImplementedError:
+        method = ZIP_METHODS.get(entry.compress_type, f"method {entry.compress_type}")
+        yield _Member(entry.filename, damage=f"is compressed by {method}, which is not supported; unpack it by hand")
+    except Exception as error:  # a broken header says nothing about the members that follow
+        yield _Member(entry.filename, damage=_damaged(error))
+    else:
+        with stream:
+            yield _Member(entry.filename, stream=stream)

@@ -166,7 +166,7 @@ class PacsSource:
             if attempt:
                 time.sleep(SECONDS_BEFORE_RETRY * 2 ** (attempt - 1))
             shutil.rmtree(folder, ignore_errors=True)
-            with writing(folder.parent):
+            with writing(folder):
                 folder.mkdir(mode=0o700, parents=True)
             try:
                 files = self._fetch(series, folder)
@@ -200,7 +200,7 @@ class PacsSource:
                 try:
                     dataset.save_as(content)
                 except OSError as error:  # all was read before
-                    raise disk_refused(folder.parent, error) from error
+                    raise disk_refused(folder, error) from error
                 files[name] = SourceFile(self.path(series, name), content)
         return sorted(files.values())
 

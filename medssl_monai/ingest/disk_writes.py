@@ -25,7 +25,12 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def disk_refused(folder: Path, error: OSError) -> InputError:
-    """The sentence; the name of the file that was written is left out of it, since it may name a patient."""
+    """The sentence; the name of the file that was written is left out of it, since it may name a patient.
+
+    A private folder within a store is gone by the time it is read: the store is named.
+    """
+    private = next((number for number, part in enumerate(folder.parts) if part.startswith(".draft-")), None)
+    folder = Path(*folder.parts[:private])
     return InputError(
         f"{folder}: cannot be written ({error.strerror or type(error).__name__}); free space there or correct its "
         "permissions, then run the same command again, or name another folder"

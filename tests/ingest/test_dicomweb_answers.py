@@ -86,7 +86,7 @@ def test_a_full_disk_is_not_the_server_s_fault(
         raise OSError(errno.ENOSPC, "No space left on device", "PLANTED")
 
     monkeypatch.setattr(Dataset, "save_as", full)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); free space") as caught:
+    with pytest.raises(InputError, match=r"store: cannot be written \(No space left on device\); free space") as caught:
         run(PacsSource(pacs.address))
     assert "PLANTED" not in str(caught.value)
     assert not (tmp_path / "store").exists() or not list((tmp_path / "store").iterdir())
