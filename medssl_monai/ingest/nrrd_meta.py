@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_monai.ingest.detached_data import HEADER_BYTES, lies_beside
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 from medssl_monai.ingest.volumes import Volume
 
 __all__ = ["read_meta_image", "read_nrrd"]
-
-HEADER_BYTES = 1 << 20
 
 _C_TYPES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "met_char"), "i1"),
@@ -133,7 +132,7 @@ def _type(name: str) -> str:
 
 def _beside(path: Path, name: str) -> Path:
     """The file that holds the data; nothing outside the header's folder is opened."""
-    if Path(name).is_absolute() or ".." in Path(name).parts or name.upper().startswith("LIST") or "%" in name:
+    if not lies_beside(name):
         raise _unreadable("names data in several files or in another folder; join them into one file")
     return path.parent / name
 

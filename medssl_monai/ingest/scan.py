@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medssl_monai.ingest.admission import Rules, refusal
+from medssl_monai.ingest.detached_data import header_of
 from medssl_monai.ingest.dicom import HEAD_BYTES, Instance, read_frames, sniff_dicom
 from medssl_monai.ingest.digests import file_digest
 from medssl_monai.ingest.grouping import DicomPlan, common_folder, plan_series, series_uid
@@ -27,13 +28,15 @@ class Found:
     """What one file is: images of DICOM, each with why it is not taken; a volume file or picture; or neither.
 
     Attributes:
-        digest: of a volume file or picture.
+        digest: of a volume file or picture; any word for the data of a volume.
+        data_of: the header that names this file for its data.
         refused: why the file as a whole is not taken.
     """
 
     file: SourceFile
     instances: tuple[tuple[Instance, tuple[Reason, str] | None], ...] = ()
     digest: str = ""
+    data_of: Path | None = None
     refused: tuple[Reason, str] | None = None
 
 
@@ -61,11 +64,15 @@ def look_at(file: SourceFile, rules: Rules) -> Found:
         with file.content.open("rb", buffering=0) as opened:
             head = opened.read(HEAD_BYTES)
         if not sniff_dicom(head):
+            if (header := header_of(file.content)) is not None:
+                return Found(file, digest="data", data_of=header)
             known = ", ".join((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES))
             what = "is empty" if not head else f"is neither DICOM nor a volume file or picture ({known})"
             return Found(file, refused=(Reason.NOT_AN_IMAGE_FILE, what))
         frames = read_frames(file.path, file.content, head)
     except RejectedError as rejection:
+        if (header := header_of(file.content)) is not None:  # voxels that start as DICOM does
+            return Found(file, digest="data", data_of=header)
         return Found(file, refused=(rejection.reason, rejection.detail))
     except OSError as error:
         remedy = "; correct its permissions" if isinstance(error, PermissionError) else ""
@@ -83,14 +90,23 @@ def plan_images(found: Sequence[Found], key: bytes) -> tuple[list[DicomPlan], li
 
 
 def plan_volumes(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list[VolumePlan], list[Verdict]]:
-    """One series for each distinct volume file or picture; further files with the same bytes are copies."""
+    """One series for each distinct volume file or picture; further files with the same bytes are copies.
+
+    Files that hold the data of another one's header are counted with it.
+    """
     plans: dict[str, VolumePlan] = {}
     copies = []
+    data = Counter(str(one.data_of.resolve()) for one in found if one.data_of is not None)
     for one in found:
+        if one.data_of is not None:
+            continue
         source, series_id = source_id(key, one.file.path), volume_series_id(key, one.digest)
+        files = 1 + (data.pop(str(one.file.content.resolve()), 0) if data else 0)
         if series_id in plans:
             detail = "has the same bytes as another file of this run"
-            copies.append(Verdict(Outcome.REJECTED, "file", source, reason=Reason.DUPLICATE, detail=detail))
+            copies.append(
+                Verdict(Outcome.REJECTED, "file", source, files=files, reason=Reason.DUPLICATE, detail=detail)
+            )
             continue
         plans[series_id] = VolumePlan(
             series_id=series_id,
@@ -101,8 +117,15 @@ def plan_volumes(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list
             modality=rules.modality or (PICTURE_MODALITY if is_picture_file(one.file.content) else "CT"),
             assume_hu=rules.assume_hu,
             instance_ids=(pseudonym(key, "instance", one.digest),),
+            files=files,
         )
-    return list(plans.values()), copies
+    detail = "holds the data of a volume whose header is not among the files; name the header, or the folder of both"
+    alone = [
+        Verdict(Outcome.REJECTED, "file", source_id(key, one.file.path), reason=Reason.NOT_AN_IMAGE_FILE, detail=detail)
+        for one in found
+        if one.data_of is not None and str(one.data_of.resolve()) in data
+    ]
+    return list(plans.values()), [*copies, *alone]
 
 
 def volume_series_id(key: bytes, digest: str) -> str:

@@ -18,7 +18,7 @@ from medssl_monai.ingest import Outcome, Reason, SliceStore
 from medssl_monai.ingest.nifti import read_volume
 from medssl_monai.ingest.verdicts import RejectedError
 from medssl_monai.ingest.volumes import Volume, cut
-from tests.ingest.conftest import Ingest
+from tests.ingest.conftest import Ingest, only, rejections, volume
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 
 nibabel: Any = typed_nibabel  # its calls have no types
@@ -210,6 +210,42 @@ def test_itk_formats(tmp_path: Path, run: Ingest, suffix: str) -> None:
     found, row = only_series(run(tmp_path / f"a{suffix}")[0])
     assert np.array_equal(found, hu)
     assert np.allclose(row["affine"], RAS_OF_PHANTOM.reshape(-1))
+
+
+@pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_volumes_whose_data_lie_beside_their_header(tmp_path: Path, run: Ingest, suffix: str, compressed: bool) -> None:
+    """Known by both files: two under equal headers are two, a copy is a copy, changed data are read."""
+    for seed, folder in enumerate(("a", "b", "c")):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        image = sitk.GetImageFromArray(phantom(seed=min(seed, 1)))
+        sitk.WriteImage(image, str(tmp_path / "in" / folder / f"ct.1{suffix}"), compressed)
+    (tmp_path / "in" / "a" / "other.raw").write_bytes(b"nobody's")
+    store, summary = run()
+    found = sorted(store.read_series(series_id).tobytes() for series_id in store.series_ids)
+    assert found == sorted(phantom(seed=seed).tobytes() for seed in (0, 1))
+    assert rejections(summary) == {Reason.DUPLICATE: 2, Reason.NOT_AN_IMAGE_FILE: 1}
+    assert sorted(v.files for v in summary.verdicts if v.outcome is Outcome.ACCEPTED) == [2, 2]
+    assert run()[1].added == 0
+    sitk.WriteImage(sitk.GetImageFromArray(phantom(seed=5)), str(tmp_path / "in" / "a" / f"ct.1{suffix}"), compressed)
+    store, summary = run()
+    assert summary.added == 1
+    assert phantom(seed=5).tobytes() in [store.read_series(series_id).tobytes() for series_id in store.series_ids]
+    moved = (tmp_path / "in" / "a").rename(tmp_path / "moved")
+    assert store.resolve(moved / f"ct.1{suffix}", KEY) in store.series_ids
+
+
+def test_data_without_their_header(tmp_path: Path, run: Ingest) -> None:
+    """Voxels that start as DICOM may, named by a header that is not among the files."""
+    hu = phantom()
+    hu[0, 0, 0] = 8
+    sitk.WriteImage(sitk.GetImageFromArray(hu), str(tmp_path / "ct.mhd"))
+    store, summary = run(tmp_path / "ct.mhd")
+    assert np.array_equal(volume(store), hu)
+    assert only(summary).files == 1
+    assert only(run(tmp_path / "ct.mhd", tmp_path / "ct.raw", out="both")[1]).files == 2
+    with pytest.raises(NoImagesError, match="whose header is not among the files"):
+        run(tmp_path / "ct.raw", out="none")
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
