@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl_monai.downstream.class_names import network_classes
 from medssl_monai.downstream.image_data import PICTURES, ImageData, ImageFiles
 from medssl_monai.downstream.subsets import grouped_split
 from medssl_monai.errors import LabelError
@@ -27,18 +28,13 @@ def image_table(path: str | Path, *, multilabel: bool = False, classes: Sequence
         classes: names in the order of the network's outputs; None takes the table's own, sorted.
 
     Raises:
-        LabelError: the table does not fit (see `read_labels`), a source is no picture or is missing, a picture is
-            named twice, or a label is not one of ``classes``.
+        ConfigError: see `network_classes`.
+        LabelError: the table does not fit (see `read_labels` and `network_classes`), a source is no picture or is
+            missing, or a picture is named twice.
     """
     table = read_labels(Path(path), multilabel=multilabel)
-    names = list(classes or table.classes)
-    unknown = sorted(set(table.classes) - set(names))
-    if unknown:
-        raise LabelError(
-            f"{table.path}: the label {unknown[0]!r} is not a class of this network, which knows {', '.join(names)}; "
-            "correct the table or fine-tune a network for it"
-        )
     paths = _pictures(table)
+    names = network_classes(table, classes, task="multilabel" if multilabel else "multiclass")
     if multilabel:
         held = np.zeros((len(paths), len(names)), dtype=np.float32)
         for row, vector in zip(table.rows, held, strict=True):
@@ -47,8 +43,13 @@ def image_table(path: str | Path, *, multilabel: bool = False, classes: Sequence
     else:
         labels = np.array([names.index(row.label) for row in table.rows], dtype=np.int64)
     patients = [row.patient for row in table.rows]
-    statements = () if table.has_patient else ("patient unknown for some pictures: they may be on both sides",)
-    return ImageData("table", names, ImageFiles(paths), labels, patients, _splits(table, labels), statements)
+    splits = _splits(table, labels)
+    statements = [] if table.has_patient else ["patient unknown for some pictures: they may be on both sides"]
+    shown = {name for i in splits["train"] for name in table.rows[i].names}
+    never = [name for name in table.classes if name not in shown]
+    if never and not table.has_split:  # by chance, which a table with splits decides instead
+        statements.append(f"nothing can learn what no picture drawn for training shows: {', '.join(never)}")
+    return ImageData("table", names, ImageFiles(paths), labels, patients, splits, tuple(statements))
 
 
 def _pictures(table: LabelTable) -> list[Path]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from medssl_monai.downstream.class_balance import balanced_positions
+from medssl_monai.downstream.class_names import network_classes
 from medssl_monai.downstream.image_data import PICTURES
 from medssl_monai.downstream.subsets import Unit, nested_subset
 from medssl_monai.errors import ConfigError, LabelError
@@ -45,8 +46,8 @@ class LabelledData:
             a float32 vector (C,) with 1 where a class holds.
 
     Raises:
-        ConfigError: the fraction is not in (0, 1], or the unit or the task is unknown.
-        LabelError: the table does not fit: see `read_labels` and `resolve`; or it has a class the network lacks.
+        ConfigError: the fraction is not in (0, 1], or the unit or the task is unknown; or see `network_classes`.
+        LabelError: the table does not fit: see `read_labels`, `network_classes` and `resolve`.
     """
 
     def __init__(
@@ -66,13 +67,7 @@ class LabelledData:
         self.table = read_labels(Path(labels), multilabel=task == "multilabel")
         self.task = task
         self._key = load_key(None if key is None else Path(key))
-        self.classes = list(classes) if classes else list(self.table.classes)
-        unknown = sorted(set(self.table.classes) - set(self.classes))
-        if unknown:
-            raise LabelError(
-                f"{labels}: the label {unknown[0]!r} is not a class of this network, which knows "
-                f"{', '.join(self.classes)}; correct the table or fine-tune a network for it"
-            )
+        self.classes = network_classes(self.table, classes, task=task)
         self.fraction, self.subset_unit, self.subset_seed = fraction, subset_unit, subset_seed
         nested_subset([0], [""], fraction, unit=subset_unit)  # refuses what it does not know before files are read
         self.store = self._open(store_dir, cache_dir)

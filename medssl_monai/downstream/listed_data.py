@@ -22,6 +22,7 @@ from monai.transforms.utility.array import EnsureChannelFirst, Lambda
 from torch.utils.data import Dataset
 
 from medssl_monai.downstream.class_balance import balanced_positions
+from medssl_monai.downstream.class_names import named_classes
 from medssl_monai.downstream.labelled_data import LabelledData
 from medssl_monai.errors import InputError, LabelError
 from medssl_monai.ingest.slice_dataset import SampleKey
@@ -83,6 +84,7 @@ class ListedData:
 
     Raises:
         LabelError: no classes are named, as where a label table was forgotten.
+        ConfigError: see `named_classes`.
     """
 
     def __init__(self, classes: Sequence[str] | None, task: str = "multiclass") -> None:
@@ -91,7 +93,7 @@ class ListedData:
                 "dataset_dir: training needs a label table (CSV or JSON), found null; give --dataset_dir labels.csv "
                 "(only lists of images, as MONAI Label gives them, do without, and then classes=[…] is needed)"
             )
-        self.classes, self.task = list(classes), task
+        self.classes, self.task = named_classes(classes) or [], task
         self._digest = hashlib.sha256()
         self._slices: dict[str, ListedSlices] = {}
 

@@ -102,7 +102,13 @@ def prepare(plan: StudyPlan, out: Path, *, anew: bool = False) -> StudyInputs:
         store = out / "data" / "store"
         ingest([labels.parent], store, modality="CT", progress=False)
     assert labels is not None  # read_plan saw to it
-    data = LabelledData(labels, store, cache_dir=out / "data" / "stores", task=plan.settings.get("task", "multiclass"))
+    data = LabelledData(
+        labels,
+        store,
+        plan.settings.get("classes"),
+        cache_dir=out / "data" / "stores",
+        task=plan.settings.get("task", "multiclass"),
+    )
     train = data.rows("train")
     patients = [row["patient"] for row in train]
     table = digest([(row["series_id"], row["slice"], row["label_name"]) for row in [*train, *data.rows("test")]])

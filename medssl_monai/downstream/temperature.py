@@ -89,10 +89,15 @@ def temperature_figures(
     temperature = fit_temperature(np.concatenate(truth), np.concatenate(parts))
     labels, before = np.asarray(predictions.labels, dtype=np.int64), np.stack(predictions.probabilities)
     after = scale_temperature(before, temperature)
-    every = np.arange(before.shape[1])
     return {
         "temperature": temperature,
         "validation_slices": int(sum(len(part) for part in truth)),
         "ece": [expected_calibration_error(labels, p) for p in (before, after)],
-        "log_loss": [float(log_loss(labels, scale_temperature(p, 1.0), labels=every)) for p in (before, after)],
+        "log_loss": [_log_loss(labels, p) for p in (before, after)],
     }
+
+
+def _log_loss(labels: npt.NDArray[np.int64], probabilities: Floats) -> float:
+    """0 where a network has one class alone, of which scikit-learn's makes none."""
+    every = np.arange(probabilities.shape[1])
+    return float(log_loss(labels, scale_temperature(probabilities, 1.0), labels=every)) if len(every) > 1 else 0.0
