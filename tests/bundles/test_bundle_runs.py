@@ -293,7 +293,9 @@ def test_bad_input_is_named(
     with pytest.raises(CheckpointError, match="resnet18"):
         finetune(phantom_labels, tmp_path / "b", store_dir=store, arch="resnet50", encoder_weights=str(pretrained))
     table = tmp_path / "labels.csv"
-    table.write_text(f"source,slice,label,split\n{phantom_store.series_ids[0]},99,head,train\n", encoding="utf-8")
+    series = phantom_store.series_ids[0]
+    rows = f"{series},99,head,train\n{series},0,thorax,train\n"
+    table.write_text(f"source,slice,label,split\n{rows}", encoding="utf-8")
     with pytest.raises(LabelError, match="99"):
         finetune(table, tmp_path / "c", store_dir=store)
     table.write_text(f"source,slice,label,split\n{phantom_store.series_ids[0]},0,foot,test\n", encoding="utf-8")

@@ -354,6 +354,6 @@ def test_queries_label_what_they_find(phantom_store: SliceStore, tmp_path: Path)
     path.write_text("source,slice,label\nquery: slice < 2,1,a\n")
     with pytest.raises(LabelError, match="takes no 'slice'"):
         read_labels(path)
-    path.write_text("source,label\nquery: slice < 2,a\n")
+    path.write_text("source,label\nquery: slice < 2,a\nquery: slice >= 2,b\n")
     with pytest.raises(LabelError, match="a query asks a store"):
         LabelledData(path)
