@@ -1,5 +1,8 @@
 """``medssl ingest``."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,15 +52,16 @@ def run(
         scheduler, query = recipe.get("scheduler", scheduler), recipe.get("query", query)
         verify_tls, report = recipe.get("verify_tls", verify_tls), recipe.get("report", report)
     wanted = parse_query(query or [], modality)
-    summary = ingest(
-        [PacsSource(one, wanted, verify_tls) if is_dicomweb(one) else Path(one) for one in sources],
-        out,
-        key=load_key(key),
-        modality=modality,
-        workers=workers,
-        report=report,
-        scheduler=scheduler,
-    )
+    with _terminable():
+        summary = ingest(
+            [PacsSource(one, wanted, verify_tls) if is_dicomweb(one) else Path(one) for one in sources],
+            out,
+            key=load_key(key),
+            modality=modality,
+            workers=workers,
+            report=report,
+            scheduler=scheduler,
+        )
     if sheet is not None:
         from medssl_monai.ingest.contact_sheet import contact_sheet
 
@@ -80,3 +84,18 @@ def _not_given(context: typer.Context, recipe: dict[str, Any]) -> dict[str, Any]
         for name, value in recipe.items()
         if getattr(context.get_parameter_source(name), "name", "DEFAULT") == "DEFAULT"
     }
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does, which removes what was unpacked or fetched, and names of patients with it."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what cleans up is not to be stopped halfway
+        raise KeyboardInterrupt("terminated; the same command goes on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

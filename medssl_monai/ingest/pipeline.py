@@ -97,6 +97,7 @@ def ingest(
     rules = Rules(modality=modality, assume_hu=assume_hu)
     with exclusive(out):
         try:
+            writer.recover()
             with Workers(workers, scheduler, progress) as hands:
                 summary = _read_all(_Run(writer, key, rules, hands), sources)
         except NoImagesError:

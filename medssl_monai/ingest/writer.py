@@ -2,7 +2,9 @@
 
 A series is written beside the store's content and renamed into place, the array first and its parquet part after it:
 the part says that the series is there. So several processes may write and others read meanwhile, and a run that was
-killed leaves whole series, which the next run keeps, and drafts, which it removes. `finish` compacts the parts.
+killed leaves whole series, which the next run keeps, and drafts, which it removes. A series that replaces an older
+version lies beside it as a whole first, so that `recover` can finish what a kill interrupted: rows never speak of
+another version's array, and neither version is lost. `finish` compacts the parts.
 
 Every array is written by one thread with fixed parameters, so that equal slices give equal bytes. What other codecs and
 levels cost stands in docs/ingest.md.
@@ -16,7 +18,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,12 @@ from medssl_monai.ingest.store import describe
 from medssl_monai.ingest.verdicts import Outcome, Verdict, merge_verdicts, read_verdicts, write_verdicts
 
 __all__ = ["SeriesHeader", "SliceRecord", "StoreWriter"]
+
+SUFFIXES = (".b2nd", ".parquet")
+"""Of a series' array and its part, in the order in which they take their place."""
+
+NEWER = ".newer"
+"""Ends the names of both while they lie beside an older version."""
 
 ROWS_TOGETHER = 2048
 """Rows of the index written at once, at least."""
@@ -153,17 +161,42 @@ class StoreWriter:
                 {NOTE_KEY: whole.to_bytes()}
             )
             pq.write_table(table, part, compression="zstd")
+            beside = NEWER if replace else ""
             if replace:
                 self._reopen()
-            array.replace(self.series_folder / f"{header.series_id}.b2nd")
-            part.replace(self.series_folder / f"{header.series_id}.parquet")
+            for draft, suffix in zip((array, part), SUFFIXES, strict=True):
+                draft.replace(self.series_folder / f"{header.series_id}{suffix}{beside}")
+            if replace:
+                self._take_place(header.series_id)
         return whole
 
     def remove(self, series_id: str) -> None:
         """Takes a series out."""
         self._reopen()
-        for suffix in (".parquet", ".b2nd"):
+        for suffix in reversed(SUFFIXES):
             (self.series_folder / f"{series_id}{suffix}").unlink(missing_ok=True)
+
+    def recover(self) -> None:
+        """Removes the drafts of killed runs, and finishes replacements that they began; for who holds the lock.
+
+        Drafts hold what archives and a PACS gave, with all that identifies patients.
+        """
+        for draft in self.path.glob(".draft-*"):
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)  # of a report
+        for part in self.series_folder.glob(f"*{SUFFIXES[1]}{NEWER}"):
+            self._take_place(part.name.partition(".")[0])
+        for array in self.series_folder.glob(f"*{SUFFIXES[0]}{NEWER}"):
+            array.unlink()  # its part never came: the older version stays
+
+    def _take_place(self, series_id: str) -> None:
+        """The newer version takes the place of the older one; what did so before a kill is not there any more."""
+        for suffix in SUFFIXES:
+            newer = self.series_folder / f"{series_id}{suffix}{NEWER}"
+            if newer.exists():
+                newer.replace(newer.with_suffix(""))
 
     def finish(self, verdicts: Iterable[Verdict]) -> None:
         """Compacts the parts into the index, merges the verdicts, and declares the store finished.
@@ -173,12 +206,15 @@ class StoreWriter:
         Raises:
             StoreError: a part was made with another key.
         """
+        self.recover()
         # Of a store of any size, one series is held at a time, and what verdicts and fingerprint need.
         notes: dict[str, tuple[tuple[Verdict, ...], str]] = {}
         for name in self.series_ids():
             note = self.note(name)
             notes[name] = note.verdicts, note.array_sha256
-        self._sweep(notes)
+        for array in self.series_folder.glob("*.b2nd"):
+            if array.stem not in notes:
+                array.unlink()  # of a killed run
         # Parts speak for series of runs that never finished; they do not know of a series' images that were refused.
         unfinished = (verdict for of_series, _ in notes.values() for verdict in of_series)
         earlier = merge_verdicts(unfinished, read_verdicts(self.path / "verdicts.jsonl"))
@@ -237,17 +273,6 @@ class StoreWriter:
         """The index no longer tells the truth, nor does a report: until `finish`, the store counts as unfinished."""
         for name in ("store.json", "report.html"):
             (self.path / name).unlink(missing_ok=True)
-
-    def _sweep(self, notes: Container[str]) -> None:
-        """Removes what killed runs left behind."""
-        for draft in self.path.glob(".draft-*"):
-            if draft.is_dir():
-                shutil.rmtree(draft, ignore_errors=True)
-            else:
-                draft.unlink(missing_ok=True)  # of a report
-        for array in self.series_folder.glob("*.b2nd"):
-            if array.stem not in notes:
-                array.unlink()
 
     @contextmanager
     def _draft_folder(self) -> Iterator[Path]:
