@@ -25,6 +25,12 @@ def run(
         str | None, typer.Option("--scheduler", help="Dask scheduler that does the work instead: tcp://HOST:PORT.")
     ] = None,
     modality: Annotated[str | None, typer.Option("--modality", help="Only this modality, such as CT.")] = None,
+    assume_hu: Annotated[
+        bool,
+        typer.Option(
+            "--assume-hu", help="CT without rescale tags, and NIfTI and the like whatever their values, is in HU."
+        ),
+    ] = False,
     query: Annotated[
         list[str] | None,
         typer.Option("--query", metavar="KEY=VALUE", help="For a PACS: a QIDO-RS attribute, such as StudyDate=2024-."),
@@ -50,6 +56,7 @@ def run(
         recipe = _not_given(context, load_recipe(config))
         modality, workers = recipe.get("modality", modality), recipe.get("workers", workers)
         scheduler, query = recipe.get("scheduler", scheduler), recipe.get("query", query)
+        assume_hu = recipe.get("assume_hu", assume_hu)
         verify_tls, report = recipe.get("verify_tls", verify_tls), recipe.get("report", report)
     wanted = parse_query(query or [], modality)
     with _terminable():
@@ -58,6 +65,7 @@ def run(
             out,
             key=load_key(key),
             modality=modality,
+            assume_hu=assume_hu,
             workers=workers,
             report=report,
             scheduler=scheduler,

@@ -58,6 +58,6 @@ def _not_hounsfield(instance: Instance, rules: Rules) -> tuple[Reason, str] | No
     if missing and not instance.has_lut and not rules.assume_hu:
         return Reason.NO_RESCALE, (
             "RescaleSlope or RescaleIntercept is missing or empty, so that its values are not known to be HU; "
-            "pass assume_hu where they are"
+            "give `--assume-hu` (`assume_hu=True`) where they are"
         )
     return None

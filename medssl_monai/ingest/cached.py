@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medssl_monai.errors import BusyStoreError, InputError
+from medssl_monai.ingest.modalities import checked_modality
 from medssl_monai.ingest.pipeline import ingest
 from medssl_monai.ingest.store import SliceStore
 
@@ -46,7 +47,7 @@ def open_store(
         workers: processes that ingest.
 
     Raises:
-        InputError: there is nothing at ``data``.
+        InputError: there is nothing at ``data``; DICOM knows no such modality.
         NoImagesError: nothing there is of the modality.
     """
     sources = [Path(data)] if isinstance(data, (str, Path)) else [Path(p) for p in data]
@@ -55,6 +56,7 @@ def open_store(
             raise InputError(f"{source} does not exist; give a slice store, or a folder of DICOM or NIfTI files")
     if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
         return SliceStore(sources[0])
+    modality = None if modality is None else checked_modality(modality)
     names = "\n".join(sorted(str(s.resolve()) for s in sources)) + f"\n{modality}"
     folder = Path(cache_dir) if cache_dir is not None else cache_root()
     out = folder / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]

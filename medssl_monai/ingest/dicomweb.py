@@ -24,6 +24,7 @@ from medssl_monai.errors import InputError
 from medssl_monai.ingest.dicom_tags import quiet
 from medssl_monai.ingest.dicomweb_requests import dicomweb_client, unlogged
 from medssl_monai.ingest.disk_writes import disk_refused, writing
+from medssl_monai.ingest.modalities import checked_modality
 from medssl_monai.ingest.path_lists import SourceFile
 from medssl_monai.ingest.pseudonyms import pseudonym, source_id
 from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
@@ -35,6 +36,9 @@ CONNECTIONS = 4
 
 PAGE = 200
 """Matches that are asked for at once; servers may have a lower limit of their own."""
+
+WILDCARDS = "*?\\,"
+"""In a value, they ask for several (PS3.4 C.2.2.2)."""
 
 ATTEMPTS = 4
 SECONDS_BEFORE_RETRY = 1.0
@@ -49,9 +53,10 @@ def parse_query(pairs: Sequence[str], modality: str | None = None) -> dict[str, 
     """``["StudyDate=20240101-"]`` to ``{"StudyDate": "20240101-"}``; the modality is one of them.
 
     Raises:
-        InputError: an item without ``=``, or whose name is no keyword of DICOM's dictionary.
+        InputError: an item without ``=``, or whose name is no keyword of DICOM's dictionary; a modality that DICOM
+            does not know.
     """
-    query = {} if modality is None else {"Modality": modality}
+    query = {} if modality is None else {"Modality": checked_modality(modality)}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not value or tag_for_keyword(name) is None:
@@ -59,7 +64,8 @@ def parse_query(pairs: Sequence[str], modality: str | None = None) -> dict[str, 
                 f"query {pair!r}: must be KEYWORD=VALUE with a keyword of DICOM, for instance "
                 "StudyDate=20240101-20241231 or BodyPartExamined=CHEST; correct it"
             )
-        query[name] = value
+        is_word = name == "Modality" and not set(value) & set(WILDCARDS)
+        query[name] = checked_modality(value) if is_word else value
     return query
 
 

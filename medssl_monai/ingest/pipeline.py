@@ -29,6 +29,7 @@ from medssl_monai.ingest.admission import Rules
 from medssl_monai.ingest.archives import RefusedFile, unpacked
 from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource, fetch_ahead, not_retrieved
 from medssl_monai.ingest.exclusive import exclusive
+from medssl_monai.ingest.modalities import checked_modality
 from medssl_monai.ingest.notes import SeriesNote
 from medssl_monai.ingest.path_lists import SourceFile
 from medssl_monai.ingest.processing import Plan, VolumePlan, process
@@ -82,8 +83,10 @@ def ingest(
     Raises:
         NoImagesError: nothing there could be stored; no store is left behind, and an existing one is unchanged.
         StoreError: `out` holds something else, a store made with another key, or another run writes into it.
-        InputError: a source does not exist; a PACS or the scheduler does not answer.
+        InputError: a source does not exist; a modality that DICOM does not know; a PACS or the scheduler does not
+            answer; the disk is full, or the store may not be written.
     """
+    modality = None if modality is None else checked_modality(modality)
     key = load_key() if key is None else key
     out = Path(out)
     sources = [source if isinstance(source, PacsSource) else Path(source) for source in sources]

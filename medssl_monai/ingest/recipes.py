@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.errors import ConfigError
+from medssl_monai.errors import ConfigError, InputError
+from medssl_monai.ingest.modalities import checked_modality
 from medssl_monai.resources import resource_dir
 
 __all__ = ["OPTIONS", "load_recipe"]
 
 OPTIONS: dict[str, type] = {
     "modality": str,
+    "assume_hu": bool,
     "workers": int,
     "scheduler": str,
     "query": list,
@@ -44,4 +46,9 @@ def load_recipe(name: str) -> dict[str, Any]:
         if key not in OPTIONS or not isinstance(value, OPTIONS[key]):
             allowed = ", ".join(f"{one} ({kind.__name__})" for one, kind in OPTIONS.items())
             raise ConfigError(f"recipe {path}: {key!r}: {value!r} is no option; there are {allowed}; correct it")
+    if "modality" in content:
+        try:
+            content["modality"] = checked_modality(content["modality"])
+        except InputError as error:
+            raise ConfigError(f"recipe {path}: {error}") from error
     return content

@@ -99,7 +99,8 @@ def check_values(volume: Volume, modality: str, assume_hu: bool) -> None:
         if why:
             raise RejectedError(
                 Reason.NOT_HOUNSFIELD,
-                f"its values are not Hounsfield units: {why}; name its modality, or pass assume_hu where they are",
+                f"its values are not Hounsfield units: {why}; name its modality, or give `--assume-hu` "
+                "(`assume_hu=True`) where they are",
             )
         return
     finite = sample[np.isfinite(sample)] if sample.dtype.kind == "f" else sample
