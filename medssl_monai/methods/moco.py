@@ -15,7 +15,7 @@ from medssl_monai.losses.info_nce import info_nce_logits, info_nce_loss
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.feature_queue import RingQueue
 from medssl_monai.networks.moving_average import follow, follower
-from medssl_monai.networks.processes import process_cat
+from medssl_monai.networks.processes import process_cat, process_count, process_rank
 from medssl_monai.networks.projection_heads import linear_head, moco_mlp
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
 
@@ -101,8 +101,10 @@ class MoCo(Method):
         """Queries (B, D) of unit length."""
         if not self.training or self.norm_groups == 1:
             return _unit(self.head(self.encoder(view)))
-        groups = view.chunk(self._groups(view))
-        return torch.cat([_unit(self.head(self.encoder(group))) for group in groups])
+        count = self._groups(view)
+        # Every count-th image: the same groups however many processes share the batch, which is in the order of ranks.
+        groups = [_unit(self.head(self.encoder(view[first::count]))) for first in range(count)]
+        return torch.stack(groups, dim=1).flatten(0, 1)
 
     def embed(self, view: Tensor) -> Tensor:
         """Queries (B, D) of unit length."""
@@ -117,16 +119,19 @@ class MoCo(Method):
         """Keys (B, D) of unit length, by the encoder that follows."""
         if not self.training or self.norm_groups == 1:
             return _unit(self.key_head(self.key_encoder(view)))
-        count = self._groups(view)
-        # Every count-th image: a key meets none of its query's group but itself, where the batch is large enough.
-        groups = [_unit(self.key_head(self.key_encoder(view[first::count]))) for first in range(count)]
-        return torch.stack(groups, dim=1).flatten(0, 1)
+        count, size = self._groups(view), view.shape[0]
+        # Each next `count` images are dealt out from the next group on: a key meets none of its query's group but
+        # itself, where the batch is large enough.
+        place = torch.arange(size, device=view.device) + process_rank() * size
+        order = ((place + place // count) % count).argsort(stable=True)
+        groups = [_unit(self.key_head(self.key_encoder(group))) for group in view[order].chunk(count)]
+        return torch.cat(groups)[order.argsort()]
 
     def _groups(self, view: Tensor) -> int:
-        if view.shape[0] % self.norm_groups or view.shape[0] < 2 * self.norm_groups:
+        if view.shape[0] % self.norm_groups or view.shape[0] * process_count() < 2 * self.norm_groups:
             raise ConfigError(
-                f"norm_groups: {self.norm_groups} groups of at least two do not divide a batch of {view.shape[0]}; "
-                "choose a batch size that they divide, or fewer groups"
+                f"norm_groups: {self.norm_groups} groups of at least two do not divide a batch of {view.shape[0]} in "
+                f"{process_count()} process(es); choose a batch size that they divide, or fewer groups"
             )
         return self.norm_groups
 

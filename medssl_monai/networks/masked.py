@@ -15,8 +15,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from medssl_monai.networks.masked_batch_norm import masked_batch_norm
 from medssl_monai.networks.recompute import run_block
 from medssl_monai.networks.resnet import ResNetEncoder
+from medssl_monai.networks.stochastic_depth import drop_path_rates, kept_branches
 
-__all__ = ["GRID_STRIDE", "Visible", "drop_path_rates", "masked_features", "visible_at"]
+__all__ = ["GRID_STRIDE", "Visible", "masked_features", "visible_at"]
 
 GRID_STRIDE = 32  # pixels along an edge of a masked cell: the stride of a ResNet's last stage
 STAGE_STRIDES = (4, 8, 16, 32)
@@ -37,12 +38,6 @@ def visible_at(mask: Tensor, stride: int, dtype: torch.dtype) -> Visible:
     return Visible(fine.to(dtype), mask.sum() * scale**2)
 
 
-def drop_path_rates(encoder: ResNetEncoder, rate: float) -> list[float]:
-    """Probability of dropping each residual block, growing linearly from 0 to `rate` (arXiv 1603.09382, eq. 4)."""
-    blocks = sum(len(stage) for stage in encoder.stages)
-    return [rate * index / max(blocks - 1, 1) for index in range(blocks)]
-
-
 def masked_features(encoder: ResNetEncoder, image: Tensor, mask: Tensor, drop_path_rate: float = 0.0) -> list[Tensor]:
     """The four stages' maps of the visible patches, strides 4, 8, 16, 32; zero at masked positions.
 
@@ -55,7 +50,7 @@ def masked_features(encoder: ResNetEncoder, image: Tensor, mask: Tensor, drop_pa
     x = encoder.relu(masked_batch_norm(x, half.mask, half.count, encoder.bn1))
     x = encoder.maxpool(x) * stages[0].mask
 
-    rates = iter(drop_path_rates(encoder, drop_path_rate))
+    rates = iter(drop_path_rates(sum(map(len, encoder.stages)), drop_path_rate))
     maps = []
     before = stages[0]
     for stage, visible in zip(encoder.stages, stages, strict=True):
@@ -80,14 +75,8 @@ def masked_block(block: nn.Module, x: Tensor, before: Visible, after: Visible, d
     if block.downsample is not None:
         x = _masked_conv_bn(block.downsample[0], block.downsample[1], x, after)
     if drop_rate > 0.0 and block.training:
-        out = drop_path(out, drop_rate)
+        out = out * kept_branches(out.shape[0], drop_rate, out)
     return cast(Tensor, block.relu(out + x))
-
-
-def drop_path(x: Tensor, rate: float) -> Tensor:
-    """Zero whole samples of x (B, C, H, W) with probability `rate`; scale the rest by 1 / (1 − rate)."""
-    keep = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1.0 - rate)
-    return x * (keep / (1.0 - rate))
 
 
 def _masked_conv_bn(conv: nn.Module, norm: nn.BatchNorm2d, x: Tensor, visible: Visible) -> Tensor:

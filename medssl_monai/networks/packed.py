@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from medssl_monai.networks.masked import GRID_STRIDE, STAGE_STRIDES, drop_path_rates
+from medssl_monai.networks.masked import GRID_STRIDE, STAGE_STRIDES
 from medssl_monai.networks.recompute import run_block
 from medssl_monai.networks.resnet import ResNetEncoder, folded_weight
+from medssl_monai.networks.stochastic_depth import drop_path_rates, kept_branches
 
 __all__ = ["Cells", "normalised_cells", "packed_features", "spread"]
 
@@ -66,7 +67,7 @@ def packed_features(encoder: ResNetEncoder, image: Tensor, cells: Cells, drop_pa
     # Behind a ReLU a zero beyond the cell is as good as the absent value: no window lacks its visible centre.
     x = _channels_first(_BeforeRim.apply(x, cells.rims[x.shape[1]][:, :-1, :-1]))
     x = F.max_pool2d(x, 3, stride=2).permute(0, 2, 3, 1)  # (N, 8, 8, 64)
-    rates = iter(drop_path_rates(encoder, drop_path_rate))
+    rates = iter(drop_path_rates(sum(map(len, encoder.stages)), drop_path_rate))
     maps = []
     for stage in encoder.stages:
         for block in stage:
@@ -87,9 +88,7 @@ def packed_block(block: nn.Module, x: Tensor, cells: Cells, drop_rate: float) ->
     if block.downsample is not None:
         x = normalised_cells(block.downsample[1], _conv(block.downsample[0], x, cells))
     if drop_rate > 0.0 and block.training:
-        # As `drop_path`, the draws included: one an image.
-        keep = torch.empty((cells.grid[0], 1, 1, 1), dtype=out.dtype, device=out.device).bernoulli_(1.0 - drop_rate)
-        out = out * (keep / (1.0 - drop_rate)).index_select(0, cells.image)
+        out = out * kept_branches(cells.grid[0], drop_rate, out).index_select(0, cells.image)
     return cast(Tensor, block.relu(out + x))
 
 

@@ -27,7 +27,11 @@ METHODS: dict[str, Callable[[], Method]] = {
     "swav": lambda: SwAV(toy_encoder(6), 8, 5, 7, queue_length=15, queue_start_epoch=0, freeze_prototypes_steps=1),
     "moco": lambda: MoCo(toy_encoder(6), 5, 19, momentum=0.9),
     "byol": lambda: BYOL(toy_encoder(6), 8, 5, momentum=0.9, target_predictor=True),
+    "moco_groups": lambda: MoCo(toy_encoder(6), 5, 19, momentum=0.9, norm_groups=2),
+    "moco_groups_of_one": lambda: MoCo(toy_encoder(6), 5, 19, momentum=0.9, norm_groups=4),
     "spark": lambda: SparK("resnet18", decoder_width=32, image_channels=1),
+    "spark_depth": lambda: SparK("resnet18", decoder_width=32, image_channels=1, drop_path_rate=0.5),
+    "spark_masked": lambda: SparK("resnet18", decoder_width=32, image_channels=1, drop_path_rate=0.5, packed=False),
     "moco_resnet18": lambda: MoCo("resnet18", 8, 20, momentum=0.9),
 }
 Results = dict[str, dict[str, Tensor]]
@@ -35,8 +39,8 @@ Results = dict[str, dict[str, Tensor]]
 
 def batch_at(step: int, name: str) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(step)
-    sizes = {"swav": [16, 16, 8, 8], "spark": [64]}.get(name, [32, 32])
-    channels = 1 if name == "spark" else 3
+    sizes = {"swav": [16, 16, 8, 8], "spark": [64]}.get(name.split("_")[0], [32, 32])
+    channels = 1 if name.startswith("spark") else 3
     views = [torch.randn(BATCH, channels, s, s, generator=generator, dtype=torch.float64) for s in sizes]
     visible = torch.rand(BATCH, 4, generator=generator).argsort(1) < 2
     return {"views": views, "mask": visible.view(BATCH, 1, 2, 2)}

@@ -11,7 +11,8 @@ from torch import Tensor
 from medssl_monai.losses.masked_reconstruction import patchify, unpatchify
 from medssl_monai.methods.base import Progress
 from medssl_monai.methods.spark import SparK, draw_mask, visible_cells
-from medssl_monai.networks.masked import drop_path_rates, masked_features
+from medssl_monai.networks.masked import masked_features
+from medssl_monai.networks.stochastic_depth import drop_path_rates
 from medssl_monai.optimizers.lamb import spark_lamb
 from medssl_monai.optimizers.schedules import WarmupCosine
 from tests import golden
@@ -202,4 +203,6 @@ def test_tensors_are_the_reference_s(full_size: SparK) -> None:
 
 def test_drop_path_rates_match(full_size: SparK) -> None:
     rates = golden.load_json("spark_init_stats")["drop_path"]["rates_per_block"]
-    assert drop_path_rates(full_size.encoder, 0.05) == pytest.approx([rate or 0.0 for rate in rates], abs=1e-15)
+    assert drop_path_rates(sum(map(len, full_size.encoder.stages)), 0.05) == pytest.approx(
+        [rate or 0.0 for rate in rates], abs=1e-15
+    )

@@ -7,8 +7,9 @@ from torchvision.models import resnet18, resnet50
 
 from medssl_monai.errors import ConfigError
 from medssl_monai.networks.light_decoder import LightDecoder
-from medssl_monai.networks.masked import drop_path, drop_path_rates, masked_block, masked_features, visible_at
+from medssl_monai.networks.masked import masked_block, masked_features, visible_at
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
+from medssl_monai.networks.stochastic_depth import drop_path_rates, kept_branches
 
 ARCHITECTURES = ["resnet18", "resnet50"]
 
@@ -67,11 +68,11 @@ def test_visible_positions_are_counted_at_every_stride() -> None:
 def test_drop_path_drops_samples_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     x = torch.ones(20_000, 2, 1, 1)
-    out = drop_path(x, 0.25)
+    out = x * kept_branches(x.shape[0], 0.25, x)
     assert torch.equal(out[:, 0], out[:, 1]), "a sample is kept or dropped whole"
     assert sorted(set(out.flatten().tolist())) == pytest.approx([0, 4 / 3])
     assert out.mean().item() == pytest.approx(1, abs=0.02)
-    rates = drop_path_rates(resnet_encoder("resnet18"), 0.7)
+    rates = drop_path_rates(8, 0.7)
     assert rates[0] == 0 and rates[-1] == 0.7 and rates == sorted(rates) and len(rates) == 8
 
 

@@ -1,0 +1,24 @@
+"""Stochastic depth: residual branches left out for whole images (Huang et al. 2016, arXiv 1603.09382)."""
+
+import torch
+from torch import Tensor
+
+from medssl_monai.networks.processes import process_count, process_rank
+
+__all__ = ["drop_path_rates", "kept_branches"]
+
+
+def drop_path_rates(blocks: int, rate: float) -> list[float]:
+    """Probability of dropping each of the residual blocks, growing linearly from 0 to `rate` (eq. 4)."""
+    return [rate * index / max(blocks - 1, 1) for index in range(blocks)]
+
+
+def kept_branches(images: int, rate: float, like: Tensor) -> Tensor:
+    """Factors (B, 1, 1, 1) of B images' branches, of `like`'s type and device: 0 at `rate`, else 1 / (1 − rate).
+
+    Several processes, whose generators stand alike, draw for the images of all and take their own: what one process
+    draws for the whole batch. Every process must have as many images.
+    """
+    keep = torch.empty((process_count() * images, 1, 1, 1), dtype=like.dtype, device=like.device)
+    keep = keep.bernoulli_(1.0 - rate)[process_rank() * images :][:images]
+    return keep / (1.0 - rate)
