@@ -26,12 +26,15 @@ from medssl_monai.downstream.heat_maps import HeatMap, overlay
 from medssl_monai.downstream.prediction_input import PredictionInput
 from medssl_monai.downstream.prediction_result import PredictionResult
 from medssl_monai.errors import InputError
+from medssl_monai.ingest.dicom_tags import quiet
 from medssl_monai.version import __version__
 
 __all__ = ["SCHEME", "heat_map_picture", "write_dicom"]
 
 SCHEME = "99MEDSSL"
 MAKER = "medssl-monai"
+UTF8 = "ISO_IR 192"
+FUNCTIONAL_GROUPS = 0x5200  # of an enhanced image's frames: many, and none is copied
 REPORT_SERIES, PICTURE_SERIES = 9001, 9002
 
 # Of the patient and study modules (PS3.3 C.7.1.1, C.7.2.1), beside what highdicom copies itself.
@@ -148,7 +151,8 @@ def _report(
         procedure_reported=CodedConcept("25045-6", "LN", "CT unspecified body region"),
         imaging_measurements=groups,
     )
-    evidence = list({str(image.header.SOPInstanceUID): _complete(image.header) for image in images.values()}.values())
+    headers = {str(image.header.SOPInstanceUID): image.header for image in images.values()}
+    evidence = [_complete(header) for header in headers.values()]
     report = hd.sr.ComprehensiveSR(
         evidence=evidence,
         content=content[0],
@@ -218,7 +222,8 @@ def _values(result: PredictionResult, row: dict[str, Any]) -> list[CodedConcept]
 
 
 def _complete(header: Any) -> Any:
-    """The header with empty values for what a conforming image may not lack (type 2), but real ones do."""
+    """The header as text, with empty values for what a conforming image may not lack (type 2), but real ones do."""
+    _decode(header)
     for keyword in (
         *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
         *("AccessionNumber", "StudyID", "ReferringPhysicianName"),
@@ -228,10 +233,32 @@ def _complete(header: Any) -> Any:
     return header
 
 
+def _decode(header: Any) -> None:
+    """Sequences as text too: what stays bytes would be copied as it is into an object with another character set."""
+    tags = list(header.keys())  # a dataset itself gives elements, of which the first broken one would raise
+    with quiet():
+        for tag in (tag for tag in tags if tag.group != FUNCTIONAL_GROUPS):
+            try:
+                for item in header[tag].value if header[tag].VR == "SQ" else ():
+                    item.decode()
+            except Exception:  # whatever pydicom meets in a broken value, which cannot be copied either
+                del header[tag]
+
+
 def _copy(source: Any, target: Dataset) -> None:
     for keyword in COPIED:
         if keyword in source and keyword not in target:
             setattr(target, keyword, source[keyword].value)
+    # highdicom takes the source's character set, in which a class may have no letters.
+    target.SpecificCharacterSet = UTF8
+    target.walk(_drop_character_set)
+
+
+def _drop_character_set(dataset: Dataset, element: Any) -> None:
+    """Of an item of a sequence, which then has its object's; a callback of pydicom's ``walk``."""
+    for item in element.value if element.VR == "SQ" else ():
+        if "SpecificCharacterSet" in item:
+            del item.SpecificCharacterSet
 
 
 def _picture(heat_map: HeatMap, image: SourceImage, series_uid: str, number: int) -> Dataset:

@@ -1,13 +1,18 @@
 """Reports and pictures as DICOM: they refer to their sources, and dicom3tools finds no error in them."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pydicom
 import pytest
+import yaml
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from medssl_monai.downstream.classify import predict_run
+from medssl_monai.downstream.dicom_output import _complete
 from medssl_monai.downstream.study_prediction import PredictionOptions
 from medssl_monai.errors import InputError
 
@@ -69,11 +74,60 @@ def test_pictures_name_the_very_slice(objects: list[Path], source: Path) -> None
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is missing (Debian: dicom3tools)")
-def test_dicom3tools_find_no_error(objects: list[Path]) -> None:
-    for path in objects:
+def test_dicom3tools_find_no_error(objects: list[Path], foreign: list[Path]) -> None:
+    for path in [*objects, *foreign]:
         done = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False)
         assert not [line for line in done.stderr.splitlines() if line.startswith("Error")], done.stderr
         assert ("ComprehensiveSR" if "report" in path.name else "SCImage") in done.stderr
+
+
+NAMES = ["Schädel", "頭部", "abdomen_pelvis"]
+
+
+@pytest.fixture(scope="module")
+def foreign(fine_tuned: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Objects of a network whose classes have no letters in the source's character set, which is Latin-1."""
+    folder = tmp_path_factory.mktemp("letters")
+    for path in source.rglob("*.dcm"):
+        image = pydicom.dcmread(path)
+        image.SpecificCharacterSet = "ISO_IR 100"
+        image.PatientName, image.StudyDescription = "Müller^Jürgen", "Größe"
+        other = pydicom.Dataset()
+        other.PatientID, other.IssuerOfPatientID, other.TypeOfPatientID = "ÄB-1", "Köln", "TEXT"
+        image.OtherPatientIDsSequence = [other]
+        image.save_as(folder / path.name)
+    run = folder / "run"
+    shutil.copytree(fine_tuned, run)
+    for name in ("train.yaml", "inference.yaml"):
+        content = yaml.safe_load((run / "configs" / name).read_text(encoding="utf-8"))
+        content["classes"] = NAMES
+        (run / "configs" / name).write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    predict_run(run, [folder], folder / "tables", PredictionOptions(heat_maps=1, dicom_out=folder / "objects"))
+    return sorted((folder / "objects").iterdir())
+
+
+def test_letters_of_any_language_arrive(foreign: list[Path]) -> None:
+    report, picture = (pydicom.dcmread(path) for path in foreign)
+    text = json.dumps(report.to_json_dict(), ensure_ascii=False)
+    assert all(f"Probability of {name}" in text for name in NAMES)
+    for one in (report, picture):
+        assert one.SpecificCharacterSet == "ISO_IR 192"
+        assert (str(one.PatientName), one.StudyDescription) == ("Müller^Jürgen", "Größe")
+        (other,) = one.OtherPatientIDsSequence
+        assert (other.PatientID, other.IssuerOfPatientID) == ("ÄB-1", "Köln")
+    for path in foreign:
+        content = path.read_bytes()
+        assert "Müller".encode() in content and "Köln".encode() in content
+        assert "Müller".encode("latin-1") not in content and "Köln".encode("latin-1") not in content
+
+
+def test_a_broken_value_that_is_not_needed_does_not_stop_a_report() -> None:
+    header = pydicom.Dataset()
+    header.PatientID, header.PatientName = "1", "A"
+    broken = RawDataElement(Tag("PregnancyStatus"), "US", 3, b"two", 0, False, True)
+    header[broken.tag] = broken
+    assert "PregnancyStatus" not in _complete(header)
+    assert header.PatientID == "1" and header.AccessionNumber == ""
 
 
 def test_sources_that_are_not_dicom_are_refused(fine_tuned: Path, phantom_store: object, tmp_path: Path) -> None:
