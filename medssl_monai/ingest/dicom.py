@@ -17,7 +17,7 @@ from pydicom.uid import UID
 from medssl_monai.errors import GeometryError
 from medssl_monai.ingest.code_words import body_part, kernel
 from medssl_monai.ingest.dicom_tags import day, integer, number, numbers, quiet, reading, text, texts
-from medssl_monai.ingest.functional_groups import FrameHeader
+from medssl_monai.ingest.functional_groups import FrameHeader, described_frames
 from medssl_monai.ingest.geometry import canonical_orientation
 from medssl_monai.ingest.plain_header import asked_for, plain_header
 from medssl_monai.ingest.verdicts import Reason, RejectedError
@@ -89,6 +89,11 @@ HEADER_TAGS = (
 _HEADER_TAGS = [Tag(keyword) for keyword in HEADER_TAGS]
 
 _HEADER_FIELDS = asked_for(HEADER_TAGS)
+
+MOST_PIXELS = 1 << 28
+"""Of one image: more than any detector has, and fewer than a block of the store can hold."""
+
+COMPRESSED_FRAME_BYTES = 64
 
 HEAD_BYTES = 1 << 15
 """In the first so many bytes of a file, most headers end."""
@@ -194,7 +199,7 @@ def read_frames(path: Path, content: Path | None = None, head: bytes | None = No
         head: its first bytes, where they were read already, which saves time.
 
     Raises:
-        RejectedError: as `read_instance`.
+        RejectedError: as `read_instance`; or its NumberOfFrames cannot be.
     """
     content = content or path
     plain = None if head is None else plain_header(head, _HEADER_FIELDS, whole=False)
@@ -207,7 +212,24 @@ def read_frames(path: Path, content: Path | None = None, head: bytes | None = No
         whole = _instance(dataset, path, content, None)
         if whole.sop_class not in ENHANCED_CLASSES:
             return [whole]
+        _check_frames(dataset, whole)
         return [_instance(FrameHeader(dataset, i), path, content, i) for i in range(max(1, whole.frames))]
+
+
+def _check_frames(dataset: Any, whole: Instance) -> None:
+    """Refuses a NumberOfFrames that the object contradicts, which could keep a run busy for ever."""
+    described = described_frames(dataset)
+    if described and described != whole.frames:
+        raise RejectedError(
+            Reason.UNREADABLE,
+            f"says that it has {whole.frames} frames and describes {described}; the object is damaged or incomplete",
+        )
+    # Nothing packs a frame into less than the offsets and the headers that each has.
+    least = COMPRESSED_FRAME_BYTES if whole.compressed else max(1, whole.shape[0] * whole.shape[1] // 8)
+    if not described and whole.frames > max(1, whole.content.stat().st_size // least):
+        raise RejectedError(
+            Reason.UNREADABLE, f"says that it has {whole.frames} frames, more than its file can hold; it is damaged"
+        )
 
 
 def _header(content: Path) -> Any:
@@ -232,6 +254,8 @@ def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Ins
     rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
     if not rows or not columns:
         raise RejectedError(Reason.UNREADABLE, "has no Rows and Columns; the object is incomplete")
+    if min(rows, columns) < 0 or rows * columns > MOST_PIXELS:
+        raise RejectedError(Reason.UNREADABLE, "has Rows and Columns that no image has; the object is damaged")
     spacing, imager = numbers(dataset, "PixelSpacing", 2), False
     if spacing is None:
         spacing = numbers(dataset, "ImagerPixelSpacing", 2)

@@ -26,7 +26,7 @@ from medssl_monai.ingest.hounsfield import (
     to_slice,
 )
 from medssl_monai.ingest.plain_header import asked_for, plain_header
-from medssl_monai.ingest.stored_bits import declared_padding, fits, lowest_value, significant_bits
+from medssl_monai.ingest.stored_bits import bits_stored, declared_padding, fits, lowest_value, significant_bits
 from medssl_monai.ingest.verdicts import Reason, RejectedError
 
 __all__ = ["pixel_digest", "read_pixels"]
@@ -143,8 +143,8 @@ def _simple_hu(instance: Instance, dataset: Any, raw: NDArray[Any]) -> NDArray[n
     padding = declared_padding(dataset)
     if padding is not None and padding[0] <= highest and padding[1] >= lowest:
         return None
-    bits = integer(dataset, "BitsStored") or 16
-    if not 0 < bits <= 16 or integer(dataset, "HighBit") not in (None, bits - 1):
+    bits = bits_stored(dataset)
+    if integer(dataset, "HighBit") not in (None, bits - 1):
         return None
     bottom = lowest_value(bits, dataset)
     if lowest < bottom or highest >= bottom + (1 << bits):
@@ -265,7 +265,7 @@ def _decode_once(content: Path, modified: int, size: int) -> tuple[Any, NDArray[
 
 def _turned_over(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:
     """MONOCHROME1 shows its lowest value white (PS3.3 C.7.6.3.1.2): what was lowest becomes highest."""
-    bits = integer(dataset, "BitsStored") or 16
+    bits = bits_stored(dataset)
     return -1 - stored if integer(dataset, "PixelRepresentation") == 1 else (1 << bits) - 1 - stored
 
 

@@ -28,6 +28,9 @@ __all__ = ["day", "integer", "number", "numbers", "quiet", "reading", "text", "t
 
 SILENT = logging.CRITICAL + 1
 
+EXACT = 2.0**53
+"""Up to here a float holds every integer."""
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -150,6 +153,6 @@ def day(dataset: Any, keyword: str) -> int | None:
 
 
 def integer(dataset: Any, keyword: str) -> int | None:
-    """The first value cut to an integer, or None."""
+    """The first value cut to an integer; None also beyond 2^53, where numbers of 20 digits would stand for others."""
     value = number(dataset, keyword)
-    return None if value is None else int(value)
+    return None if value is None or abs(value) > EXACT else int(value)

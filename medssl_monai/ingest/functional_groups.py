@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-__all__ = ["FUNCTIONAL_GROUPS", "FrameHeader"]
+__all__ = ["FUNCTIONAL_GROUPS", "FrameHeader", "described_frames"]
 
 FUNCTIONAL_GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
     "ImagePositionPatient": (("PlanePositionSequence", "ImagePositionPatient"),),
@@ -69,6 +69,11 @@ class FrameHeader:
 
     def __contains__(self, keyword: str) -> bool:
         return keyword in self.dataset
+
+
+def described_frames(dataset: Any) -> int:
+    """How many frames an object describes one by one; 0 where it has no PerFrameFunctionalGroupsSequence."""
+    return len(_items(dataset, "PerFrameFunctionalGroupsSequence"))
 
 
 def _items(dataset: Any, keyword: str) -> list[Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medssl_monai.ingest.dicom import UNCOMPRESSED_SYNTAXES
 from medssl_monai.ingest.dicom_tags import integer, text
 
-__all__ = ["declared_padding", "fits", "lowest_value", "significant_bits"]
+__all__ = ["bits_stored", "declared_padding", "fits", "lowest_value", "significant_bits"]
 
 CELL_SYNTAXES = UNCOMPRESSED_SYNTAXES | {"1.2.840.10008.1.2.5"}
 """Transfer syntaxes that keep pixel cells bit by bit, RLE among them; the others keep the values in them."""
@@ -22,10 +22,10 @@ def significant_bits(raw: NDArray[Any], dataset: Any) -> NDArray[Any]:
     In int32 where the values have at most 16 bits, which leaves room to compute, and in int64 otherwise.
     """
     stored: NDArray[np.signedinteger[Any]] = raw.astype(np.int32 if raw.dtype.itemsize <= 2 else np.int64)
-    bits, allocated = integer(dataset, "BitsStored") or 16, integer(dataset, "BitsAllocated") or 16
+    bits, allocated = bits_stored(dataset), integer(dataset, "BitsAllocated") or 16
     high = integer(dataset, "HighBit")
     shift = 0 if high is None else high + 1 - bits
-    if not 0 < bits < allocated <= 64 or not 0 <= shift <= allocated - bits:
+    if not bits < allocated <= 64 or not 0 <= shift <= allocated - bits:
         return stored
     lowest = lowest_value(bits, dataset)
     inside = lowest <= raw.min() and raw.max() < lowest + (1 << bits)
@@ -41,6 +41,14 @@ def significant_bits(raw: NDArray[Any], dataset: Any) -> NDArray[Any]:
     return np.asarray((shifted & ((1 << bits) - 1)) + lowest)
 
 
+def bits_stored(dataset: Any) -> int:
+    """BitsStored, from 1 to 64; BitsAllocated where it is missing or no number of bits that fit there."""
+    allocated = integer(dataset, "BitsAllocated") or 16
+    allocated = allocated if 0 < allocated <= 64 else 16
+    bits = integer(dataset, "BitsStored") or allocated
+    return bits if 0 < bits <= allocated else allocated
+
+
 def lowest_value(bits: int, dataset: Any) -> int:
     """The lowest value that so many bits hold."""
     return -(1 << (bits - 1)) if integer(dataset, "PixelRepresentation") == 1 else 0
@@ -48,7 +56,7 @@ def lowest_value(bits: int, dataset: Any) -> int:
 
 def fits(limits: tuple[int, int], dataset: Any) -> bool:
     """Whether values lie within what BitsStored can hold."""
-    bits = min(max(1, integer(dataset, "BitsStored") or 16), 64)
+    bits = bits_stored(dataset)
     lowest = lowest_value(bits, dataset)
     return lowest <= limits[0] and limits[1] < lowest + (1 << bits)
 

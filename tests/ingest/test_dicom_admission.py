@@ -9,11 +9,13 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.dataelem import DataElement
 
 from medssl_monai.errors import NoImagesError
 from medssl_monai.ingest import Outcome, Reason
 from tests.ingest.conftest import Ingest, rejections, volume
-from tests.ingest.dicom_fixtures import dataset, phantom, write, write_series
+from tests.ingest.dicom_fixtures import axial_positions, dataset, phantom, write, write_series
+from tests.ingest.enhanced_fixtures import write_enhanced
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -32,6 +34,55 @@ def test_localizer(tmp_path: Path, run: Ingest, alone: bool) -> None:
         assert np.array_equal(volume(store), hu)
         assert rejections(summary) == {Reason.LOCALIZER: 1}
         assert "-" not in store.series_ids[0]
+
+
+XRAY = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1", "PhotometricInterpretation": "MONOCHROME1"}
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "reason"),
+    [
+        ("InstanceNumber", "99999999999999999999", None),
+        ("InstanceNumber", "-99999999999999999999", None),
+        ("ImagesInAcquisition", "1e300", None),
+        ("BitsStored", "65535", None),
+        ("BitsStored", "-1", None),
+        ("BitsStored", "2147483648", None),
+        ("Rows", "2147483648", Reason.UNREADABLE),
+        ("Rows", "-1", Reason.UNREADABLE),
+        ("Columns", "9007199254740992", Reason.UNREADABLE),
+    ],
+)
+@pytest.mark.parametrize("tags", [{}, XRAY], ids=["ct", "x-ray"])
+def test_numbers_that_no_tag_holds(
+    tmp_path: Path, run: Ingest, tag: str, value: str, reason: Reason | None, tags: dict[str, Any]
+) -> None:
+    """One bad file never ends a run: neither of its own series nor of another is anything lost."""
+    hu = phantom()
+    write_series(tmp_path / "in" / "good", hu, series="good")
+    for path in write_series(tmp_path / "in" / "odd", hu, series="odd", **tags)[:2]:
+        image = pydicom.dcmread(path)
+        image[tag] = DataElement(tag, "LO", value)
+        write(image, path)
+    store, summary = run()
+    assert sorted(len(store.read_series(series_id)) for series_id in store.series_ids) == [4 if reason else 6, 6]
+    assert set(rejections(summary)) == ({reason} if reason else set())
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_frames_that_are_not_there(tmp_path: Path, run: Ingest, described: bool) -> None:
+    """An enhanced object of some kB that claims millions of frames is refused at once."""
+    hu = phantom()
+    write_series(tmp_path / "in" / "good", hu)
+    path = write_enhanced(tmp_path / "in" / "odd", (hu.astype(int) + 1024).astype(np.uint16), axial_positions(6))
+    image = pydicom.dcmread(path)
+    image.NumberOfFrames = 30_000_000
+    if not described:
+        del image.PerFrameFunctionalGroupsSequence
+    write(image, path)
+    store, summary = run()
+    assert np.array_equal(volume(store), hu)
+    assert rejections(summary) == {Reason.UNREADABLE: 1}
 
 
 @pytest.mark.parametrize(
