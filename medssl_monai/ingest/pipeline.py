@@ -74,7 +74,8 @@ def ingest(
         key: of the pseudonyms; None loads the user's own (see `pseudonyms.load_key`).
         modality: the one to take, such as CT; None takes every imaging modality. Volume files say nothing of theirs:
             they are CT if their values are HU, or whatever else is named here. Pictures are never CT.
-        workers: processes; more than one needs the caller's main module to be importable, as spawned processes do.
+        workers: processes that decode; one more decodes compressed DICOM where this is 1. They do not import the
+            caller's main module, which needs no guard.
         progress: whether to show bars on stderr.
         assume_hu: take CT without rescale tags, and volume files, for HU unseen.
         report: whether to write `report.html` into the store (see `report.write_report`).

@@ -13,12 +13,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import islice
-from multiprocessing import connection
+from multiprocessing import connection, spawn
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from medssl_monai.errors import InputError
 from medssl_monai.ingest.cluster import cluster_client
 
 __all__ = ["Workers"]
@@ -29,6 +31,8 @@ R = TypeVar("R")
 
 IN_HAND = 4
 """Chunks handed over for each process, so that none waits; more would only lie in memory."""
+
+PROCESS_NAME = "medssl-ingest"
 
 PRELOADED = ["medssl_monai.ingest.pipeline", "blosc2"]
 """Imported once for all processes; neither starts threads."""
@@ -73,7 +77,7 @@ class Workers:
         """Results in the order of the items, which are asked for little by little.
 
         Args:
-            work: picklable where other processes do it.
+            work: picklable where other processes do it, which do not have what the main module defines.
             items: likewise.
             count: how many there are, about; so few as fill no chunk are not worth handing over.
             chunk: items handed over at once.
@@ -83,7 +87,7 @@ class Workers:
             here: so many of the first items are done in this process, where others are only being started.
 
         Raises:
-            InputError: the scheduler cannot be reached, or `dask` is not installed.
+            InputError: the scheduler cannot be reached, or `dask` is not installed; no process can be started.
         """
         left = iter(items)
         if self.scheduler is not None:
@@ -115,6 +119,7 @@ class Workers:
             except BrokenProcessPool:
                 self._end_pool()
                 if crashed is None:
+                    self._check_start()
                     raise
                 # Which item it was is not known: all that were handed over are done one by one, rare enough to be slow.
                 handed_over = [item for group in groups for item in group]
@@ -128,6 +133,7 @@ class Workers:
 
     def _one_by_one(self, work: Callable[[T], R], items: Sequence[T], crashed: Callable[[T], R]) -> Iterator[R]:
         for item in items:
+            self._check_start()
             try:
                 yield from self._submit(_Chunk(work), [item]).result()
             except BrokenProcessPool:
@@ -140,6 +146,17 @@ class Workers:
             self._start_pool()
         assert self._pool is not None
         return self._pool.submit(work, items)
+
+    def _check_start(self) -> None:
+        """That a process can be started at all: otherwise every item would seem to have ended its process."""
+        try:
+            self._submit(list, []).result()
+        except BrokenProcessPool as error:
+            self._end_pool()
+            raise InputError(
+                "ingestion: processes end before they do anything, so that nothing can be decoded; free memory, or "
+                "allow this user more processes (ulimit -u), then run the same command again"
+            ) from error
 
     def _start_pool(self) -> None:
         self._pool = ProcessPoolExecutor(self.processes, _context(), initializer=_begin)
@@ -159,13 +176,28 @@ class Workers:
             self._pool = None
 
 
+@cache
 def _context() -> Any:
-    """Not forked from this process: it may have threads (torch, blosc2), which do not survive a fork."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    """Not forked from this process: it may have threads (torch, blosc2), which do not survive a fork.
+
+    Nor do they import the caller's main module, as started processes do: a script that calls `ingest` without
+    ``if __name__ == "__main__"`` would begin again in each of them.
+    """
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    shared: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        shared.set_forkserver_preload(PRELOADED)
+    context = type(shared)()
+    context.Process = partial(shared.Process, name=PROCESS_NAME)
+    spawn.get_preparation_data = partial(_without_main, spawn.get_preparation_data)
     return context
+
+
+def _without_main(preparation: Callable[[str], dict[str, Any]], name: str) -> dict[str, Any]:
+    """What the standard library tells a new process; to those of this module, nothing of the main module."""
+    data = preparation(name)
+    ours = name == PROCESS_NAME
+    return {key: value for key, value in data.items() if not (ours and key.startswith("init_main_from_"))}
 
 
 def _begin() -> None:

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.uid import RLELossless
 
 from medssl_monai.errors import InputError
 from medssl_monai.ingest import SliceStore, ingest
 from medssl_monai.ingest.workers import Workers
-from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write_series
+from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write, write_series
 
 
 @pytest.fixture(scope="module")
@@ -90,22 +92,26 @@ def test_a_cluster_process_that_dies_costs_its_item_only(cluster: str) -> None:
     assert list(workers.each(die_at_some, range(2, 5), 3, crashed=lambda item: -item)) == [2, -3, 4]
 
 
-ORPHANS = """
-import os, sys, time
-from medssl_monai.ingest.workers import Workers
+SLEEP = """
+import os, time
 
 def sleep(item):
     print(os.getpid(), flush=True)
     time.sleep(120)
+"""
 
-if __name__ == "__main__":
-    with Workers(2, progress=False) as workers:
-        list(workers.each(sleep, range(4), 4))
+ORPHANS = """
+from medssl_monai.ingest.workers import Workers
+from sleep import sleep
+
+with Workers(2, progress=False) as workers:
+    list(workers.each(sleep, range(4), 4))
 """
 
 
 def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(ORPHANS)
+    (tmp_path / "sleep.py").write_text(SLEEP)
     program = subprocess.Popen([sys.executable, tmp_path / "program.py"], stdout=subprocess.PIPE, text=True)
     with program:
         assert program.stdout is not None
@@ -115,6 +121,43 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from medssl_monai.ingest import ingest
+
+print("begun", flush=True)
+ingest([Path(sys.argv[1])], Path(sys.argv[2]), key=b"a key for tests, 16 bytes or more", workers=int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_script_needs_no_guard(tmp_path: Path, workers: int) -> None:
+    """Decoders run in other processes, also with one worker, and these do not run the script again."""
+    for seed in range(2):
+        for path in write_series(tmp_path / "in" / str(seed), phantom(3, seed=seed), series=str(seed)):
+            image = pydicom.dcmread(path)
+            image.compress(RLELossless, generate_instance_uid=False)
+            write(image, path)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, *(str(tmp_path / name) for name in ("script.py", "in", "store")), str(workers)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "begun\n"
+    assert len(SliceStore(tmp_path / "store")) == 6
+
+
+def end() -> None:
+    os._exit(3)
+
+
+def test_processes_that_cannot_be_started_are_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medssl_monai.ingest.workers._begin", end)
+    with Workers(processes=2, progress=False) as workers:
+        for crashed in (None, lambda item: -item):
+            with pytest.raises(InputError, match="processes end before they do anything"):
+                list(workers.each(die_at_some, range(4), 4, crashed=crashed))
 
 
 def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
