@@ -21,7 +21,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from medssl_monai.errors import GeometryError
 
-__all__ = ["Orientation", "canonical_orientation", "classify_spacing", "local_spacing", "shear_degrees", "stack_affine"]
+__all__ = [
+    "Orientation",
+    "canonical_orientation",
+    "classify_spacing",
+    "local_spacing",
+    "off_line_mm",
+    "shear_degrees",
+    "stack_affine",
+]
 
 Vector = NDArray[np.float64]
 
@@ -157,6 +165,21 @@ def shear_degrees(orientation: Orientation, first: ArrayLike, last: ArrayLike) -
         return 0.0
     cosine = float(way @ np.asarray(orientation.slice_direction)) / length
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def off_line_mm(positions: ArrayLike, depths: ArrayLike) -> float:
+    """How far a position lies at most, in mm, from the line between the first and the last, which an affine follows.
+
+    Args:
+        positions: (N, 3) LPS, mm.
+        depths: (N,) along the slice direction, mm, increasing.
+    """
+    places, along = np.asarray(positions, np.float64), np.asarray(depths, np.float64)
+    if len(along) < 3 or along[-1] == along[0]:
+        return 0.0
+    share = (along - along[0]) / (along[-1] - along[0])
+    line = places[0] + share[:, None] * (places[-1] - places[0])
+    return float(np.linalg.norm(places - line, axis=1).max())
 
 
 def local_spacing(depths: Sequence[float]) -> list[float]:

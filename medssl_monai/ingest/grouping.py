@@ -17,17 +17,27 @@ import numpy as np
 
 from medssl_monai.ingest.copies import Copies, distinct, drop_copies
 from medssl_monai.ingest.dicom import DISCRIMINATORS, Instance
-from medssl_monai.ingest.geometry import Orientation, canonical_orientation, classify_spacing, shear_degrees
+from medssl_monai.ingest.geometry import (
+    Orientation,
+    canonical_orientation,
+    classify_spacing,
+    off_line_mm,
+    shear_degrees,
+)
 from medssl_monai.ingest.interleaved import without_interleaving
 from medssl_monai.ingest.pseudonyms import pseudonym, shifted_day, source_id
 from medssl_monai.ingest.verdicts import Outcome, Reason, Verdict
 
-__all__ = ["DicomPlan", "common_folder", "plan_series", "series_uid"]
+__all__ = ["STACK_FLAGS", "DicomPlan", "common_folder", "plan_series", "series_uid"]
 
 SAME_POSITION_MM = 0.01
 SAME_COSINE = 0.005
 SAME_SPACING = 0.001
 TILT_DEGREES = 1.0
+OFF_LINE_MM = 0.5
+
+STACK_FLAGS = frozenset({"gap", "variable_spacing", "position_jumps"})
+"""What holds for a stack by the positions of its slices."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class DicomPlan:
         kept = [i for i in range(len(self.instances)) if i not in broken]
         instances = tuple(self.instances[i] for i in kept)
         depths = tuple(self.depths_mm[i] for i in kept) if self.depths_mm else ()
-        flags = (self.flags - {"gap", "variable_spacing"}) | _spacing_flags(instances, depths)
+        flags = (self.flags - STACK_FLAGS) | _spacing_flags(instances, depths)
         lost = {self.instances[i].path for i in broken} - {instance.path for instance in instances}
         own_ids = tuple(self.own_ids[i] for i in kept)
         lost_ids = {self.own_ids[i] for i in broken} - set(own_ids)
@@ -204,7 +214,7 @@ def _plan(
         repairs.append("split from others of the same SeriesInstanceUID by geometry or acquisition")
     if orientation is None:
         flags.add("no_geometry")
-    elif len(stack) > 1 and shear_degrees(orientation, _position(stack[0]), _position(stack[-1])) > TILT_DEGREES:
+    elif "position_jumps" not in flags and _shear_degrees(stack, orientation) > TILT_DEGREES:
         flags.add("gantry_tilt")
     if any(member.imager_spacing for member in stack):
         flags.add("spacing_from_imager")
@@ -310,7 +320,13 @@ def _depth(member: Instance, orientation: Orientation) -> float:
 def _spacing_flags(stack: Sequence[Instance], depths: Sequence[float]) -> set[str]:
     if not depths:
         return set()
-    return classify_spacing(depths, [member.number for member in stack], [member.thickness_mm for member in stack])
+    flags = classify_spacing(depths, [member.number for member in stack], [member.thickness_mm for member in stack])
+    jumps = off_line_mm([_position(member) for member in stack], depths) > OFF_LINE_MM
+    return flags | {"position_jumps"} if jumps else flags
+
+
+def _shear_degrees(stack: Sequence[Instance], orientation: Orientation) -> float:
+    return shear_degrees(orientation, _position(stack[0]), _position(stack[-1])) if len(stack) > 1 else 0.0
 
 
 def _short_acquisitions(members: Iterable[Instance]) -> frozenset[str]:

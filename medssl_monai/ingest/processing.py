@@ -182,6 +182,8 @@ def _dicom_geometry(plan: DicomPlan) -> tuple[tuple[float, float] | None, tuple[
     if plan.orientation is None or first.spacing_mm is None or first.position is None or last.position is None:
         return first.spacing_mm, None
     spacing_mm = plan.orientation.spacing(first.spacing_mm)
+    if "position_jumps" in plan.flags:
+        return spacing_mm, None  # no affine holds for all slices; each has its own z
     shape = (first.shape[1], first.shape[0]) if plan.orientation.transpose else first.shape
     corners = [plan.orientation.origin(position, shape, spacing_mm) for position in (first.position, last.position)]
     step = first.thickness_mm or 1.0

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from medssl_monai.errors import GeometryError, InputError, NoImagesError
 from medssl_monai.ingest.dicom import Instance, read_instance, sniff_dicom
 from medssl_monai.ingest.geometry import LPS_TO_RAS
-from medssl_monai.ingest.grouping import DicomPlan, plan_series, series_uid
+from medssl_monai.ingest.grouping import STACK_FLAGS, DicomPlan, plan_series, series_uid
 from medssl_monai.ingest.nifti import is_volume_file
 from medssl_monai.ingest.verdicts import RejectedError
 
@@ -39,7 +39,8 @@ class SimpleITKReader(ImageReader):
 
     Args:
         series_uid: which series of a folder to read; not needed where there is one.
-        allow_irregular: read also series with gaps or changing spacing, whose affine holds on average only.
+        allow_irregular: read also series with gaps, changing spacing or slices that are shifted within their plane,
+            whose affine holds on average only.
     """
 
     def __init__(self, series_uid: str | None = None, allow_irregular: bool = False) -> None:
@@ -118,10 +119,10 @@ class SimpleITKReader(ImageReader):
                 "part the files"
             )
         plan = plans[0]
-        irregular = plan.flags & {"gap", "variable_spacing"}
+        irregular = plan.flags & STACK_FLAGS
         if irregular and not self.allow_irregular:
             raise GeometryError(
-                f"{folder}: its slices are not evenly spaced ({', '.join(sorted(irregular)).replace('_', ' ')}); "
+                f"{folder}: its slices form no regular volume ({', '.join(sorted(irregular)).replace('_', ' ')}); "
                 "complete the series, or pass allow_irregular=True if an average affine is good enough"
             )
         return plan

@@ -203,6 +203,20 @@ def test_gantry_tilt(tmp_path: Path, run: Ingest) -> None:
     assert np.allclose(np.reshape(store.select()[0]["affine"], (4, 4))[:3, 2], (0, -0.8, 2.5))
 
 
+def test_positions_that_jump_within_the_plane(tmp_path: Path, run: Ingest) -> None:
+    """Row 7: no affine holds for the series, so that it has none; its slices are kept, each with its z."""
+    hu, positions = phantom(9), axial_positions(9)
+    for i in (3, 4, 5):
+        positions[i][0] += 50
+    write_series(tmp_path / "in", hu, positions=positions)
+    store, summary = run()
+    assert np.array_equal(volume(store), hu)
+    assert only(summary).flags == ("position_jumps",)
+    row = store.select()[4]
+    assert (row["affine"], row["plane"], row["z_mm"]) == (None, "axial", 45.0)
+    assert (row["spacing_row_mm"], row["slice_spacing_mm"]) == (0.7, 2.5)
+
+
 def test_single_slice_of_odd_shape(tmp_path: Path, run: Ingest) -> None:
     """Row 32."""
     hu = phantom(1, 41, 12)

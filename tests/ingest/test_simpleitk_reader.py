@@ -115,9 +115,12 @@ def test_several_series(tmp_path: Path) -> None:
 
 def test_refuses_what_is_no_volume(tmp_path: Path) -> None:
     write_series(tmp_path / "gap", phantom())[3].unlink()
-    with pytest.raises(GeometryError, match=r"not evenly spaced \(gap\)"):
+    with pytest.raises(GeometryError, match=r"no regular volume \(gap\)"):
         SimpleITKReader().read(tmp_path / "gap")
     assert load(tmp_path / "gap", allow_irregular=True).shape == (16, 20, 5)
+    write_series(tmp_path / "jump", phantom(3), positions=[(0, 0, 0), (50, 0, 2), (0, 0, 4)])
+    with pytest.raises(GeometryError, match=r"no regular volume \(position jumps\)"):
+        SimpleITKReader().read(tmp_path / "jump")
     write_series(tmp_path / "two", phantom(), names=[f"a{i}" for i in range(6)])
     write(dataset(np.zeros((5, 5), np.uint16), name="other"), tmp_path / "two" / "other")
     with pytest.raises(GeometryError, match="is 2 stacks"):
