@@ -33,11 +33,14 @@ def read_picture(path: Path) -> HounsfieldSlice:
     """The grey values of a picture, 8 or 16 bits; colours that are all grey count as grey.
 
     Raises:
-        RejectedError: it cannot be decoded, claims to be too large, or shows colour.
+        RejectedError: it cannot be opened or decoded, claims to be too large, or shows colour.
     """
     import cv2
 
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RejectedError(Reason.UNREADABLE, f"cannot be opened ({type(error).__name__})") from error
     _check_size(content)
     try:
         # As stored: neither turned by the orientation that a camera noted, nor converted to colour.

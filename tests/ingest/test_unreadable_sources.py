@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import cv2
+import nibabel as nib
+import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import RLELossless
 
 from medssl_monai.errors import InputError
 from medssl_monai.ingest import Reason, ingest
 from medssl_monai.ingest.pseudonyms import source_id
-from tests.ingest.dicom_fixtures import KEY, phantom, write_series
+from medssl_monai.ingest.scan import plan_volumes
+from tests.ingest.conftest import Ingest
+from tests.ingest.dicom_fixtures import KEY, anatomy, phantom, write, write_series
 from tests.ingest.matrix import judged
 
 NOBODY = 65534
@@ -57,3 +65,39 @@ def test_folders_without_rights_have_verdicts(
         assert refused[0].source_id == source_id(KEY, closed)
         with pytest.raises(InputError, match="does not exist, or its folder may not be read"):
             ingest([closed / "none"], folder / "other", key=KEY, progress=False)
+
+
+def picture(folder: Path, seed: int) -> None:
+    assert cv2.imwrite(str(folder / f"{seed}.png"), phantom(1, seed=seed)[0].clip(0).astype(np.uint8))
+
+
+def volume(folder: Path, seed: int) -> None:
+    nib.save(nib.Nifti1Image(anatomy(seed).T, np.eye(4)), folder / f"{seed}.nii.gz")  # type: ignore[no-untyped-call]
+
+
+def plain(folder: Path, seed: int) -> None:
+    write_series(folder, phantom(1, seed=seed), series=str(seed), names=[f"{seed}.dcm"])
+
+
+def compressed(folder: Path, seed: int) -> None:
+    plain(folder, seed)
+    image = pydicom.dcmread(folder / f"{seed}.dcm")
+    image.compress(RLELossless, generate_instance_uid=False)
+    write(image, folder / f"{seed}.dcm")
+
+
+@pytest.mark.parametrize("make", [picture, volume, plain, compressed])
+def test_files_that_vanish_after_they_were_found_cost_themselves(
+    tmp_path: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path, int], None]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for seed in (1, 2):
+        make(tmp_path / "in", seed)
+
+    def vanishing(*arguments: Any) -> Any:
+        """The first thing that is done once all headers were read."""
+        next((tmp_path / "in").glob("1.*")).unlink()
+        return plan_volumes(*arguments)
+
+    monkeypatch.setattr("medssl_monai.ingest.pipeline.plan_volumes", vanishing)
+    assert judged(run()[1]) == {"accepted": 1, "UNREADABLE": 1}
