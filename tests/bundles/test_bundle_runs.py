@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,21 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def probabilities(row: dict[str, str]) -> list[float]:
     return [float(v) for k, v in row.items() if k.startswith("p_")]
+
+
+def test_plain_monai_takes_volumes_of_any_name(finetuned: Path, phantom_labels: Path, tmp_path: Path) -> None:
+    name = 'scan 1, "late"'
+    shutil.copytree(phantom_labels.parent / "phantom-004", tmp_path / "given" / name)
+    places = {"dataset_dir": str(tmp_path / "given"), "output_dir": str(tmp_path / "out")}
+    files = [finetuned / "configs" / "inference.yaml"]
+    run_bundle(files, {"bundle_root": str(finetuned), "device": "cpu", **places}, workflow_type="infer")
+    with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        content = list(csv.reader(file))
+    study = f"{name}/study/ct"
+    assert [row[0] for row in content] == [f"{study}:{i}" for i in range(6)]
+    studies = json.loads((tmp_path / "out" / "studies.json").read_text(encoding="utf-8"))
+    means = np.array([row[1:] for row in content], dtype=float).mean(axis=0)
+    assert list(studies[study].values()) == pytest.approx(means.tolist(), abs=1e-5)
 
 
 def test_validation_keeps_the_best_epoch(phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path) -> None:
