@@ -1,6 +1,7 @@
 """Predict clinical files or pictures with a fine-tuned run: tables, heat maps, and DICOM objects on request."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from medssl_monai.ingest.pictures import is_picture_file
 __all__ = ["PredictionOptions", "predict_studies"]
 
 logger = logging.getLogger(__name__)
+
+HEAT_MAPS = "heat_maps"
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,10 @@ def predict_studies(
             result.write(out)
         count = options.heat_maps or (options.dicom_out is not None)
         maps = _heat_maps(work, settings, int(count), options.occlusion) if count else []
+        _remove_heat_maps(out / HEAT_MAPS)
         if options.heat_maps:
             for one in maps:
-                draw_heat_map(one, out / "heat_maps" / f"{one.series}_slice-{one.slice:04d}.png")
+                draw_heat_map(one, out / HEAT_MAPS / f"{one.series}_slice-{one.slice:04d}.png")
         if options.dicom_out is not None:
             from medssl_monai.downstream.dicom_output import write_dicom
 
@@ -124,6 +128,13 @@ def _run(run: Path, content: Mapping[str, Any], given: Any) -> _Work:
         workflow.parser.get_parsed_content(name) for name in ("source", "dataset", "network", "handlers")
     )
     return _Work(given or source, dataset, network, handlers[0].result)
+
+
+def _remove_heat_maps(folder: Path) -> None:
+    """What an earlier prediction left there is of other patients; files of other names are not ours."""
+    for path in folder.glob("*.png"):
+        if re.fullmatch(r"[\w-]+_slice-\d{4,}\.png", path.name):
+            path.unlink()
 
 
 def _heat_maps(work: _Work, settings: Mapping[str, Any], count: int, occlusion: bool) -> list[HeatMap]:

@@ -127,6 +127,22 @@ def test_folder_archive_and_volume_with_heat_maps(fine_tuned: Path, study: Path,
     assert str(tmp_path) not in (tmp_path / "a" / "prediction.json").read_text(encoding="utf-8")
 
 
+def test_no_heat_map_of_an_earlier_patient_stays(
+    fine_tuned: Path, phantom_labels: Path, study: Path, tmp_path: Path
+) -> None:
+    maps, other = tmp_path / "out" / "heat_maps", phantom_labels.parent / "phantom-004"
+    predict_run(fine_tuned, [study], tmp_path / "out", PredictionOptions(heat_maps=1))
+    (first,) = maps.iterdir()
+    (maps / "image-000003_slice-0000.png").touch()
+    (maps / "mine.png").touch()
+    (found,) = predict_run(fine_tuned, [other], tmp_path / "out", PredictionOptions(heat_maps=1))
+    assert not first.name.startswith(found["series_id"])
+    mine, new = sorted(path.name for path in maps.iterdir())
+    assert (mine, new.split("_")[0]) == ("mine.png", found["series_id"])
+    predict_run(fine_tuned, [study], tmp_path / "out")
+    assert [path.name for path in maps.iterdir()] == ["mine.png"]
+
+
 def test_what_is_unlike_training_is_flagged(fine_tuned: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise = rng.uniform(-1024, 3000, (64, 64, 6)).astype(np.int16)
