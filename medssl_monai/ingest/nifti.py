@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medssl_monai.ingest.nrrd_meta import read_meta_image, read_nrrd
 from medssl_monai.ingest.verdicts import Reason, RejectedError
@@ -17,6 +18,9 @@ __all__ = ["NIFTI_SUFFIXES", "VOLUME_SUFFIXES", "is_volume_file", "read_volume"]
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, ".mha", ".mhd")
+
+UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""Of NIfTI's xyzt_units, lowest three bits: metre, mm, micron. Unknown ones are taken for mm."""
 
 
 def is_volume_file(path: Path) -> bool:
@@ -52,17 +56,26 @@ def _read_nifti(path: Path) -> Volume:
     shape = _one_volume(image.shape)
     flags = set()
     header = image.header
+    to_mm = np.diag([*[UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
     codes = int(header["qform_code"]), int(header["sform_code"])
     if codes == (0, 0):
         flags.add("orientation_assumed")
-    elif all(codes) and not np.allclose(image.get_qform(), image.get_sform(), atol=1e-2):
+    elif all(codes) and not _agree(image, to_mm):
         flags.add("qform_sform_differ")
     stored = np.asarray(image.dataobj.get_unscaled())
     if stored.dtype.fields is not None or stored.dtype.kind == "c":
         raise RejectedError(Reason.COLOUR, "has colour or complex voxels; only single grey values are measurements")
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
-    affine = np.asarray(image.affine, np.float64)
+    affine = to_mm @ np.asarray(image.affine, np.float64)
     return Volume(stored.reshape(shape), slope, intercept, affine, frozenset(flags))
+
+
+def _agree(image: Any, to_mm: NDArray[np.float64]) -> bool:
+    """Whether qform and sform are the same, within 0.01 mm; a quaternion that is none agrees with nothing."""
+    try:
+        return np.allclose(to_mm @ image.get_qform(), to_mm @ image.get_sform(), atol=1e-2)
+    except ValueError:
+        return False
 
 
 def _one_volume(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -42,12 +42,17 @@ _SPACES = {
     **dict.fromkeys(("left-posterior-superior", "lps"), (-1.0, -1.0, 1.0)),
 }
 
+# Spaces of the format that are not the patient's.
+_OTHER_SPACES = frozenset({"scanner-xyz", "3d-right-handed", "3d-left-handed"})
+
 
 def read_nrrd(path: Path) -> Volume:
-    """An NRRD volume, header and data together (.nrrd) or apart (.nhdr); without a space, LPS is assumed.
+    """An NRRD volume, header and data together (.nrrd) or apart (.nhdr).
+
+    Where its space is not the patient's (scanner-xyz) or not named, LPS is assumed, and flagged.
 
     Raises:
-        RejectedError: it is not readable, holds several volumes, or vectors.
+        RejectedError: it is not readable, holds several volumes, or vectors; its space is not known.
     """
     content = path.read_bytes()
     match = re.search(rb"\r?\n\r?\n", content[:HEADER_BYTES])
@@ -75,8 +80,12 @@ def read_nrrd(path: Path) -> Volume:
     elif "spacings" in fields:
         matrix = np.diag([float(x) for x in fields["spacings"].split()][:3])
     origin = [float(x) for x in fields.get("space origin", "(0,0,0)").strip("()").split(",")]
-    turn = np.diag(_SPACES.get(fields.get("space", "lps").lower(), _SPACES["lps"]))
-    flags = frozenset() if "space" in fields else frozenset({"orientation_assumed"})
+    space = fields.get("space", "scanner-xyz").lower()
+    if space not in _SPACES and space not in _OTHER_SPACES:
+        known = "left-posterior-superior, right-anterior-superior or left-anterior-superior"
+        raise RejectedError(Reason.UNREADABLE, f"names a space that is not known; correct it to {known}")
+    turn = np.diag(_SPACES.get(space, _SPACES["lps"]))
+    flags = frozenset() if space in _SPACES else frozenset({"orientation_assumed"})
     return Volume(stored, 1.0, 0.0, _affine(turn @ matrix, turn @ np.array(origin)), flags)
 
 

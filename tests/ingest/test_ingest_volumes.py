@@ -212,6 +212,45 @@ def test_itk_formats(tmp_path: Path, run: Ingest, suffix: str) -> None:
     assert np.allclose(row["affine"], RAS_OF_PHANTOM.reshape(-1))
 
 
+@pytest.mark.parametrize(("unit", "scale"), [("meter", 1e-3), ("micron", 1e3), ("mm", 1), ("unknown", 1)])
+def test_nifti_units(tmp_path: Path, run: Ingest, unit: str, scale: float) -> None:
+    """Row 36: spacing, positions and affine in mm, whatever xyzt_units the file has."""
+    image = nibabel.Nifti1Image(phantom().transpose(2, 1, 0), np.diag([scale, scale, scale, 1]) @ RAS_OF_PHANTOM)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii")
+    row = only_series(run(tmp_path / "a.nii")[0])[1]
+    assert (row["spacing_row_mm"], row["slice_spacing_mm"]) == pytest.approx((0.7, 2.5))
+    assert np.allclose(row["affine"], RAS_OF_PHANTOM.reshape(-1), atol=1e-4)
+
+
+def test_invalid_qform_beside_a_sform(tmp_path: Path, run: Ingest) -> None:
+    """A quaternion longer than 1 is no rotation: the sform holds, and the flag says that the two differ."""
+    image = nibabel.Nifti1Image(phantom().transpose(2, 1, 0), RAS_OF_PHANTOM)
+    image.set_sform(RAS_OF_PHANTOM, 1)
+    image.set_qform(RAS_OF_PHANTOM, 1)
+    image.header["quatern_b"] = image.header["quatern_c"] = 0.9
+    nibabel.save(image, tmp_path / "a.nii")
+    store, summary = run(tmp_path / "a.nii")
+    assert np.allclose(only_series(store)[1]["affine"], RAS_OF_PHANTOM.reshape(-1))
+    assert only(summary).flags == ("patient_unknown", "qform_sform_differ")
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed", "left-posterior-superior", "nonsense", "LPS"])
+def test_nrrd_spaces(tmp_path: Path, space: str) -> None:
+    """A space that is not the patient's leaves the orientation assumed; one that is none is refused."""
+    sitk.WriteImage(sitk.GetImageFromArray(phantom()), str(tmp_path / "a.nrrd"))
+    content = (tmp_path / "a.nrrd").read_bytes()
+    (tmp_path / "a.nrrd").write_bytes(content.replace(b"left-posterior-superior", space.encode()))
+    if space == "nonsense":
+        with pytest.raises(RejectedError, match="names a space that is not known; correct it to left-posterior"):
+            read_volume(tmp_path / "a.nrrd")
+        return
+    volume = read_volume(tmp_path / "a.nrrd")
+    known = space in ("LPS", "left-posterior-superior")
+    assert volume.flags == (frozenset() if known else {"orientation_assumed"})
+    assert np.array_equal(np.diag(volume.affine), (-1, -1, 1, 1))
+
+
 @pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_volumes_whose_data_lie_beside_their_header(tmp_path: Path, run: Ingest, suffix: str, compressed: bool) -> None:
