@@ -37,7 +37,8 @@ def open_store(
 
     A folder (or list of files and folders) of DICOM, NIfTI and the like is ingested into ``cache_dir``. Ingestion
     adds nothing the second time, so that later calls only look for new files; while another run does it, this
-    waits. The cache holds pixels under pseudonyms.
+    waits. The cache holds pixels under pseudonyms, and what the files hold now: of what was removed or changed since,
+    nothing is kept, and a process that still reads it from there is told so by an error.
 
     Args:
         data: a store, or what `ingest` takes.
@@ -62,7 +63,7 @@ def open_store(
     out = folder / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     while True:
         try:
-            ingest(sources, out, key=key, modality=modality, workers=workers)
+            ingest(sources, out, key=key, modality=modality, workers=workers, exact=True)
             return SliceStore(out)
         except BusyStoreError:  # a run on the same files, or another process of this one, makes the very store
             logger.info("waiting for another run that ingests the same files")

@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -64,6 +64,7 @@ def ingest(
     assume_hu: bool = False,
     report: bool = False,
     scheduler: str | None = None,
+    exact: bool = False,
 ) -> IngestSummary:
     """Reads every image in files and folders into a slice store.
 
@@ -80,6 +81,8 @@ def ingest(
         assume_hu: take CT without rescale tags, and volume files, for HU unseen.
         report: whether to write `report.html` into the store (see `report.write_report`).
         scheduler: address of a Dask scheduler whose workers are used instead of processes (see `workers.Workers`).
+        exact: whether the store is to hold what these files and folders (not a PACS) hold and nothing else: what
+            earlier runs met and this one does not, series, images of series and verdicts, is taken out.
 
     Raises:
         NoImagesError: nothing there could be stored; no store is left behind, and an existing one is unchanged.
@@ -103,7 +106,7 @@ def ingest(
         try:
             writer.recover()
             with Workers(workers, scheduler, progress) as hands:
-                summary = _read_all(_Run(writer, key, rules, hands), sources)
+                summary = _read_all(partial(_Run, writer, key, rules, hands, exact), sources)
         except NoImagesError:
             if is_new:
                 shutil.rmtree(out, ignore_errors=True)
@@ -123,6 +126,7 @@ class _Run:
     key: bytes
     rules: Rules
     workers: Workers
+    exact: bool = False
     files: int = 0
     added: int = 0
     verdicts: list[Verdict] = field(default_factory=list)
@@ -226,6 +230,17 @@ class _Run:
         self.verdicts += verdicts
         self.files += series.files
 
+    def remove_others(self) -> bool:
+        """Takes out what is stored and was not met as it is; whether there was anything."""
+        met = {verdict.series_id for verdict in self.verdicts if verdict.outcome is not Outcome.REJECTED}
+        otherwise = any(verdict.reason is Reason.STORED_OTHERWISE for verdict in self.verdicts)
+        if not met and not self.partial_views and not otherwise:
+            return False  # there are no images, which is an error, after which the store is as it was
+        others = [series_id for series_id in self.writer.series_ids() if series_id not in met]
+        for series_id in others:
+            self.writer.remove(series_id)
+        return bool(others)
+
     def finish(self, sources: Sequence[Path | PacsSource]) -> IngestSummary:
         """Closes the store.
 
@@ -236,7 +251,7 @@ class _Run:
         taken = [verdict for verdict in met if verdict.outcome is not Outcome.REJECTED]
         if not taken:
             raise _nothing(sources, self.rules, self.files, self.verdicts)
-        self.writer.finish(self.verdicts)
+        self.writer.finish(self.verdicts, alone=self.exact)
         return IngestSummary(
             store=self.writer.path,
             files=self.files,
@@ -248,13 +263,18 @@ class _Run:
         )
 
 
-def _read_all(run: _Run, sources: Sequence[Path | PacsSource]) -> IngestSummary:
+def _read_all(begin: Callable[[], _Run], sources: Sequence[Path | PacsSource]) -> IngestSummary:
+    run = begin()
     drafts = run.writer.path / f".draft-{os.getpid()}-{secrets.token_hex(4)}"
     paths = [source for source in sources if isinstance(source, Path)]
     services = [source for source in sources if isinstance(source, PacsSource)]
     with unpacked(find_files(paths, run.writer.path), drafts) as (files, refused):
         if paths:
             run.take(files, refused)
+        if run.exact and run.remove_others():
+            added, run = run.added, begin()  # takes what older versions stood against; the rest is there
+            run.take(files, refused)
+            run.added += added
         for number, service in enumerate(services):
             run.take_from_pacs(service, drafts / f"pacs-{number}")
         return run.finish(sources)

@@ -198,10 +198,14 @@ class StoreWriter:
             if newer.exists():
                 newer.replace(newer.with_suffix(""))
 
-    def finish(self, verdicts: Iterable[Verdict]) -> None:
+    def finish(self, verdicts: Iterable[Verdict], alone: bool = False) -> None:
         """Compacts the parts into the index, merges the verdicts, and declares the store finished.
 
         A series that is in the store is not said to be rejected because a later run wanted something else.
+
+        Args:
+            verdicts: of the run.
+            alone: whether they are kept without those of earlier runs.
 
         Raises:
             StoreError: a part was made with another key.
@@ -217,7 +221,7 @@ class StoreWriter:
                 array.unlink()  # of a killed run
         # Parts speak for series of runs that never finished; they do not know of a series' images that were refused.
         unfinished = (verdict for of_series, _ in notes.values() for verdict in of_series)
-        earlier = merge_verdicts(unfinished, read_verdicts(self.path / "verdicts.jsonl"))
+        earlier = [] if alone else merge_verdicts(unfinished, read_verdicts(self.path / "verdicts.jsonl"))
         verdicts = list(verdicts)
         taken = {verdict.subject for verdict in verdicts if verdict.outcome is not Outcome.REJECTED}
         news = [verdict for verdict in verdicts if verdict.subject in taken or verdict.subject not in notes]
