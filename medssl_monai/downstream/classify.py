@@ -2,10 +2,11 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from medssl_monai.atomic import write_json
@@ -27,7 +28,7 @@ def run_settings(run: Path) -> dict[str, Any]:
     """Settings of a fine-tuning run, from its ``configs/train.yaml``.
 
     Raises:
-        CheckpointError: the folder is no finished fine-tuning run.
+        CheckpointError: the folder is no finished fine-tuning run: files are missing, or it was stopped on its way.
     """
     config, model = run / "configs" / "train.yaml", run / "models" / "model.pt"
     if not config.is_file() or not model.is_file():
@@ -37,7 +38,28 @@ def run_settings(run: Path) -> dict[str, Any]:
             "completed `medssl finetune`"
         )
     settings: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    _refuse_stopped(run, settings)
     return settings
+
+
+def _refuse_stopped(run: Path, settings: Mapping[str, Any]) -> None:
+    """A run on its way has a model too, its best so far; how far it is stands in its checkpoint.
+
+    Where there is none (a packed bundle, a run of the label server) or it tells nothing, the run is believed.
+    """
+    try:
+        content = torch.load(run / "checkpoints" / "last.pt", map_location="cpu", weights_only=True, mmap=True)
+        state = content["trainer"]
+        wanted, best = int(state["max_epochs"]), int(state["best_metric_epoch"])
+        done = int(state["iteration"]) // int(state["epoch_length"])
+    except Exception:
+        return
+    patience = settings.get("patience")
+    if done < wanted and not (patience and best != -1 and done - best >= patience):
+        raise CheckpointError(
+            f"{run} is no finished fine-tuning run: it stands at epoch {done} of {wanted}; the same command as before "
+            f"carries on, and ends there if it is given max_epochs={done}"
+        )
 
 
 def evaluate_run(
