@@ -21,6 +21,7 @@ from medssl_monai.ingest.functional_groups import FrameHeader, described_frames
 from medssl_monai.ingest.geometry import canonical_orientation
 from medssl_monai.ingest.plain_header import asked_for, plain_header
 from medssl_monai.ingest.verdicts import Reason, RejectedError
+from medssl_monai.ingest.voi import Voi, read_voi
 
 __all__ = ["DISCRIMINATORS", "HEAD_BYTES", "IMAGE_CLASSES", "Instance", "read_frames", "read_instance", "sniff_dicom"]
 
@@ -81,7 +82,8 @@ HEADER_TAGS = (
     *("StudyDate", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing"),
     *("SliceThickness", "SpacingBetweenSlices", "InstanceNumber", "BodyPartExamined"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
-    *("WindowCenter", "WindowWidth", "LossyImageCompression", "ImagesInAcquisition"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+    *("LossyImageCompression", "ImagesInAcquisition"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 """The allow-list: nothing else is read from a header."""
@@ -115,7 +117,7 @@ class Instance:
         spacing_mm: (row, column).
         imager_spacing: whether the spacing is ImagerPixelSpacing.
         slope, intercept: of the Modality LUT module; None where the tag is missing or empty.
-        window: first WindowCenter and WindowWidth, where the width is positive.
+        voi: windows and tables for showing it.
         compressed: whether a decoder is needed for its pixels.
         discriminators: values of `DISCRIMINATORS`, as text.
     """
@@ -149,7 +151,7 @@ class Instance:
     rescale_type: str
     body_part: str
     kernel: str
-    window: tuple[float, float] | None
+    voi: Voi
     lossy: bool
     compressed: bool
     burned_in: bool
@@ -163,6 +165,11 @@ class Instance:
         along_columns = self.orientation[2] * self.spacing_mm[1] * (self.shape[1] - 1) / 2
         along_rows = self.orientation[5] * self.spacing_mm[0] * (self.shape[0] - 1) / 2
         return self.position[2] + along_columns + along_rows
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """The first window of the tags."""
+        return self.voi.windows[0] if self.voi.windows else None
 
     @property
     def identity(self) -> str:
@@ -292,7 +299,7 @@ def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Ins
         rescale_type=text(dataset, "RescaleType").upper(),
         body_part=body_part(text(dataset, "BodyPartExamined")),
         kernel=kernel(texts(dataset, "ConvolutionKernel")),
-        window=_window(dataset),
+        voi=read_voi(dataset),
         lossy=text(dataset, "LossyImageCompression") == "01" or syntax in LOSSY_SYNTAXES,
         compressed=syntax not in UNCOMPRESSED_SYNTAXES,
         burned_in=text(dataset, "BurnedInAnnotation").upper() == "YES",
@@ -314,9 +321,3 @@ def _are_axes(cosines: tuple[float, ...]) -> bool:
     except GeometryError:
         return False
     return True
-
-
-def _window(dataset: Any) -> tuple[float, float] | None:
-    """First WindowCenter and WindowWidth (PS3.3 C.11.2.1.2); there may be several, and widths must be at least 1."""
-    level, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
-    return None if level is None or width is None or width < 1 else (level, width)

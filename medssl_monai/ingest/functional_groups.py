@@ -22,6 +22,7 @@ FUNCTIONAL_GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
     "RescaleType": (("PixelValueTransformationSequence", "RescaleType"),),
     "WindowCenter": (("FrameVOILUTSequence", "WindowCenter"),),
     "WindowWidth": (("FrameVOILUTSequence", "WindowWidth"),),
+    "VOILUTFunction": (("FrameVOILUTSequence", "VOILUTFunction"),),
     "ImageType": (
         ("CTImageFrameTypeSequence", "FrameType"),
         ("MRImageFrameTypeSequence", "FrameType"),

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from medssl_monai.ingest.digests import file_digest
 from medssl_monai.ingest.schema import SCHEMA_VERSION, check_version
 from medssl_monai.ingest.verdicts import Verdict
+from medssl_monai.ingest.voi import Voi
 
 __all__ = ["NOTE_KEY", "SeriesNote", "broken_id", "read_note"]
 
@@ -29,6 +30,7 @@ class SeriesNote:
         key_check: see `pseudonyms.key_check`.
         array_sha256: of the series' b2nd file; empty until written.
         undecodable: `broken_id` of each image that could not be decoded, sorted.
+        voi: what the tags propose for showing the slices, each with the first slice from which on it holds.
     """
 
     instances: tuple[str, ...]
@@ -36,11 +38,17 @@ class SeriesNote:
     key_check: str
     array_sha256: str = ""
     undecodable: tuple[str, ...] = ()
+    voi: tuple[tuple[int, Voi], ...] = ()
+
+    def voi_of(self, slice: int) -> Voi:
+        """All windows of a slice's tags, their function, and its VOI LUTs."""
+        return next((voi for first, voi in reversed(self.voi) if first <= slice), Voi())
 
     def to_bytes(self) -> bytes:
         """As JSON."""
         verdicts = [verdict.to_json() for verdict in self.verdicts]
         values = {**self.__dict__, "schema_version": SCHEMA_VERSION, "verdicts": verdicts}
+        values["voi"] = [[first, voi.to_json()] for first, voi in self.voi]
         return json.dumps(values, sort_keys=True).encode()
 
     @classmethod
@@ -48,8 +56,10 @@ class SeriesNote:
         """The inverse of `to_bytes`."""
         values = json.loads(content)
         verdicts = tuple(Verdict.from_json(verdict) for verdict in values["verdicts"])
-        undecodable = tuple(values.get("undecodable", ()))  # stores of version 2 had none at first
-        return cls(tuple(values["instances"]), verdicts, values["key_check"], values["array_sha256"], undecodable)
+        # Stores of version 2 had neither of these at first.
+        undecodable = tuple(values.get("undecodable", ()))
+        voi = tuple((int(first), Voi.from_json(one)) for first, one in values.get("voi", ()))
+        return cls(tuple(values["instances"]), verdicts, values["key_check"], values["array_sha256"], undecodable, voi)
 
 
 def broken_id(own_id: str, content: Path) -> str:

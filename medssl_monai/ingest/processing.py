@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medssl_monai.errors import GeometryError
+from medssl_monai.ingest.dicom import Instance
 from medssl_monai.ingest.dicom_pixels import read_pixels
 from medssl_monai.ingest.geometry import local_spacing, stack_affine
 from medssl_monai.ingest.grouping import DicomPlan
@@ -15,6 +16,7 @@ from medssl_monai.ingest.notes import SeriesNote, broken_id
 from medssl_monai.ingest.pictures import is_picture_file, read_picture
 from medssl_monai.ingest.pseudonyms import source_id
 from medssl_monai.ingest.verdicts import FLAGS, REPAIRING_FLAGS, Outcome, Reason, RejectedError, Verdict
+from medssl_monai.ingest.voi import Voi
 from medssl_monai.ingest.volumes import check_values, cut
 from medssl_monai.ingest.writer import SeriesHeader, SliceRecord, StoreWriter
 
@@ -131,7 +133,9 @@ def _write_dicom(
     def note(slice_flags: frozenset[str]) -> SeriesNote:
         verdict = _taken(header, plan.files, plan.repairs, slice_flags)
         verdicts = (verdict, *left_out.verdicts)
-        return SeriesNote(plan.instance_ids, verdicts, writer.key_check, undecodable=left_out.ids)
+        return SeriesNote(
+            plan.instance_ids, verdicts, writer.key_check, undecodable=left_out.ids, voi=_voi_from(plan.instances)
+        )
 
     return writer.write(header, _dicom_slices(plan, spacing_mm, lowered), note, replace=replaces).verdicts
 
@@ -174,6 +178,15 @@ def _dicom_slices(plan: DicomPlan, spacing_mm: tuple[float, float] | None, lower
             window_width=width,
             flags=flags,
         )
+
+
+def _voi_from(instances: Sequence[Instance]) -> tuple[tuple[int, Voi], ...]:
+    """What the tags propose for showing the slices, wherever it changes."""
+    changes: list[tuple[int, Voi]] = []
+    for number, instance in enumerate(instances):
+        if instance.voi != (changes[-1][1] if changes else Voi()):
+            changes.append((number, instance.voi))
+    return tuple(changes)
 
 
 def _dicom_geometry(plan: DicomPlan) -> tuple[tuple[float, float] | None, tuple[float, ...] | None]:

@@ -33,6 +33,7 @@ from medssl_monai.errors import StoreError
 from medssl_monai.ingest.notes import SeriesNote, read_note
 from medssl_monai.ingest.schema import INDEX_SCHEMA, Filters, check_version, filter_expression
 from medssl_monai.ingest.verdicts import Verdict, read_verdicts
+from medssl_monai.ingest.voi import Voi
 
 __all__ = ["SliceStore", "describe"]
 
@@ -158,6 +159,13 @@ class SliceStore:
     def note(self, series_id: str) -> SeriesNote:
         """What ingestion remembers of a series beside its rows."""
         return read_note(self.path / "series" / f"{series_id}.parquet")
+
+    def voi(self, series_id: str, slice: int) -> Voi:
+        """All windows that a slice's tags have, the function they are meant for, and its VOI LUTs.
+
+        Only the first window is in the index. Stores of earlier versions know of none.
+        """
+        return self.note(series_id).voi_of(slice)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "open_arrays": self.open_arrays}

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from medssl_monai.ingest import Outcome, Reason
+from medssl_monai.ingest.voi import Voi
 from tests.ingest.conftest import Ingest, only, rejections, volume
 from tests.ingest.dicom_fixtures import axial_positions, dataset, phantom, write, write_series
 
@@ -139,6 +142,35 @@ def test_windows(tmp_path: Path, run: Ingest, level: Any, width: Any, expected: 
     store, _ = run()
     assert (store.select()[0]["window_level"], store.select()[0]["window_width"]) == expected
     assert np.array_equal(volume(store), hu)
+
+
+def test_all_that_the_tags_propose_for_showing(tmp_path: Path, run: Ingest) -> None:
+    """Row 20: every window, the function they are meant for, the descriptors of VOI LUTs; where slices differ, each."""
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [3, 0, 16], b"\0\0\1\0\2\0"
+    table.LUTExplanation = "PLANTED"
+    exact: dict[str, Any] = {"WindowCenter": 50, "WindowWidth": 0.5, "VOILUTFunction": "LINEAR_EXACT"}
+    variants: list[tuple[dict[str, Any], Voi]] = [
+        ({"WindowCenter": [40, 300], "WindowWidth": [80, 900]}, Voi(((40.0, 80.0), (300.0, 900.0)))),
+        ({"WindowCenter": [40, 300], "WindowWidth": [80, 900]}, Voi(((40.0, 80.0), (300.0, 900.0)))),
+        (exact, Voi(((50.0, 0.5),), "LINEAR_EXACT")),
+        ({**exact, "VOILUTFunction": "PLANTED"}, Voi()),
+        (
+            {"WindowCenter": [40, 50], "WindowWidth": [0, 350], "VOILUTFunction": "SIGMOID"},
+            Voi(((50, 350),), "SIGMOID"),
+        ),
+        ({"VOILUTSequence": Sequence([table])}, Voi(tables=((3, 0, 16),))),
+    ]
+    stored = (phantom().astype(int) + 1024).astype(np.uint16)
+    for i, (position, (tags, _)) in enumerate(zip(axial_positions(6), variants, strict=True)):
+        write(dataset(stored[i], position=position, name=i, **tags), tmp_path / "in" / str(i))
+    store, _ = run()
+    series_id = store.series_ids[0]
+    assert [store.voi(series_id, i) for i in range(6)] == [voi for _, voi in variants]
+    assert len(store.note(series_id).voi) == 5
+    assert [row["window_width"] for row in store.select()] == [80, 80, 0.5, None, 350, None]
+    assert np.array_equal(volume(store), phantom())
+    assert not any(b"PLANTED" in path.read_bytes() for path in store.path.rglob("*") if path.is_file())
 
 
 def test_no_position(tmp_path: Path, run: Ingest) -> None:

@@ -171,6 +171,8 @@ def windows(bench: Bench) -> IngestSummary:
     for one in store.select([["slice", "==", 0]]):
         expected = hu if one["modality"] == "CT" else image.pixel_array[None]
         assert np.array_equal(store.read_series(one["series_id"]), expected)
+        if one["modality"] == "MR":
+            assert store.voi(one["series_id"], 0).tables == ((256, 0, 16),)
     return summary
 
 

@@ -16,6 +16,7 @@ from medssl_monai.ingest import Outcome, Reason, SliceStore, Verdict
 from medssl_monai.ingest.notes import SeriesNote
 from medssl_monai.ingest.schema import COLUMNS
 from medssl_monai.ingest.verdicts import merge_verdicts
+from medssl_monai.ingest.voi import Voi
 from medssl_monai.ingest.writer import SeriesHeader, SliceRecord, StoreWriter
 from tests.ingest.dicom_fixtures import tree_bytes
 
@@ -195,3 +196,14 @@ def test_verdicts_survive_json_and_the_later_run_wins() -> None:
     assert [Verdict.from_json(json.loads(json.dumps(v.to_json()))) for v in (first, second)] == [first, second]
     newer = Verdict(Outcome.ACCEPTED, "series", "fb", "sb", 4, 4, "CT")
     assert merge_verdicts([first, second], [newer]) == [first, newer]
+
+
+def test_notes_of_earlier_programs_are_read() -> None:
+    """Version 2 had neither windows nor images left out at first."""
+    note = SeriesNote(("i1",), (), "key", "sha", ("b1",), ((0, Voi(((40.0, 400.0),))),))
+    assert SeriesNote.from_bytes(note.to_bytes()) == note
+    values = json.loads(note.to_bytes())
+    del values["undecodable"], values["voi"]
+    earlier = SeriesNote.from_bytes(json.dumps(values).encode())
+    assert earlier == SeriesNote(("i1",), (), "key", "sha")
+    assert earlier.voi_of(3) == Voi()
