@@ -16,13 +16,14 @@ from typing import Any
 import yaml
 
 from medssl_monai.atomic import write_json, write_text
+from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.downstream.image_tasks import image_task
 from medssl_monai.downstream.labelled_data import LabelledData
 from medssl_monai.downstream.study_code import made_by
 from medssl_monai.downstream.study_plan import StudyPlan, digest
 from medssl_monai.downstream.subsets import Unit, choose_unit
 from medssl_monai.engines.bundle_run import run_bundle
-from medssl_monai.errors import ConfigError
+from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.ingest import ingest
 from medssl_monai.ingest.labels import SPLITS
 from medssl_monai.ingest.pseudonyms import KEY_VARIABLE
@@ -90,10 +91,12 @@ def prepare(plan: StudyPlan, out: Path, *, anew: bool = False) -> StudyInputs:
         anew: pre-train again where other code pre-trained; without it this is logged as a warning.
 
     Raises:
-        ConfigError: pictures cannot be pre-trained on, or a setting does not exist.
+        ConfigError: pictures cannot be pre-trained on, or a setting, a bundle or an overlay does not exist.
+        CheckpointError: an encoder's weights are missing or another network's.
         LabelError: the labels do not fit, or have no training or test part.
     """
     overlays = [config_file(name) for name in plan.overlays]
+    _check_encoders(plan)
     if plan.data.get("images"):
         return _pictures(plan, overlays)
     labels, store = plan.data.get("labels"), plan.data.get("store")
@@ -126,6 +129,27 @@ def prepare(plan: StudyPlan, out: Path, *, anew: bool = False) -> StudyInputs:
         fingerprint=digest([data.fingerprint, table]),
         encoders={name: _encoder(plan, name, data.store.path, series, out, anew) for name in plan.encoders},
     )
+
+
+def _check_encoders(plan: StudyPlan) -> None:
+    """All at the beginning: a file is missing before hours of training as it is after them."""
+    for name, source in plan.encoders.items():
+        if source.bundle is not None:
+            bundle_dir(source.bundle)
+            for overlay in source.overlays:
+                config_file(overlay)
+        if source.weights is None:
+            continue
+        try:
+            found = load_encoder(source.weights)[1].arch
+        except CheckpointError as error:
+            raise CheckpointError(f"the encoder {name!r}: {error}") from error
+        wanted = plan.settings.get("arch", found)
+        if found != wanted:
+            raise CheckpointError(
+                f"the encoder {name!r}: its weights are of a {found}, the study is of {wanted}; give other weights, or "
+                f"arch: {found} in the study's settings"
+            )
 
 
 def _write_table(data: LabelledData, path: Path) -> Path:

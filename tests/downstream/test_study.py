@@ -269,6 +269,27 @@ def test_mistakes_in_a_study_are_named(change: dict[str, Any], message: str, tmp
         _encoders(["x"])
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (EncoderSource("nofile.pt"), "the encoder 'mine': nofile.pt: no such file or run"),
+        (EncoderSource("WEIGHTS"), "the encoder 'mine': its weights are of a resnet18, the study is of resnet50"),
+        (EncoderSource(bundle="ct_ssl_other"), "bundle 'ct_ssl_other' does not exist"),
+        (EncoderSource(bundle="ct_ssl_spark", overlays=["fast"]), "configuration 'fast' is neither"),
+    ],
+)
+def test_encoders_are_looked_at_before_anything_is_made(
+    plan: StudyPlan, source: EncoderSource, message: str, tmp_path: Path
+) -> None:
+    if source.weights == "WEIGHTS":
+        source = replace(source, weights=plan.encoders["given"].weights)
+    encoders = {"first": EncoderSource(bundle="ct_ssl_spark"), "mine": source}
+    wrong = replace(plan, encoders=encoders, settings={**TINY, "arch": "resnet50"}, baseline="first")
+    with pytest.raises(InputError, match=message):
+        run_study(wrong, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_cell_of_other_settings_starts_anew(done: tuple[StudyResults, Path], plan: StudyPlan) -> None:
     from medssl_monai.downstream.study_inputs import prepare, public_key
 
