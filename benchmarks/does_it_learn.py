@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="seed; several processes may share the seeds of one --out")
     parser.add_argument("--epochs", type=int, help=f"of each method; by default {EPOCHS}")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--amp", action="store_true", help="pre-train in bfloat16")
     options = parser.parse_args()
     if options.data == "samples" and options.samples is None:
         parser.error("samples: give --samples DIR, the folder that `medssl sample-data --out DIR` made")
@@ -202,6 +203,7 @@ def main() -> None:
                 "max_epochs": epochs,
                 "guard_interval": 1000,
                 "probe_interval": 1000,
+                "amp": options.amp,
                 **SETTINGS.get(method, {}),
             }
             run_bundle(files, settings)

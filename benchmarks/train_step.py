@@ -1,6 +1,7 @@
 """The train step of every method, ResNet-50: against its floor and against a peer, in one run, A B A B.
 
     python benchmarks/train_step.py [--device cuda --batch 64 --amp 1] [--methods spark moco byol swav] [--size 224]
+    python benchmarks/train_step.py --alone 1 --bfloat16 1 --batch 16
 
 Ours and the peer: zero_grad, forward, backward, optimizer and momentum update on the same views; the floor: our step's
 convolutions and matrix products alone, forward and backward, same precision and layout. SparK's dense floor is that of
@@ -124,6 +125,10 @@ def measure(name: str, options: Any) -> dict[str, float]:
         candidates |= {"dense floor": floor_of(dense, options.device)}
     if options.arch == "resnet50" and not options.alone:
         candidates["peer"] = peer_of(name, method, batch, layout, amp)
+    if options.bfloat16:
+        twin, optimizer = ours(name, options.arch)
+        twin.to(options.device, memory_format=layout)
+        candidates["ours, bfloat16"] = step_of(twin, optimizer, batch, amp=True)
     if options.compiled:
         twin, optimizer = ours(name, options.arch)
         twin.to(options.device, memory_format=layout)
@@ -133,6 +138,8 @@ def measure(name: str, options: Any) -> dict[str, float]:
     show(seconds, per=options.batch, unit="ms an image")
     found = {"floor": ratio(seconds, "ours", "floor")}
     found |= {k: ratio(seconds, k, "ours") for k in ("peer", "ours, compiled", "dense floor") if k in seconds}
+    if options.bfloat16:
+        found["ours, bfloat16"] = ratio(seconds, "ours", "ours, bfloat16")
     return found
 
 
@@ -173,7 +180,7 @@ def measure_encoder(options: Any) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = arguments(__doc__ or "", batch=8, size=224, rounds=2, amp=0, compiled=0, alone=0, arch="resnet50")
+    parser = arguments(__doc__ or "", batch=8, size=224, rounds=2, amp=0, bfloat16=0, compiled=0, alone=0, arch="resnet50")
     parser.add_argument("--methods", nargs="+", default=["encoder", *METHODS], choices=["encoder", *METHODS])
     parser.add_argument("--layout", default="channels_last", choices=["channels_last", "contiguous"])
     options = parser.parse_args()

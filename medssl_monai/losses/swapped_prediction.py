@@ -15,7 +15,8 @@ def swapped_prediction_loss(scores: Tensor, codes: Sequence[Tensor], temperature
     """Cross-entropy of every view's prediction with the codes of every other view that has one, averaged: ().
 
     `scores` (V, B, K) are products of embeddings and prototypes; `codes`, A tensors (B, K) whose rows sum to 1, belong
-    to the first A views. Raises ValueError where there are more codes than views, or no other view.
+    to the first A views. Computed in float32 at least. Raises ValueError where there are more codes than views, or no
+    other view.
     """
     views = scores.shape[0]
     if not 0 < len(codes) <= views or views < 2:
@@ -23,7 +24,8 @@ def swapped_prediction_loss(scores: Tensor, codes: Sequence[Tensor], temperature
             f"codes: for at least one and at most all of two or more views, found {len(codes)} for {views}; "
             f"give two large views first, then the small ones"
         )
-    log_predictions = (scores / temperature).log_softmax(dim=2)
+    exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    log_predictions = (exact / temperature).log_softmax(dim=2)
     losses = []
     for view, code in enumerate(codes):
         cross_entropy = -(code * log_predictions).sum(dim=2).mean(dim=1)  # (V,)

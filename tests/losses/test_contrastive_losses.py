@@ -92,6 +92,14 @@ def test_swapped_prediction_is_the_paper_s_double_sum(views: int, batch: int, k:
     assert swapped_prediction_loss(scores, codes, 0.1).item() == pytest.approx(sum(terms) / len(terms), rel=1e-6)
 
 
+def test_swapped_prediction_of_half_precision_scores_is_that_of_the_same_scores_in_float32() -> None:
+    scores = torch.randn(3, 4, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
+    codes = [torch.full((4, 50), 1 / 50), torch.eye(50)[:4]]
+    found = swapped_prediction_loss(scores, codes, 0.1)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, swapped_prediction_loss(scores.float(), codes, 0.1))
+
+
 def test_swapped_prediction_needs_another_view() -> None:
     code = torch.full((2, 3), 1 / 3)
     with pytest.raises(ValueError, match="two large views first"):
