@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from medssl_monai.errors import InputError
 
-__all__ = ["disk_refused", "writing"]
+__all__ = ["disk_refused", "writing", "writing_among_others"]
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+"""What only writing meets."""
 
 
 @contextmanager
@@ -21,6 +25,21 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        raise disk_refused(folder, error) from error
+
+
+@contextmanager
+def writing_among_others(folder: Path) -> Iterator[None]:
+    """Much is done of which some is writing into a folder: only what the disk alone says is taken for its refusal.
+
+    Raises:
+        InputError: instead of such an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
         raise disk_refused(folder, error) from error
 
 

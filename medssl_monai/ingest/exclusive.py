@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medssl_monai.errors import BusyStoreError
+from medssl_monai.ingest.disk_writes import writing
 
 __all__ = ["LOCK_NAME", "exclusive"]
 
@@ -24,6 +25,7 @@ def exclusive(store: Path) -> Iterator[None]:
 
     Raises:
         BusyStoreError: another process holds it.
+        InputError: the folder cannot be made, or not be written into.
     """
     try:
         import fcntl
@@ -32,11 +34,12 @@ def exclusive(store: Path) -> Iterator[None]:
         return
     file, is_new = store / LOCK_NAME, not store.exists()
     while True:
-        store.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:
-            continue  # a run that wrote nothing took its folder away
+        with writing(store):
+            store.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+            except FileNotFoundError:
+                continue  # a run that wrote nothing took its folder away
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -28,6 +28,7 @@ from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.admission import Rules
 from medssl_monai.ingest.archives import RefusedFile, unpacked
 from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource, fetch_ahead, not_retrieved
+from medssl_monai.ingest.disk_writes import writing, writing_among_others
 from medssl_monai.ingest.exclusive import exclusive
 from medssl_monai.ingest.modalities import checked_modality
 from medssl_monai.ingest.notes import SeriesNote
@@ -99,10 +100,11 @@ def ingest(
             raise InputError(f"source {source}: does not exist, or its folder may not be read; name a file or a folder")
     if workers < 1:
         raise InputError(f"workers: must be at least 1, found {workers}")
-    is_new = not out.exists()
-    writer = StoreWriter(out, key_check(key))
+    with writing(out):
+        is_new = not out.exists()
+        writer = StoreWriter(out, key_check(key))
     rules = Rules(modality=modality, assume_hu=assume_hu)
-    with exclusive(out):
+    with exclusive(out), writing_among_others(out):
         try:
             writer.recover()
             with Workers(workers, scheduler, progress) as hands:

@@ -13,6 +13,7 @@ levels cost stands in docs/ingest.md.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest.digests import file_digest
+from medssl_monai.ingest.disk_writes import disk_refused
 from medssl_monai.ingest.exclusive import LOCK_NAME
 from medssl_monai.ingest.measures import body_fraction, perceptual_hash
 from medssl_monai.ingest.notes import NOTE_KEY, SeriesNote, read_note
@@ -312,7 +314,10 @@ def _write_array(
     flags: set[str] = set()
     for number, record in enumerate(slices):
         # A block is a slice: handed over as it is, which the array's own indexing would take half as long again to do.
-        array.schunk.update_data(number, np.ascontiguousarray(record.pixels), copy=True)
+        try:
+            array.schunk.update_data(number, np.ascontiguousarray(record.pixels), copy=True)
+        except RuntimeError as error:  # blosc2 does not say why; compression cannot fail
+            raise disk_refused(path.parent, OSError(errno.EIO, "the disk took no more slices")) from error
         rows.append(_row(header, number, record))
         flags |= record.flags
     assert len(rows) == header.shape[0], (len(rows), header.shape)
