@@ -11,6 +11,7 @@ from medssl_monai.ingest.dicom import read_frames, sniff_dicom
 from medssl_monai.ingest.digests import file_digest
 from medssl_monai.ingest.grouping import series_uid
 from medssl_monai.ingest.nifti import is_volume_file
+from medssl_monai.ingest.pictures import is_picture_file
 from medssl_monai.ingest.pseudonyms import key_check, load_key, pseudonym, source_id
 from medssl_monai.ingest.scan import find_files, volume_series_id
 from medssl_monai.ingest.verdicts import RejectedError
@@ -59,20 +60,26 @@ def _by_uid(uid: str, key: bytes, known: set[str]) -> set[str]:
 
 
 def _by_path(store: SliceStore, path: Path, key: bytes, known: set[str]) -> set[str]:
-    """By the path as ingested; else, for what was moved or lies deeper, by content."""
+    """By the paths as ingested, of all series that lie there as a whole; else, for what was moved, by content."""
     candidates = set(store.series_by_source.get(source_id(key, path), ()))
-    return candidates or {found for file in find_files([path]) for found in _by_file(store, file, key, known)}
+    if not path.is_dir():
+        return candidates or (_by_file(store, path, key, known) if path.exists() else set())
+    files = find_files([path])
+    places = {place for file in files for place in (file, *file.parents) if path in place.parents}
+    for place in places:
+        candidates |= store.series_by_source.get(source_id(key, place), set())
+    return candidates or {found for file in files for found in _by_file(store, file, key, known)}
 
 
 def _by_file(store: SliceStore, file: Path, key: bytes, known: set[str]) -> set[str]:
-    if is_volume_file(file):
-        return {volume_series_id(key, file_digest(file))} & known
-    with file.open("rb") as opened:
-        if not sniff_dicom(opened.read(132)):
-            return set()
     try:
+        if is_volume_file(file) or is_picture_file(file):
+            return {volume_series_id(key, file_digest(file))} & known
+        with file.open("rb") as opened:
+            if not sniff_dicom(opened.read(132)):
+                return set()
         instances = read_frames(file)
-    except RejectedError:
+    except (OSError, RejectedError):
         return set()
     candidates = _by_uid(series_uid(instances[0]), key, known)
     if len(candidates) < 2:
