@@ -137,12 +137,23 @@ class PretrainTrainer(ResumableTrainer):
         """Gradients of the mean loss over the micro-batches; returns what they report, detached, mean over all."""
         parts: list[dict[str, Tensor]] = []
         for part in split_batch(batchdata, self.accumulation_steps):
-            with self._precision():
-                result = self.forward(self._to_device(part), progress)
+            result = self._forward(self._to_device(part), progress)
             torch.autograd.backward(result["loss"] / self.accumulation_steps)
             parts.append({name: value.detach() for name, value in result.items()})
         means = {name: torch.stack([part[name].float() for part in parts]).mean(0) for name in parts[0]}
         return {name: process_sum(value) / process_count() for name, value in means.items()}
+
+    def _forward(self, part: Batch, progress: Progress) -> dict[str, Tensor]:
+        try:
+            with self._precision():
+                return self.forward(part, progress)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(
+                f"a part of {len(part['views'][0])} slice(s) leaves batch norm nothing to compare; raise batch_size, "
+                f"or lower accumulation_steps ({self.accumulation_steps})"
+            ) from error
 
     def _precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.state.device.type, torch.bfloat16) if self.autocast else nullcontext()

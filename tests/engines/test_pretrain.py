@@ -276,6 +276,12 @@ def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:
         split_batch({"index": torch.arange(4), "views": [torch.zeros(4, 1)]}, 3)
 
 
+def test_a_part_of_one_slice_is_told(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, epochs=1, name="byol", accumulation_steps=4)
+    with pytest.raises(ConfigError, match=r"a part of 1 slice.*accumulation_steps \(4\)"):
+        trainer.run()
+
+
 def test_bfloat16_on_a_cpu_that_lacks_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     method, capabilities = Recorder(), {"avx512_bf16": False, "amx_bf16": True}
     made = partial(
@@ -298,7 +304,7 @@ def test_bfloat16_on_a_cpu_begins_as_float32_and_stays_finite(
     monkeypatch.setattr("medssl_monai.engines.pretrain.cpu_has_bfloat16", lambda: True)
     losses = {}
     for amp in (False, True):
-        trainer = make_trainer(tmp_path / str(amp), epochs=2, name=name, amp=amp)
+        trainer = make_trainer(tmp_path / str(amp), epochs=1, name=name, amp=amp)
         trainer.run()
         assert all(p.dtype == torch.float32 for p in trainer.method.parameters())
         lines = (tmp_path / str(amp) / "logs" / "history.jsonl").read_text().splitlines()
