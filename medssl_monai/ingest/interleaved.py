@@ -2,7 +2,7 @@
 
 A second reconstruction half a slice further, with another kernel, looks like one series of half the spacing. A tag
 tells the two apart if its values lie in each other's usual gaps. Values that follow one another along the stack (step
-and shoot), fill one another's gaps, or differ from slice to slice do not part a series.
+and shoot), fill one another's gaps, or come and go without order do not part a series.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def without_interleaving(members: Sequence[Instance], depths: Sequence[float]) -
 
 
 def _intermixed(parts: Sequence[NDArray[np.float64]]) -> bool:
-    """Whether slices of one part lie in the usual gaps of another that has as many slices or more."""
+    """Whether slices of one part lie in the usual gaps of another that is even and has as many slices or more."""
     parts = sorted(parts, key=lambda part: float(part[0]))
     for number, first in enumerate(parts):
         for second in parts[number + 1 :]:
@@ -76,12 +76,15 @@ def _intermixed(parts: Sequence[NDArray[np.float64]]) -> bool:
 
 
 def _lies_between(few: NDArray[np.float64], many: NDArray[np.float64]) -> bool:
-    gaps = np.diff(many)
-    if not gaps.size:
+    if len(many) < 3:
         return False
+    gaps = np.diff(many)
+    usual = _usual(gaps)
+    if (np.abs(gaps - usual) <= 0.2 * usual).mean() <= 0.5:
+        return False  # slices here and there, which are no stack
     after = np.searchsorted(many, few)
     inner = after[(after > 0) & (after < many.size)]
-    return bool((gaps[inner - 1] <= USUAL_GAP * _usual(gaps)).any())
+    return bool((gaps[inner - 1] <= USUAL_GAP * usual).any())
 
 
 def _never_one_stack(images: Sequence[Instance], places: NDArray[np.float64], parts: Sequence[Sequence[int]]) -> bool:

@@ -171,6 +171,7 @@ ONE_STACK: dict[str, list[dict[str, Any]]] = {
     "half of another kernel": [{"ConvolutionKernel": f"B{30 if i < 6 else 70}f"} for i in range(12)],
     "some slices marked": [{"ImageType": ["ORIGINAL", "PRIMARY", "AB"[i in (4, 5, 9)]]} for i in range(12)],
     "two apart marked": [{"ImageType": ["ORIGINAL", "PRIMARY", "AB"[i in (3, 6)]]} for i in range(12)],
+    "values without order": [{"KVP": 119 + value} for value in (0, 1, 1, 2, 2, 0, 1, 2, 0, 0, 0, 2)],
     "an image a value": [{"KVP": 80 + i} for i in range(12)],
 }
 
