@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
+from monai.inferers.inferer import SimpleInferer
 
 from medssl_monai.engines.loader import StepLoader
+from medssl_monai.engines.precision import Bfloat16Inferer, check_bfloat16
 from medssl_monai.engines.processes import average_gradients
 from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.engines.unfreezing import BackboneUnfreezing
-from medssl_monai.errors import ConfigError
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
 from medssl_monai.networks.processes import process_count, process_sum
 
@@ -25,11 +26,11 @@ class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
         train_data_loader: gives batches with ``image`` (B, 3, H, W) and ``label`` (B,).
         unfreezing: decides each epoch what is trained and how fast; None leaves the optimizer alone.
         epoch_length: steps an epoch; by default one pass over the data.
-        amp: mixed precision (GPUs only).
+        amp: mixed precision: float16 on GPUs, bfloat16 on CPUs that have it (`cpu_has_bfloat16`).
         kwargs: the rest as in ``SupervisedTrainer`` (``network``, ``optimizer``, ``loss_function``, ``max_epochs``, …).
 
     Raises:
-        ConfigError: mixed precision is asked for on a CPU.
+        ConfigError: mixed precision is asked for on a CPU without bfloat16.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
         **kwargs: Any,
     ) -> None:
         device = torch.device(device)
-        if amp and device.type != "cuda":
-            raise ConfigError(f"amp=true needs a CUDA device, found device={device}; set amp=false")
+        if amp:
+            check_bfloat16(device)
+        if amp and device.type == "cpu":
+            kwargs["inferer"] = Bfloat16Inferer(kwargs.get("inferer") or SimpleInferer())
         self.unfreezing = unfreezing
         if process_count() > 1:
             use_process_batch_norm(kwargs["network"])
@@ -51,7 +54,7 @@ class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
             device=device,
             train_data_loader=train_data_loader,
             epoch_length=epoch_length or train_data_loader.steps_per_pass,
-            amp=amp,
+            amp=amp and device.type != "cpu",
             **kwargs,
         )
         self.add_event_handler(

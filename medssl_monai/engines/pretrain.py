@@ -9,6 +9,7 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor
 
 from medssl_monai.engines.loader import StepLoader
+from medssl_monai.engines.precision import check_bfloat16
 from medssl_monai.engines.processes import average_gradients
 from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.errors import ConfigError
@@ -16,7 +17,7 @@ from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
 from medssl_monai.networks.processes import process_count, process_sum
 
-__all__ = ["PretrainTrainer", "Schedule", "cpu_has_bfloat16", "split_batch"]
+__all__ = ["PretrainTrainer", "Schedule", "split_batch"]
 
 Batch = dict[str, Any]
 
@@ -26,12 +27,6 @@ class Schedule(Protocol):
 
     def apply(self, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Write learning rate and weight decay into the parameter groups."""
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies in bfloat16 (AVX512-BF16 or AMX); False where PyTorch is too old to tell."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
 
 
 class PretrainTrainer(ResumableTrainer):
@@ -78,11 +73,8 @@ class PretrainTrainer(ResumableTrainer):
         train_handlers: Sequence[Any] = (),
     ) -> None:
         device = torch.device(device)
-        if amp and device.type == "cpu" and not cpu_has_bfloat16():
-            raise ConfigError(
-                "amp=true needs a GPU, or a CPU with bfloat16 instructions (AVX512-BF16, AMX), which PyTorch does not "
-                "find here; set amp=false"
-            )
+        if amp:
+            check_bfloat16(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.method = method.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if process_count() > 1:

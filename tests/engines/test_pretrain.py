@@ -301,7 +301,7 @@ def test_bfloat16_on_a_cpu_that_lacks_it_is_refused(monkeypatch: pytest.MonkeyPa
 def test_bfloat16_on_a_cpu_begins_as_float32_and_stays_finite(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medssl_monai.engines.pretrain.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("medssl_monai.engines.precision.cpu_has_bfloat16", lambda: True)
     losses = {}
     for amp in (False, True):
         trainer = make_trainer(tmp_path / str(amp), epochs=1, name=name, amp=amp)
