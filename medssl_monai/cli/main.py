@@ -1,6 +1,7 @@
 """The ``medssl`` command: verbs, error messages, exit codes.
 
-Exit codes: 0 done, 1 a problem with the input (one sentence on stderr), 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 a problem with the input (one sentence on stderr), 2 wrong usage, 130 interrupted. With
+MEDSSL_TRACEBACK=1 a problem with the input is shown with where it came from.
 Nothing heavy is imported here, nor by the verbs' modules, so that ``--help`` answers at once.
 """
 
@@ -100,6 +101,8 @@ def main() -> None:
     except typer.Abort:
         sys.exit(130)
     except MedSSLError as error:
+        if os.environ.get("MEDSSL_TRACEBACK"):
+            raise
         typer.echo(f"medssl: {error}", err=True)
         sys.exit(1)
     except Exception as error:

@@ -21,7 +21,10 @@ from sklearn.metrics import (
 
 from medssl_monai.downstream.calibration import expected_calibration_error
 
-__all__ = ["balanced_accuracy", "classification_metrics", "figures_for_choice", "per_patient", "text_report"]
+__all__ = ["CHOICES", "balanced_accuracy", "classification_metrics", "figures_for_choice", "per_patient", "text_report"]
+
+CHOICES = ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_likelihood")
+"""What `figures_for_choice` gives."""
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]

@@ -11,6 +11,7 @@ from medssl_monai.downstream.study_plan import StudyPlan
 from medssl_monai.downstream.study_report import write_report
 from medssl_monai.downstream.study_results import StudyResults, collect
 from medssl_monai.downstream.study_workers import run_cells
+from medssl_monai.engines.setting_checks import check_folder
 
 __all__ = ["run_study"]
 
@@ -34,7 +35,11 @@ def run_study(plan: StudyPlan, out: Path, *, scheduler: str | None = None, anew:
 
     Returns:
         What the report shows.
+
+    Raises:
+        ConfigError: ``out`` is a file; or see `prepare`.
     """
+    check_folder(out, "--out")
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     with public_key(plan):

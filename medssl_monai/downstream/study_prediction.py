@@ -16,6 +16,7 @@ from medssl_monai.downstream.picture_input import PictureInput
 from medssl_monai.downstream.prediction_input import Fetched, fetched, source_names
 from medssl_monai.downstream.prediction_result import PredictionResult
 from medssl_monai.engines.bundle_run import run_bundle
+from medssl_monai.engines.setting_checks import check_folder
 from medssl_monai.errors import InputError, NotHounsfieldError
 from medssl_monai.ingest.pictures import is_picture_file
 
@@ -186,6 +187,7 @@ def _check_dicom_out(folder: Path, pictures: bool) -> None:
     Raises:
         InputError: DICOM objects are asked for where there can be none.
     """
+    check_folder(folder, "--dicom-out")
     if pictures:
         raise InputError(
             f"--dicom-out {folder}: a report refers to DICOM images, this run takes pictures; leave it out"

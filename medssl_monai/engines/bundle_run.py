@@ -3,15 +3,23 @@
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from medssl_monai.engines.setting_checks import check_settings
 from medssl_monai.errors import ConfigError, MedSSLError
 
-__all__ = ["run_bundle"]
+__all__ = ["TRACEBACK", "run_bundle"]
+
+logger = logging.getLogger(__name__)
+
+TRACEBACK = "MEDSSL_TRACEBACK"
+"""Environment variable with which the command line shows where an error came from."""
+_COMPONENT = re.compile(r"Failed to instantiate component '(?P<name>[^']*)' with keywords: (?P<keys>.*)")
 
 
 def run_bundle(
@@ -28,7 +36,8 @@ def run_bundle(
         The finished workflow, whose parser gives access to everything that was built.
 
     Raises:
-        ConfigError: an override names a key that the files do not have.
+        ConfigError: an override names a key that the files do not have; a setting cannot be, see `check_settings`; or
+            a component cannot be made from its settings.
         MedSSLError: what a component raised on purpose, freed from the wrapping of MONAI's configuration parser.
     """
     content = ConfigParser.load_config_files([str(p) for p in config_files])
@@ -38,6 +47,7 @@ def run_bundle(
         if key not in content:
             known = ", ".join(k for k, v in content.items() if not isinstance(v, dict) and not k.startswith("_"))
             raise ConfigError(f"{key!r} is not a key of {config_files[0].name}; the keys are {known}")
+    check_settings({**content, **overrides})
     try:
         workflow = ConfigWorkflow(
             config_file=[str(p) for p in config_files],
@@ -65,13 +75,27 @@ def _tracking(name: Any) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The first error of ours in a chain, which MONAI wraps in RuntimeErrors that name ids; else the error itself."""
+    """The first error of ours in a chain, which MONAI wraps in RuntimeErrors that name ids; else the error itself.
+
+    Where a component could not be made, one of ours that names it.
+    """
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, (MedSSLError, KeyboardInterrupt)):
             return link
         link = link.__cause__ or link.__context__
-    return error
+    component, link = None, error
+    while isinstance(link, RuntimeError) and link.__cause__ is not None and str(link).startswith("Failed to "):
+        component = _COMPONENT.match(str(link)) or component
+        link = link.__cause__
+    if component is None:
+        return error
+    logger.debug("the whole error", exc_info=error)
+    text = " ".join(str(link).split())[:300]
+    return ConfigError(
+        f"{component['name'].rsplit('.', 1)[-1]} cannot be made with the {component['keys'].replace(',', ', ')} given "
+        f"({type(link).__name__}: {text}); correct these settings ({TRACEBACK}=1 shows where it came from)"
+    )
 
 
 logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)

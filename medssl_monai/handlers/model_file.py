@@ -8,6 +8,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from medssl_monai.atomic import write_atomically
+from medssl_monai.downstream.metrics import CHOICES
 from medssl_monai.errors import ConfigError
 from medssl_monai.networks.processes import process_rank
 
@@ -28,7 +29,8 @@ class ModelFile:
         metric: a key of the validator's metrics; larger is better.
 
     Raises:
-        ConfigError: (while training) the validator has no such metric, or its value is NaN.
+        ConfigError: the validator has no such metric (attached, where it has no more than `figures_for_choice`; else
+            while training), or its value is NaN.
     """
 
     def __init__(
@@ -44,6 +46,10 @@ class ModelFile:
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
         if self.validator is not None and self.validator.state.epoch_length != 0:
+            if getattr(self.validator.state, "key_metric_name", None) is None and self.metric not in CHOICES:
+                raise ConfigError(
+                    f"val_metric: must be one of {', '.join(sorted(CHOICES))}, found {self.metric!r}; give one of them"
+                )
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._keep_best)
         else:
             engine.add_event_handler(Events.COMPLETED, self._write)
@@ -52,7 +58,9 @@ class ModelFile:
         assert self.validator is not None
         found = self.validator.state.metrics
         if self.metric not in found:
-            raise ConfigError(f"val_metric: must be one of {', '.join(sorted(found))}, found {self.metric!r}")
+            raise ConfigError(
+                f"val_metric: must be one of {', '.join(sorted(found))}, found {self.metric!r}; give one of them"
+            )
         value = float(found[self.metric])
         if value != value:
             raise ConfigError(

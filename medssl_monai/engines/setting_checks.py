@@ -1,0 +1,74 @@
+"""Settings that many bundles share, looked at before anything is read or built: MONAI's own errors name no setting."""
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medssl_monai.errors import ConfigError
+
+__all__ = ["check_folder", "check_settings"]
+
+# Whole numbers, with the least of each.
+_WHOLE = {
+    **dict.fromkeys(("max_epochs", "epoch_length", "batch_size", "image_size", "val_interval", "probe_interval"), 1),
+    **dict.fromkeys(("num_workers", "frozen_epochs", "warmup_epochs", "seed", "subset_seed"), 0),
+}
+_ABOVE_NOUGHT = {"learning_rate", "layer_decay"}
+_TRUTHS = {"resume", "augment", "amp", "confidence", "check_weights", "train_batch_norm", "figures"}
+_FOLDERS = {"output_dir": "--out", "ckpt_dir": "ckpt_dir"}
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse values that no bundle could run with.
+
+    Args:
+        settings: top-level keys of a bundle's configuration; what MONAI has yet to evaluate (``$…``, ``@…``) and null
+            are left to whoever takes them.
+
+    Raises:
+        ConfigError: a value is of the wrong kind or out of range, the device is not there, or a folder is a file.
+    """
+    for name, value in settings.items():
+        if value is None or (isinstance(value, str) and value.startswith(("$", "@", "%"))):
+            continue
+        if name in _WHOLE and not (_is_number(value, Integral) and value >= _WHOLE[name]):
+            raise ConfigError(f"{name}: must be a whole number from {_WHOLE[name]}, found {value!r}; correct it")
+        if name in _ABOVE_NOUGHT and not (_is_number(value, Real) and 0 < value < float("inf")):
+            raise ConfigError(f"{name}: must be a number above 0, found {value!r}; give for instance 1e-4")
+        if name in _TRUTHS and not isinstance(value, bool):
+            raise ConfigError(f"{name}: must be true or false, found {value!r}; give one of them")
+        if name == "device":
+            _check_device(value)
+        if name in _FOLDERS:
+            check_folder(value, _FOLDERS[name])
+
+
+def check_folder(path: str | Path, option: str) -> None:
+    """Refuse an output folder that can be none.
+
+    Raises:
+        ConfigError: it, or a folder above it, is a file.
+    """
+    there = next((one for one in (Path(path), *Path(path).parents) if one.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ConfigError(f"{option}: must be a folder, and {there} is a file; give another folder")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check_device(value: Any) -> None:
+    try:
+        device = torch.device(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"device: must be cpu, cuda or cuda:NUMBER, found {value!r}; give one of them") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device: {value} is asked for, and torch finds no CUDA device here; set device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device: {value} is asked for, and there are {torch.cuda.device_count()}, counted from 0; give another"
+        )
