@@ -36,4 +36,6 @@ def run(
         from rich.console import Console
 
         Console().print(metrics_table(metrics))
+        for sentence in metrics["statements"]:
+            typer.echo(f"{data.name}: {sentence}")
         typer.echo(f"{out}: metrics.json, predictions.csv, studies.json, figures/")

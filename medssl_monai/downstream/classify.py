@@ -87,9 +87,9 @@ def evaluate_run(
         overrides: top-level keys of the bundle.
 
     Returns:
-        The content of ``metrics.json``; where the test is judged and the table has a validation part, with
-        ``temperature_scaling``, see `temperature_figures`; of several labels ``thresholds_by_validation``, see
-        `threshold_figures`.
+        The content of ``metrics.json``, with what the table leaves unknown as ``statements``; where the test is judged
+        and the table has a validation part, with ``temperature_scaling``, see `temperature_figures`; of several labels
+        ``thresholds_by_validation``, see `threshold_figures`.
     """
     settings = run_settings(run)
     workflow = run_bundle(
@@ -116,13 +116,12 @@ def evaluate_run(
         validation = data.dataset("validation", view, optional=True) if split == "test" else []
     except LabelError as error:  # the store given may hold the test patients alone
         logger.info("no temperature is fitted: %s", error)
-    if isinstance(predictions, MultilabelPredictions):
-        if len(validation):
-            metrics["thresholds_by_validation"] = threshold_figures(network, validation, predictions)
-            write_json(out / "metrics.json", metrics)
+    metrics["statements"] = list(data.statements)
+    if isinstance(predictions, MultilabelPredictions) and len(validation):
+        metrics["thresholds_by_validation"] = threshold_figures(network, validation, predictions)
     elif len(validation):
         metrics["temperature_scaling"] = temperature_figures(network, validation, predictions)
-        write_json(out / "metrics.json", metrics)
+    write_json(out / "metrics.json", metrics)
     if isinstance(predictions, MultilabelPredictions):
         examples = surest_yes(predictions, explanations)
     else:

@@ -72,6 +72,11 @@ class LabelledData:
         nested_subset([0], [""], fraction, unit=subset_unit)  # refuses what it does not know before files are read
         self.store = self._open(store_dir, cache_dir)
 
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """What the table leaves unknown, as sentences; see `LabelTable.statements`."""
+        return self.table.statements
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the store's fingerprint and what is trained and validated on: slices with their classes."""

@@ -102,6 +102,11 @@ class ListedData:
         """SHA-256 over the pixels and labels of the data sets made so far."""
         return self._digest.hexdigest()
 
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """What the lists leave unknown."""
+        return ("patient unknown of listed images",)
+
     def labels_of(self, split: str) -> list[Any]:
         """Class index (multilabel: vector) of each slice of a split whose data set was made."""
         return self._slices[split].labels if split in self._slices else []

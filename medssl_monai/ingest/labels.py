@@ -84,7 +84,8 @@ class LabelTable:
                 f"patient unknown in {patients} of {len(self.rows)} rows: the store's pseudonyms tell patients apart"
             )
         if splits:
-            use = "they belong to none" if self.has_split else "nothing holds train and test apart"
+            whole = "all serve for training and for testing, so that what is judged is what was learned from"
+            use = "they belong to none" if self.has_split else whole
             found.append(f"split unknown in {splits} of {len(self.rows)} rows: {use}")
         return tuple(found)
 

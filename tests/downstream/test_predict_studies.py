@@ -70,6 +70,33 @@ def test_evaluation_can_fit_it_anew(
     assert again.reference.threshold == pytest.approx(first.reference.threshold, rel=1e-6)
 
 
+def test_an_evaluation_on_what_was_learned_from_says_so(
+    fine_tuned: Path,
+    phantom_labels: Path,
+    phantom_store: SliceStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [line.rsplit(",", 1)[0] for line in phantom_labels.read_text(encoding="utf-8").splitlines()]
+    table = phantom_labels.with_name("unsplit.csv")
+    table.write_text("\n".join(rows), encoding="utf-8")
+    words = ["evaluate", fine_tuned, "--data", table, "--store", phantom_store.path, "--out", tmp_path / "out"]
+    told = []
+    for more in ([], ["--json"]):
+        monkeypatch.setattr(sys, "argv", ["medssl", *map(str, words), *more])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert not stopped.value.code
+        told.append(capsys.readouterr().out)
+    count = len(rows) - 1
+    sentence = f"split unknown in {count} of {count} rows: all serve for training and for testing, so that what is "
+    sentence += "judged is what was learned from"
+    assert f"unsplit.csv: {sentence}" in told[0]
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert json.loads(told[1])["statements"] == written["statements"] == [sentence]
+
+
 def test_slices_that_are_all_told_rightly_fit_no_temperature(
     fine_tuned: Path, phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
