@@ -180,7 +180,9 @@ def measure_encoder(options: Any) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = arguments(__doc__ or "", batch=8, size=224, rounds=2, amp=0, bfloat16=0, compiled=0, alone=0, arch="resnet50")
+    parser = arguments(
+        __doc__ or "", batch=8, size=224, rounds=2, amp=0, bfloat16=0, compiled=0, alone=0, arch="resnet50"
+    )
     parser.add_argument("--methods", nargs="+", default=["encoder", *METHODS], choices=["encoder", *METHODS])
     parser.add_argument("--layout", default="channels_last", choices=["channels_last", "contiguous"])
     options = parser.parse_args()

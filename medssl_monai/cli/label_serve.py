@@ -66,11 +66,12 @@ def run(
 
     check_address(host, port, allow_remote=allow_remote)
     found = label_python(python)
+    from medssl_monai.ingest.modalities import checked_modality
     from medssl_monai.label.workspace import ServerSettings
 
     settings = ServerSettings(
         studies=studies if is_dicomweb(studies) else str(Path(studies).resolve()),
-        modality=modality,
+        modality=checked_modality(modality),
         query=_query(query),
         verify_tls=verify_tls,
         device=device,

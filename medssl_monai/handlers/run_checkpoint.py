@@ -4,7 +4,7 @@ import json
 import logging
 import random
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +18,7 @@ from medssl_monai.atomic import write_atomically
 from medssl_monai.errors import CheckpointError
 from medssl_monai.networks.processes import any_process, process_rank
 
-__all__ = ["RunCheckpoint", "random_state", "restore_random_state"]
+__all__ = ["RunCheckpoint", "check_resume", "random_state", "restore_random_state"]
 
 logger = logging.getLogger(__name__)
 
@@ -204,6 +204,16 @@ class RunCheckpoint:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
             self._previous = None
+
+
+def check_resume(trainer: Any, handlers: Iterable[Any]) -> None:
+    """Have the `RunCheckpoint` among a trainer's handlers, wherever it stands, say whether the run can carry on.
+
+    Raises CheckpointError as `RunCheckpoint.check`.
+    """
+    for handler in handlers:
+        if isinstance(handler, RunCheckpoint):
+            handler.check(trainer)
 
 
 def random_state() -> dict[str, Tensor]:

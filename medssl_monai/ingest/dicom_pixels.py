@@ -87,7 +87,8 @@ def _read_pixels(instance: Instance, lowered: bool) -> HounsfieldSlice:
     if instance.frame is None:
         dataset, raw = _decode(instance.content)
     else:
-        status = instance.content.stat()
+        with reading():
+            status = instance.content.stat()
         dataset, frames = _decode_once(instance.content, status.st_mtime_ns, status.st_size)
         frames = frames[None] if frames.ndim == 2 else frames
         raw = frames[instance.frame] if instance.frame < len(frames) else frames

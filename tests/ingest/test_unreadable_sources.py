@@ -21,6 +21,7 @@ from medssl_monai.ingest.pseudonyms import source_id
 from medssl_monai.ingest.scan import plan_volumes
 from tests.ingest.conftest import Ingest
 from tests.ingest.dicom_fixtures import KEY, anatomy, phantom, write, write_series
+from tests.ingest.enhanced_fixtures import write_enhanced
 from tests.ingest.matrix import judged
 
 NOBODY = 65534
@@ -86,7 +87,12 @@ def compressed(folder: Path, seed: int) -> None:
     write(image, folder / f"{seed}.dcm")
 
 
-@pytest.mark.parametrize("make", [picture, volume, plain, compressed])
+def enhanced(folder: Path, seed: int) -> None:
+    frames = phantom(1, seed=seed) + 1024
+    write_enhanced(folder / f"{seed}.dcm", frames, [[0, 0, 0]], series=str(seed))
+
+
+@pytest.mark.parametrize("make", [picture, volume, plain, compressed, enhanced])
 def test_files_that_vanish_after_they_were_found_cost_themselves(
     tmp_path: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path, int], None]
 ) -> None:
