@@ -20,6 +20,7 @@ from medssl_monai.atomic import write_atomically, write_json, write_text
 from medssl_monai.checkpoints.files import read_weights
 from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.checkpoints.run_export import export_run
+from medssl_monai.downstream.classify import refuse_stopped
 from medssl_monai.engines.run_folder import copy_configs
 from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.networks.classifier import classifier, load_classifier
@@ -134,7 +135,9 @@ def _check_weights(name: str, run: Path, record: dict[str, Any]) -> None:
             f"{run}: a bundle without weights is not packed, and {file.parent.name}/{file.name} is missing; let it "
             "finish"
         )
-    if name != CLASSIFICATION:
+    if name == CLASSIFICATION:
+        refuse_stopped(run, settings)
+    else:
         _, found = load_encoder(file)
         if found.arch != settings["arch"]:
             raise CheckpointError(f"{file.name}: the run is of a {settings['arch']}, found weights of a {found.arch}")

@@ -19,7 +19,7 @@ from medssl_monai.downstream.temperature import temperature_figures
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.errors import CheckpointError, LabelError
 
-__all__ = ["evaluate_run", "predict_run", "run_settings"]
+__all__ = ["evaluate_run", "predict_run", "refuse_stopped", "run_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +38,15 @@ def run_settings(run: Path) -> dict[str, Any]:
             "completed `medssl finetune`"
         )
     settings: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
-    _refuse_stopped(run, settings)
+    refuse_stopped(run, settings)
     return settings
 
 
-def _refuse_stopped(run: Path, settings: Mapping[str, Any]) -> None:
-    """A run on its way has a model too, its best so far; how far it is stands in its checkpoint.
+def refuse_stopped(run: Path, settings: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for a fine-tuning that was stopped on its way, which has a model too, its best so far.
 
-    Where there is none (a packed bundle, a run of the label server) or it tells nothing, the run is believed.
+    How far a run is stands in its checkpoint. Where there is none (a packed bundle, a run of the label server) or it
+    tells nothing, the run is believed. `settings` are the run's, of which ``patience`` ends it early.
     """
     try:
         content = torch.load(run / "checkpoints" / "last.pt", map_location="cpu", weights_only=True, mmap=True)

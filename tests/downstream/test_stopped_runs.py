@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from medssl_monai.bundle_pack import pack_bundle
 from medssl_monai.downstream.classify import predict_run, run_settings
 from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.errors import CheckpointError
@@ -42,7 +43,9 @@ def test_a_stopped_run_is_refused_until_it_has_ended(
     assert (run / "models" / "model.pt").is_file(), "the best so far"
     with pytest.raises(CheckpointError, match=r"stands at epoch 1 of 3; the same command .* given max_epochs=1$"):
         predict_run(run, [phantom_store.path], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(CheckpointError, match="stands at epoch 1 of 3"):
+        pack_bundle("ct_classification", run, tmp_path / "packed.zip")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "packed.zip").exists()
     train(1)
     assert run_settings(run)["max_epochs"] == 1
     assert fine_tuned != run and run_settings(fine_tuned)["max_epochs"] == 2
