@@ -15,6 +15,7 @@ Every message names the thing, the rule it broke, the value found, and the remed
 """
 
 __all__ = [
+    "TRACEBACK",
     "CheckpointError",
     "ConfigError",
     "DivergedError",
@@ -26,6 +27,9 @@ __all__ = [
     "NotHounsfieldError",
     "StoreError",
 ]
+
+TRACEBACK = "MEDSSL_TRACEBACK"
+"""Environment variable with which the command line shows where an error came from."""
 
 
 class MedSSLError(Exception):

@@ -31,7 +31,7 @@ from medssl_monai.cli import (
     similar,
     study,
 )
-from medssl_monai.errors import MedSSLError
+from medssl_monai.errors import TRACEBACK, MedSSLError
 from medssl_monai.version import __version__
 
 __all__ = ["app", "main"]
@@ -101,7 +101,7 @@ def main() -> None:
     except typer.Abort:
         sys.exit(130)
     except MedSSLError as error:
-        if os.environ.get("MEDSSL_TRACEBACK"):
+        if os.environ.get(TRACEBACK):
             raise
         typer.echo(f"medssl: {error}", err=True)
         sys.exit(1)

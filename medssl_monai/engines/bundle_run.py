@@ -11,14 +11,12 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medssl_monai.engines.setting_checks import check_settings
-from medssl_monai.errors import ConfigError, MedSSLError
+from medssl_monai.errors import TRACEBACK, ConfigError, MedSSLError
 
-__all__ = ["TRACEBACK", "run_bundle"]
+__all__ = ["run_bundle"]
 
 logger = logging.getLogger(__name__)
 
-TRACEBACK = "MEDSSL_TRACEBACK"
-"""Environment variable with which the command line shows where an error came from."""
 _COMPONENT = re.compile(r"Failed to instantiate component '(?P<name>[^']*)' with keywords: (?P<keys>.*)")
 
 

@@ -13,8 +13,8 @@ __all__ = ["check_folder", "check_settings"]
 
 # Whole numbers, with the least of each.
 _WHOLE = {
-    **dict.fromkeys(("max_epochs", "epoch_length", "batch_size", "image_size", "val_interval", "probe_interval"), 1),
-    **dict.fromkeys(("num_workers", "frozen_epochs", "warmup_epochs", "seed", "subset_seed"), 0),
+    **dict.fromkeys(("max_epochs", "epoch_length", "batch_size", "val_interval", "probe_interval"), 1),
+    **dict.fromkeys(("num_workers", "frozen_epochs", "seed", "subset_seed"), 0),
 }
 _ABOVE_NOUGHT = {"learning_rate", "layer_decay"}
 _TRUTHS = {"resume", "augment", "amp", "confidence", "check_weights", "train_batch_norm", "figures"}
@@ -36,6 +36,13 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             continue
         if name in _WHOLE and not (_is_number(value, Integral) and value >= _WHOLE[name]):
             raise ConfigError(f"{name}: must be a whole number from {_WHOLE[name]}, found {value!r}; correct it")
+        if name == "image_size" and not _is_size(value):
+            raise ConfigError(
+                f"image_size: must be a whole number of pixels, or two of them, rows and columns, found {value!r}; "
+                "give for instance 224"
+            )
+        if name == "warmup_epochs" and not (_is_number(value, Real) and 0 <= value < float("inf")):
+            raise ConfigError(f"warmup_epochs: must be a number from 0, found {value!r}; correct it")
         if name in _ABOVE_NOUGHT and not (_is_number(value, Real) and 0 < value < float("inf")):
             raise ConfigError(f"{name}: must be a number above 0, found {value!r}; give for instance 1e-4")
         if name in _TRUTHS and not isinstance(value, bool):
@@ -59,6 +66,11 @@ def check_folder(path: str | Path, option: str) -> None:
 
 def _is_number(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, (list, tuple)) and len(value) == 2 else [value]
+    return all(_is_number(side, Integral) and side >= 1 for side in sides)
 
 
 def _check_device(value: Any) -> None:

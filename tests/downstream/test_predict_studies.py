@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,38 +98,34 @@ def test_an_evaluation_on_what_was_learned_from_says_so(
     assert json.loads(told[1])["statements"] == written["statements"] == [sentence]
 
 
-def test_slices_that_are_all_told_rightly_fit_no_temperature(
-    fine_tuned: Path, phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("answers", "note"),
+    [
+        (np.argmax, "not fitted: all of 6 validation slices are told rightly, which leaves it open"),
+        (np.argmin, "not fitted: on 6 validation slices the answers are no better than chance"),
+    ],
+)
+def test_no_temperature_is_fitted_where_slices_leave_it_open(
+    answers: Callable[..., Any],
+    note: str,
+    fine_tuned: Path,
+    phantom_labels: Path,
+    phantom_store: SliceStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def all_right(*arguments: Any) -> Any:
+    def labelled(*arguments: Any) -> Any:
+        """With the classes that make every answer right, or wrong."""
         found = embed(*arguments)
-        return dataclasses.replace(found, labels=found.outputs.argmax(1))
+        return dataclasses.replace(found, labels=answers(found.outputs, axis=1))
 
-    monkeypatch.setattr(confidence, "embed", all_right)
+    monkeypatch.setattr(confidence, "embed", labelled)
     run = tmp_path / "run"
     shutil.copytree(fine_tuned, run)
     table = phantom_labels.with_name("labels_for_predictions.csv")
     evaluate_run(run, table, tmp_path / "out", store=phantom_store.path, explanations=0, calibrate=True)
     known = read_confidence(run / "models")
-    assert known.temperature == 1.0
-    assert known.temperature_note.startswith("not fitted: all of 6 validation slices")
-
-
-def test_answers_that_are_no_better_than_chance_fit_no_temperature(
-    fine_tuned: Path, phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def all_wrong(*arguments: Any) -> Any:
-        found = embed(*arguments)
-        return dataclasses.replace(found, labels=found.outputs.argmin(1))
-
-    monkeypatch.setattr(confidence, "embed", all_wrong)
-    run = tmp_path / "run"
-    shutil.copytree(fine_tuned, run)
-    table = phantom_labels.with_name("labels_for_predictions.csv")
-    evaluate_run(run, table, tmp_path / "out", store=phantom_store.path, explanations=0, calibrate=True)
-    known = read_confidence(run / "models")
-    assert known.temperature == 1.0
-    assert known.temperature_note == "not fitted: on 6 validation slices the answers are no better than chance"
+    assert (known.temperature, known.temperature_note) == (1.0, note)
 
 
 def test_folder_archive_and_volume_with_heat_maps(fine_tuned: Path, study: Path, tmp_path: Path) -> None:

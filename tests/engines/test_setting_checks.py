@@ -33,6 +33,8 @@ SMALL = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0
         ("max_epochs", 2.5, "found 2.5"),
         ("batch_size", True, "found True"),
         ("frozen_epochs", -1, "frozen_epochs: must be a whole number from 0, found -1"),
+        ("image_size", 0, "image_size: must be a whole number of pixels, or two of them, rows and columns, found 0"),
+        ("image_size", [64, 96, 32], r"found \[64, 96, 32\]"),
         ("resume", "maybe", "resume: must be true or false, found 'maybe'"),
     ],
 )
@@ -54,6 +56,12 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         check_settings({"device": "cuda:2"})
 
 
+def test_warm_up_epochs_are_a_number_from_0() -> None:
+    for found in (-0.5, "two", True):
+        with pytest.raises(ConfigError, match=f"warmup_epochs: must be a number from 0, found {found!r}"):
+            check_settings({"warmup_epochs": found})
+
+
 def test_what_can_be_passes() -> None:
     from monai.bundle import ConfigParser
 
@@ -62,6 +70,7 @@ def test_what_can_be_passes() -> None:
     assert len(files) > 20
     for file in files:
         check_settings(ConfigParser.load_config_file(str(file)))
+    check_settings({"image_size": [64, 96], "warmup_epochs": 0.5})  # views need not be square, nor epochs whole
     check_settings({"max_epochs": np.int64(3), "learning_rate": np.float32(0.1), "device": torch.device("cpu")})
 
 
