@@ -10,6 +10,7 @@ from pathlib import Path
 from medssl_monai.errors import BusyStoreError, InputError
 from medssl_monai.ingest.modalities import checked_modality
 from medssl_monai.ingest.pipeline import ingest
+from medssl_monai.ingest.schema import SCHEMA_VERSION
 from medssl_monai.ingest.store import SliceStore
 
 __all__ = ["cache_root", "open_store"]
@@ -58,7 +59,8 @@ def open_store(
     if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
         return SliceStore(sources[0])
     modality = None if modality is None else checked_modality(modality)
-    names = "\n".join(sorted(str(s.resolve()) for s in sources)) + f"\n{modality}"
+    # The schema is part of the name: what an older version of this program cached is made anew, not refused.
+    names = "\n".join((*sorted(str(s.resolve()) for s in sources), str(modality), f"schema {SCHEMA_VERSION}"))
     folder = Path(cache_dir) if cache_dir is not None else cache_root()
     out = folder / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medssl_monai.errors import NoImagesError
+from medssl_monai.errors import NoImagesError, StoreError
 from medssl_monai.ingest import SliceStore, ingest
 from medssl_monai.ingest.cached import open_store
+from medssl_monai.ingest.schema import SCHEMA_VERSION
 from tests.ingest.dicom_fixtures import KEY, anatomy, axial_positions, phantom, tree_bytes, write_series
 
 
@@ -91,3 +93,15 @@ def test_stores_that_are_named_keep_what_they_have(folder: Path, tmp_path: Path)
     a_series_less(folder)
     ingest([folder], tmp_path / "store", key=KEY, progress=False)
     assert len(SliceStore(tmp_path / "store").series_ids) == 3
+
+
+def test_a_store_that_an_older_version_cached_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as older:
+        older.setattr("medssl_monai.ingest.cached.SCHEMA_VERSION", SCHEMA_VERSION - 1, raising=False)
+        store = opened(folder)
+    about = json.loads((store.path / "store.json").read_text(encoding="utf-8"))
+    about["schema_version"] = SCHEMA_VERSION - 1
+    (store.path / "store.json").write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(StoreError, match=f"schema version {SCHEMA_VERSION - 1}"):
+        SliceStore(store.path)
+    assert len(opened(folder)) == len(store)
