@@ -13,7 +13,7 @@ from medssl_monai.ingest.pipeline import ingest
 from medssl_monai.ingest.schema import SCHEMA_VERSION
 from medssl_monai.ingest.store import SliceStore
 
-__all__ = ["cache_root", "open_store"]
+__all__ = ["cache_root", "cached_store_path", "open_store"]
 
 WAIT_SECONDS = 0.5
 
@@ -24,6 +24,18 @@ def cache_root() -> Path:
     """``$XDG_CACHE_HOME/medssl-monai/stores`` or ``~/.cache/medssl-monai/stores``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "medssl-monai" / "stores"
+
+
+def cached_store_path(
+    sources: Sequence[Path], cache_dir: str | Path | None = None, modality: str | None = "CT"
+) -> Path:
+    """Where the store of these files and folders is kept.
+
+    The schema is part of the name: what an older version of this program cached is made anew, not refused.
+    """
+    names = "\n".join((*sorted(str(s.resolve()) for s in sources), str(modality), f"schema {SCHEMA_VERSION}"))
+    folder = Path(cache_dir) if cache_dir is not None else cache_root()
+    return folder / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def open_store(
@@ -59,10 +71,7 @@ def open_store(
     if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
         return SliceStore(sources[0])
     modality = None if modality is None else checked_modality(modality)
-    # The schema is part of the name: what an older version of this program cached is made anew, not refused.
-    names = "\n".join((*sorted(str(s.resolve()) for s in sources), str(modality), f"schema {SCHEMA_VERSION}"))
-    folder = Path(cache_dir) if cache_dir is not None else cache_root()
-    out = folder / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    out = cached_store_path(sources, cache_dir, modality)
     while True:
         try:
             ingest(sources, out, key=key, modality=modality, workers=workers, exact=True)

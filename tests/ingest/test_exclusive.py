@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest import ingest
-from medssl_monai.ingest.cached import open_store
+from medssl_monai.ingest.cached import cached_store_path, open_store
 from medssl_monai.ingest.exclusive import LOCK_NAME, exclusive
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write_series
 
@@ -87,9 +86,8 @@ def test_two_runs_on_the_same_files_share_one_cache(
         holder.wait()
 
     held = (tmp_path / "store").rename(tmp_path / "held")  # the lock's file goes along
-    digest = hashlib.sha256(f"{source.resolve()}\nCT".encode()).hexdigest()[:16]
     (tmp_path / "cache").mkdir()
-    held.rename(tmp_path / "cache" / digest)
+    held.rename(cached_store_path([source], tmp_path / "cache"))
     monkeypatch.setattr(time, "sleep", end_of_the_first)
     assert len(open_store(source, cache_dir=tmp_path / "cache", key=KEY).select()) == 2
     assert len(waits) == 1
