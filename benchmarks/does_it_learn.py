@@ -37,17 +37,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from medssl_monai.checkpoints.load import load_into_resnet
-from medssl_monai.downstream.baselines import encoder_features
-from medssl_monai.downstream.labelled_data import LabelledData
-from medssl_monai.downstream.metrics import balanced_accuracy
-from medssl_monai.engines.bundle_run import run_bundle
+from medssl_monai.classify.baselines import encoder_features
+from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.ingest import ingest
-from medssl_monai.ingest.labels import read_labels
-from medssl_monai.ingest.pseudonyms import KEY_VARIABLE
-from medssl_monai.ingest.slice_dataset import SliceDataset
+from medssl_monai.labels.table import read_labels
 from medssl_monai.networks.resnet import resnet_encoder
-from medssl_monai.phantom import write_phantom
 from medssl_monai.resources import bundle_dir, config_file
+from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.samples.phantom import write_phantom
+from medssl_monai.statistics.metrics import balanced_accuracy
+from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.pseudonyms import KEY_VARIABLE
 from medssl_monai.transforms import LabelledViewd
 
 METHODS = ("spark", "swav", "moco", "byol")

@@ -20,7 +20,7 @@ from train_step import METHODS, ours, step_of
 from views import RECIPES, phantom_store, pil_pipeline, png_of
 
 from medssl_monai.engines.loader import StepLoader
-from medssl_monai.ingest.slice_dataset import SliceDataset
+from medssl_monai.store.dataset import SliceDataset
 
 
 def moved(loader: StepLoader, batch: dict[str, Any], device: str) -> dict[str, Any]:

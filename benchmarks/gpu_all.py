@@ -25,8 +25,8 @@ from measure import start
 from train_step import METHODS, PROGRESS, batch_of, ours, step_of
 from views import RECIPES, phantom_store
 
-from medssl_monai.ingest.slice_dataset import SliceDataset
 from medssl_monai.methods.spark import SparK
+from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.transforms import DeviceViews
 
 HERE = Path(__file__).resolve().parent

@@ -41,8 +41,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import arguments, compare, ratio, show, start
 
 from medssl_monai.ingest import SliceStore, ingest
-from medssl_monai.ingest.slice_dataset import SampleKey, SliceDataset
-from medssl_monai.phantom import write_phantom
+from medssl_monai.samples.phantom import write_phantom
+from medssl_monai.store.dataset import SampleKey, SliceDataset
 from medssl_monai.transforms import Crop, DeviceViews, MultiCropViewsd, SparKViewsd, TwoViewsd, resample
 
 LOW, HIGH = -1000.0, 400.0

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from PIL import Image
 
-from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.handlers.reconstruction_panel import draw_reconstructions
 from medssl_monai.ingest import SliceStore, ingest
 from medssl_monai.losses.sinkhorn import sinkhorn
@@ -27,8 +26,9 @@ from medssl_monai.methods.swav import SwAV
 from medssl_monai.networks.masked import masked_features
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.optimizers.schedules import recurring_cosine, warmup_cosine
-from medssl_monai.phantom import make_patient, write_phantom
 from medssl_monai.resources import bundle_dir, config_file
+from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.samples.phantom import make_patient, write_phantom
 from medssl_monai.transforms import (
     Crop,
     LabelledParameters,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medssl_monai.ingest import SliceStore, ingest, load_key
-from medssl_monai.phantom import write_phantom
+from medssl_monai.samples.phantom import write_phantom
 
 
 @pytest.fixture(autouse=True, scope="session")

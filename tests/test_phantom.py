@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from medssl_monai.errors import InputError
-from medssl_monai.phantom import PhantomPatient, make_patient, write_phantom
-from medssl_monai.phantom_anatomy import REGIONS
+from medssl_monai.samples.anatomy import REGIONS
+from medssl_monai.samples.phantom import PhantomPatient, make_patient, write_phantom
 
 
 def _digests(folder: Path) -> dict[str, str]:

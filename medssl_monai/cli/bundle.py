@@ -13,7 +13,7 @@ __all__ = ["VERBS"]
 
 def list_(json: Json = False) -> None:
     """The bundles that are installed: name, version, what for, and where."""
-    from medssl_monai.bundle_pack import shipped_bundles
+    from medssl_monai.runs.pack import shipped_bundles
 
     found = shipped_bundles()
     if json:
@@ -30,7 +30,7 @@ def pack(
     licence: Annotated[str | None, typer.Option("--licence", help="Terms of the weights, for the card.")] = None,
 ) -> None:
     """Put a run's weights into a bundle and write it as one zip that runs anywhere."""
-    from medssl_monai.bundle_pack import pack_bundle
+    from medssl_monai.runs.pack import pack_bundle
 
     out = out or Path(f"{name}.zip")
     digest = pack_bundle(name, run, out, licence=licence)

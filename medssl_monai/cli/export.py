@@ -38,7 +38,7 @@ def _described(data: Path, run_dir: Path) -> dict[str, Any]:
 
     from medssl_monai.checkpoints.model_card import describe_data
     from medssl_monai.errors import StoreError
-    from medssl_monai.ingest.store import SliceStore
+    from medssl_monai.store.reader import SliceStore
 
     store, record = SliceStore(data), run_dir / "run.json"
     known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}

@@ -19,8 +19,8 @@ def run(
     config: Config = None,
 ) -> None:
     """Fine-tune a classifier on few labels."""
-    from medssl_monai.engines.bundle_run import run_bundle
     from medssl_monai.resources import bundle_dir, config_file
+    from medssl_monai.runs.bundle import run_bundle
 
     overlays = [config_file(name) for name in config or []]
     run_bundle(

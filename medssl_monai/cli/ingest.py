@@ -47,9 +47,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Read clinical images into a store of Hounsfield-unit slices, with a verdict for every series."""
+    from medssl_monai.cli.recipes import load_recipe
     from medssl_monai.ingest import SliceStore, ingest, load_key
-    from medssl_monai.ingest.dicomweb import PacsSource, is_dicomweb, parse_query
-    from medssl_monai.ingest.recipes import load_recipe
+    from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb, parse_query
     from medssl_monai.ingest.verdict_table import verdict_counts, verdict_table
 
     if config is not None:
@@ -71,7 +71,7 @@ def run(
             scheduler=scheduler,
         )
     if sheet is not None:
-        from medssl_monai.ingest.contact_sheet import contact_sheet
+        from medssl_monai.store.contact_sheet import contact_sheet
 
         contact_sheet(SliceStore(out), sheet)
     if json:

@@ -52,22 +52,22 @@ def run(
     key: Key = None,
 ) -> None:
     """Serve studies to MONAI Label clients: classify, label, fine-tune, pre-train, choose what to label next."""
-    from medssl_monai.ingest.dicomweb import is_dicomweb
+    from medssl_monai.ingest.sources.dicomweb import is_dicomweb
 
     if nginx is not None:
         from medssl_monai.atomic import write_text
-        from medssl_monai.label.nginx import ProxySite, nginx_site
+        from medssl_monai.label_server.nginx import ProxySite, nginx_site
 
         write_text(nginx, nginx_site(ProxySite(server_name, upstream_port=port, pacs=is_dicomweb(studies))))
         typer.echo(f"{nginx}: put it into /etc/nginx/sites-available; docs/monai_label.md says how")
         return
-    from medssl_monai.label.launch import check_address, label_python
-    from medssl_monai.label.preparation import prepare_server
+    from medssl_monai.label_server.launch import check_address, label_python
+    from medssl_monai.label_server.preparation import prepare_server
 
     check_address(host, port, allow_remote=allow_remote)
     found = label_python(python)
-    from medssl_monai.ingest.modalities import checked_modality
-    from medssl_monai.label.workspace import ServerSettings
+    from medssl_monai.ingest.dicom.modalities import checked_modality
+    from medssl_monai.label_server.workspace import ServerSettings
 
     settings = ServerSettings(
         studies=studies if is_dicomweb(studies) else str(Path(studies).resolve()),
@@ -87,13 +87,13 @@ def run(
         typer.echo("anybody who reaches this address sees every image: there are no passwords", err=True)
     import os
 
-    from medssl_monai.label.launch import enter, server_command, server_environment
+    from medssl_monai.label_server.launch import enter, server_command, server_environment
 
     environment = server_environment(workspace, settings, host, os.environ)
     enter(server_command(found, workspace, settings, host, port), environment, workspace)
 
 
 def _query(pairs: list[str] | None) -> dict[str, str]:
-    from medssl_monai.ingest.dicomweb import parse_query
+    from medssl_monai.ingest.sources.dicomweb import parse_query
 
     return parse_query(pairs or [])

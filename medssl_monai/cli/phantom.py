@@ -14,7 +14,7 @@ def run(
     slices: Annotated[int, typer.Option("--slices", min=3, help="Slices a patient.")] = 32,
 ) -> None:
     """Make a synthetic CT study tree (DICOM) with labels."""
-    from medssl_monai.phantom import write_phantom
+    from medssl_monai.samples.phantom import write_phantom
 
     write_phantom(out, patients=patients, seed=seed, size=size, slices=slices)
     typer.echo(f"{out}: {patients} patients, labels in {out / 'labels.csv'}")

@@ -44,11 +44,11 @@ def run(
     json: Json = False,
 ) -> None:
     """Classify the slices and studies of clinical files: probabilities, flags, heat maps, DICOM reports."""
-    from medssl_monai.downstream.chosen_thresholds import chosen_thresholds
-    from medssl_monai.downstream.classify import predict_run, run_settings
-    from medssl_monai.downstream.report import left_out_table, studies_table
-    from medssl_monai.downstream.study_prediction import PredictionOptions
-    from medssl_monai.ingest.dicomweb import parse_query
+    from medssl_monai.classify.predict import PredictionOptions
+    from medssl_monai.classify.predict_run import predict_run, run_settings
+    from medssl_monai.classify.thresholds import chosen_thresholds
+    from medssl_monai.ingest.sources.dicomweb import parse_query
+    from medssl_monai.terminal import left_out_table, studies_table
 
     options = PredictionOptions(
         max(heatmaps, int(occlusion)), occlusion, dicom_out, names, parse_query(query or []), verify_tls

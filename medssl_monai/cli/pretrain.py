@@ -16,8 +16,8 @@ def run(
     config: Config = None,
 ) -> None:
     """Pre-train an encoder without labels. Stopped runs carry on when the same command is given again."""
-    from medssl_monai.engines.bundle_run import run_bundle
     from medssl_monai.resources import bundle_dir, config_file
+    from medssl_monai.runs.bundle import run_bundle
 
     overlays = [config_file(name) for name in config or []]
     run_bundle(

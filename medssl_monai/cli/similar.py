@@ -23,7 +23,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Find the cases of a store that look like a slice or a series."""
-    from medssl_monai.downstream.similar_cases import similar_cases
+    from medssl_monai.classify.similar_cases import similar_cases
 
     found = similar_cases(query, store, encoder, out, slice_number, count=count, same_patient=same_patient)
     if json:
@@ -31,7 +31,7 @@ def run(
         return
     from rich.console import Console
 
-    from medssl_monai.downstream.report import matches_table
+    from medssl_monai.terminal import matches_table
 
     Console().print(matches_table(found))
     typer.echo(f"{out}: similar.json, similar.png")

@@ -30,9 +30,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Compare encoders by how few labels they need: the paper's figure, with intervals and tests."""
-    from medssl_monai.downstream.study import run_study
-    from medssl_monai.downstream.study_plan import read_plan
-    from medssl_monai.downstream.study_tables import markdown_tables, replace_tables
+    from medssl_monai.classify.study_tables import markdown_tables, replace_tables
+    from medssl_monai.study.plan import read_plan
+    from medssl_monai.study.run import run_study
 
     given = None if data is None else {"labels": str(data), "store": None if store is None else str(store)}
     encoders = _encoders(encoder) | ({} if imagenet is None else {"ImageNet": {"imagenet": str(imagenet)}})
@@ -45,7 +45,7 @@ def run(
     else:
         from rich.console import Console
 
-        from medssl_monai.downstream.report import study_table
+        from medssl_monai.terminal import study_table
 
         Console().print(study_table(results.points, results.interval_note))
         typer.echo(f"{out}: report.html, results.csv, comparisons.csv, tables.md, figures/study.png")

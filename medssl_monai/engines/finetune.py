@@ -13,7 +13,7 @@ from medssl_monai.engines.processes import average_gradients
 from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.engines.unfreezing import BackboneUnfreezing
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
-from medssl_monai.networks.processes import process_count, process_sum
+from medssl_monai.processes import process_count, process_sum
 
 __all__ = ["FinetuneTrainer"]
 

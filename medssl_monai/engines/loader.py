@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medssl_monai.engines.sampler import StepBatchSampler
-from medssl_monai.networks.processes import process_count, process_rank
+from medssl_monai.processes import process_count, process_rank
 from medssl_monai.transforms.device_views import DeviceViews
 
 __all__ = ["StepLoader"]

@@ -15,7 +15,7 @@ from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
-from medssl_monai.networks.processes import process_count, process_sum
+from medssl_monai.processes import process_count, process_sum
 
 __all__ = ["PretrainTrainer", "Schedule", "split_batch"]
 

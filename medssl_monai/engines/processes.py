@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from medssl_monai.networks.processes import process_count
+from medssl_monai.processes import process_count
 
 __all__ = ["average_gradients", "leave_processes", "start_processes"]
 

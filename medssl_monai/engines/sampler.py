@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from medssl_monai.errors import ConfigError
-from medssl_monai.ingest.slice_dataset import SampleKey
+from medssl_monai.store.dataset import SampleKey
 
 __all__ = ["StepBatchSampler", "filled_permutation"]
 

@@ -6,7 +6,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from medssl_monai.handlers.prediction_table import PredictionTable
-from medssl_monai.networks.processes import process_rank
+from medssl_monai.processes import process_rank
 
 __all__ = ["BestPredictions"]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from medssl_monai.atomic import write_text
-from medssl_monai.downstream.embedding_statistics import alignment, effective_rank, embedding_std, uniformity
 from medssl_monai.errors import ConfigError, DivergedError
-from medssl_monai.ingest.slice_dataset import SampleKey
 from medssl_monai.methods.base import Method
-from medssl_monai.networks.processes import process_rank
+from medssl_monai.processes import process_rank
+from medssl_monai.statistics.embeddings import alignment, effective_rank, embedding_std, uniformity
+from medssl_monai.store.dataset import SampleKey
 
 __all__ = ["CollapseGuard"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medssl_monai.atomic import write_atomically, write_text
 from medssl_monai.errors import DivergedError
-from medssl_monai.networks.processes import process_rank
+from medssl_monai.processes import process_rank
 
 __all__ = ["History", "draw_history"]
 

@@ -8,9 +8,9 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from medssl_monai.atomic import write_atomically
-from medssl_monai.downstream.metrics import CHOICES
 from medssl_monai.errors import ConfigError
-from medssl_monai.networks.processes import process_rank
+from medssl_monai.processes import process_rank
+from medssl_monai.statistics.metrics import CHOICES
 
 __all__ = ["ModelFile"]
 

@@ -8,11 +8,11 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
-from medssl_monai.downstream.metrics import figures_for_choice
-from medssl_monai.downstream.multilabel_metrics import broadcast_thresholds
-from medssl_monai.downstream.multilabel_predictions import MultilabelPredictions
-from medssl_monai.downstream.predictions import Predictions
-from medssl_monai.networks.processes import process_rank
+from medssl_monai.classify.multilabel_predictions import MultilabelPredictions
+from medssl_monai.classify.predictions import Predictions
+from medssl_monai.processes import process_rank
+from medssl_monai.statistics.metrics import figures_for_choice
+from medssl_monai.statistics.multilabel import broadcast_thresholds
 
 __all__ = ["PredictionTable"]
 

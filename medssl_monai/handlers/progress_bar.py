@@ -5,7 +5,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm.auto import tqdm
 
-from medssl_monai.networks.processes import process_rank
+from medssl_monai.processes import process_rank
 
 __all__ = ["RunProgress"]
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from medssl_monai.atomic import write_atomically
-from medssl_monai.ingest.slice_dataset import SampleKey
 from medssl_monai.methods.spark import SparK
-from medssl_monai.networks.processes import process_rank
+from medssl_monai.processes import process_rank
+from medssl_monai.store.dataset import SampleKey
 
 __all__ = ["ReconstructionPanel", "draw_reconstructions"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medssl_monai.atomic import write_atomically
 from medssl_monai.errors import CheckpointError
-from medssl_monai.networks.processes import any_process, process_rank
+from medssl_monai.processes import any_process, process_rank
 
 __all__ = ["RunCheckpoint", "check_resume", "random_state", "restore_random_state"]
 

@@ -9,12 +9,12 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import nn
 
-from medssl_monai.downstream.confidence import read_confidence
-from medssl_monai.downstream.embeddings import StageFeatures
-from medssl_monai.downstream.multilabel_metrics import broadcast_thresholds
-from medssl_monai.downstream.prediction_input import PredictionInput
-from medssl_monai.downstream.prediction_result import PredictionResult
-from medssl_monai.downstream.temperature import at_temperature
+from medssl_monai.classify.confidence import read_confidence
+from medssl_monai.classify.features import StageFeatures
+from medssl_monai.classify.inputs import PredictionInput
+from medssl_monai.classify.prediction_result import PredictionResult
+from medssl_monai.statistics.multilabel import broadcast_thresholds
+from medssl_monai.statistics.temperature import at_temperature
 
 __all__ = ["StudyPredictions"]
 

@@ -1,12 +1,12 @@
 """Ingestion: clinical files to a store of slices in Hounsfield units.
 
 Importing this does not import torch or MONAI. What needs them is imported by its own name:
-`medssl_monai.ingest.slice_dataset.SliceDataset` and `medssl_monai.ingest.simpleitk_reader.SimpleITKReader`.
+`medssl_monai.store.dataset.SliceDataset` and `medssl_monai.ingest.monai_reader.SimpleITKReader`.
 """
 
 from medssl_monai.ingest.pipeline import IngestSummary, ingest
-from medssl_monai.ingest.pseudonyms import load_key
-from medssl_monai.ingest.store import SliceStore
-from medssl_monai.ingest.verdicts import Outcome, Reason, Verdict
+from medssl_monai.store.pseudonyms import load_key
+from medssl_monai.store.reader import SliceStore
+from medssl_monai.store.verdicts import Outcome, Reason, Verdict
 
 __all__ = ["IngestSummary", "Outcome", "Reason", "SliceStore", "Verdict", "ingest", "load_key"]

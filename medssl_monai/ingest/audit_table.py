@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from medssl_monai.ingest.audit import AuditReport
+from medssl_monai.labels.audit import AuditReport
 
 __all__ = ["audit_tables"]
 

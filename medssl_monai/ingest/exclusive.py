@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medssl_monai.errors import BusyStoreError
-from medssl_monai.ingest.disk_writes import writing
+from medssl_monai.store.disk import writing
 
 __all__ = ["LOCK_NAME", "exclusive"]
 

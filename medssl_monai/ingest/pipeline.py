@@ -25,25 +25,25 @@ from typing import Any
 from tqdm import tqdm
 
 from medssl_monai.errors import InputError, NoImagesError
-from medssl_monai.ingest.admission import Rules
-from medssl_monai.ingest.archives import RefusedFile, unpacked
-from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource, fetch_ahead, not_retrieved
-from medssl_monai.ingest.disk_writes import writing, writing_among_others
+from medssl_monai.ingest.compare import Job, StoredSeries, stored_verdicts, uid_part
+from medssl_monai.ingest.dicom.admission import Rules
+from medssl_monai.ingest.dicom.modalities import checked_modality
 from medssl_monai.ingest.exclusive import exclusive
-from medssl_monai.ingest.modalities import checked_modality
-from medssl_monai.ingest.notes import SeriesNote
-from medssl_monai.ingest.path_lists import SourceFile
-from medssl_monai.ingest.processing import Plan, VolumePlan, process
-from medssl_monai.ingest.pseudonyms import key_check, load_key, pseudonym, source_id
-from medssl_monai.ingest.report import write_report
 from medssl_monai.ingest.scan import Found, find_files, look_at, plan_images, plan_volumes
 from medssl_monai.ingest.series_headers import SeriesHeaders
-from medssl_monai.ingest.store import SliceStore
-from medssl_monai.ingest.stored_series import Job, StoredSeries, stored_verdicts, uid_part
+from medssl_monai.ingest.sources.archives import RefusedFile, unpacked
+from medssl_monai.ingest.sources.dicomweb import PacsSeries, PacsSource, fetch_ahead, not_retrieved
+from medssl_monai.ingest.sources.paths import SourceFile
 from medssl_monai.ingest.summary import IngestSummary
-from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict, merge_verdicts
 from medssl_monai.ingest.workers import Workers
-from medssl_monai.ingest.writer import StoreWriter
+from medssl_monai.ingest.write_series import Plan, VolumePlan, process
+from medssl_monai.store.disk import writing, writing_among_others
+from medssl_monai.store.notes import SeriesNote
+from medssl_monai.store.pseudonyms import key_check, load_key, pseudonym, source_id
+from medssl_monai.store.reader import SliceStore
+from medssl_monai.store.report import write_report
+from medssl_monai.store.verdicts import Outcome, Reason, RejectedError, Verdict, merge_verdicts
+from medssl_monai.store.writer import StoreWriter
 
 __all__ = ["IngestSummary", "ingest"]
 

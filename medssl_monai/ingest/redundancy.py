@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest.measures import hamming_distance
+from medssl_monai.store.measures import hamming_distance
 
 __all__ = ["without_redundancy"]
 

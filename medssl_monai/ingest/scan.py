@@ -8,17 +8,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medssl_monai.ingest.admission import Rules, refusal
-from medssl_monai.ingest.detached_data import header_of
-from medssl_monai.ingest.dicom import HEAD_BYTES, Instance, read_frames, sniff_dicom
-from medssl_monai.ingest.digests import file_digest
-from medssl_monai.ingest.grouping import DicomPlan, common_folder, plan_series, series_uid
-from medssl_monai.ingest.nifti import VOLUME_SUFFIXES, is_volume_file
-from medssl_monai.ingest.path_lists import PathList, SourceFile
-from medssl_monai.ingest.pictures import PICTURE_MODALITY, PICTURE_SUFFIXES, is_picture_file
-from medssl_monai.ingest.processing import VolumePlan
-from medssl_monai.ingest.pseudonyms import pseudonym, source_id
-from medssl_monai.ingest.verdicts import Outcome, Reason, RejectedError, Verdict
+from medssl_monai.ingest.dicom.admission import Rules, refusal
+from medssl_monai.ingest.dicom.instance import HEAD_BYTES, Instance, read_frames, sniff_dicom
+from medssl_monai.ingest.dicom.stacks import DicomPlan, common_folder, plan_series, series_uid
+from medssl_monai.ingest.sources.paths import PathList, SourceFile
+from medssl_monai.ingest.volumes.detached import header_of
+from medssl_monai.ingest.volumes.digest import file_digest
+from medssl_monai.ingest.volumes.pictures import PICTURE_MODALITY, PICTURE_SUFFIXES, is_picture_file
+from medssl_monai.ingest.volumes.read import VOLUME_SUFFIXES, is_volume_file
+from medssl_monai.ingest.write_series import VolumePlan
+from medssl_monai.store.pseudonyms import pseudonym, source_id
+from medssl_monai.store.verdicts import Outcome, Reason, RejectedError, Verdict
 
 __all__ = ["Found", "find_files", "look_at", "plan_images", "plan_volumes", "volume_series_id"]
 

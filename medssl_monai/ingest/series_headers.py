@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from medssl_monai.ingest.dicom.stacks import series_uid
 from medssl_monai.ingest.disk_table import DiskTable
-from medssl_monai.ingest.grouping import series_uid
 from medssl_monai.ingest.scan import Found
 
 __all__ = ["SeriesHeaders"]

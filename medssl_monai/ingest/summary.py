@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from medssl_monai.ingest.verdicts import Outcome, Verdict
+from medssl_monai.store.verdicts import Outcome, Verdict
 
 __all__ = ["IngestSummary"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from medssl_monai.ingest.verdicts import Verdict
+from medssl_monai.store.verdicts import Verdict
 
 __all__ = ["verdict_counts", "verdict_table"]
 

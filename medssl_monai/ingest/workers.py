@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from medssl_monai.cluster import cluster_client
 from medssl_monai.errors import InputError
-from medssl_monai.ingest.cluster import cluster_client
 
 __all__ = ["Workers"]
 

@@ -6,7 +6,7 @@ Shapes: R rows (embeddings of a batch, and of a queue), K prototypes.
 import torch
 from torch import Tensor
 
-from medssl_monai.networks.processes import process_cat
+from medssl_monai.processes import process_cat
 
 __all__ = ["sinkhorn"]
 

@@ -15,9 +15,9 @@ from medssl_monai.losses.info_nce import info_nce_logits, info_nce_loss
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.feature_queue import RingQueue
 from medssl_monai.networks.moving_average import follow, follower
-from medssl_monai.networks.processes import process_cat, process_count, process_rank
 from medssl_monai.networks.projection_heads import linear_head, moco_mlp
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
+from medssl_monai.processes import process_cat, process_count, process_rank
 
 __all__ = ["MoCo"]
 

@@ -16,10 +16,10 @@ from medssl_monai.losses.sinkhorn import sinkhorn
 from medssl_monai.losses.swapped_prediction import swapped_prediction_loss
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.feature_queue import NewestFirstQueue
-from medssl_monai.networks.processes import process_cat, process_count, process_rank
 from medssl_monai.networks.projection_heads import swav_projector
 from medssl_monai.networks.prototypes import Prototypes
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
+from medssl_monai.processes import process_cat, process_count, process_rank
 
 __all__ = ["SwAV"]
 

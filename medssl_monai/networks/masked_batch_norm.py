@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from medssl_monai.networks.processes import process_cat
+from medssl_monai.processes import process_cat
 
 __all__ = ["masked_batch_norm"]
 

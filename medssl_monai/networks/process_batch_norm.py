@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medssl_monai.networks.masked_batch_norm import masked_batch_norm
-from medssl_monai.networks.processes import process_count
+from medssl_monai.processes import process_count
 
 __all__ = ["ProcessBatchNorm1d", "ProcessBatchNorm2d", "use_process_batch_norm"]
 

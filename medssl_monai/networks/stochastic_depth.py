@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from medssl_monai.networks.processes import process_count, process_rank
+from medssl_monai.processes import process_count, process_rank
 
 __all__ = ["drop_path_rates", "kept_branches"]
 

@@ -18,13 +18,13 @@ from monai.bundle import ConfigParser
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 
-from medssl_monai.bundle_pack import pack_bundle, shipped_bundles
 from medssl_monai.checkpoints.export import export_encoder
-from medssl_monai.engines.run_folder import record_run
 from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.networks.classifier import classifier
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.resources import bundle_dir
+from medssl_monai.runs.folder import record_run
+from medssl_monai.runs.pack import pack_bundle, shipped_bundles
 
 CLASSES = ["abdomen", "head", "thorax"]
 SETTINGS = {"arch": "resnet18", "image_size": 64, "window": "wide", "window_hu": [[-1000.0, 1000.0]], "seed": 3}

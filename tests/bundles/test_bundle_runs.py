@@ -14,11 +14,11 @@ from monai.bundle import ConfigWorkflow
 
 from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.checkpoints.run_export import export_run
-from medssl_monai.downstream.classify import evaluate_run, predict_run
-from medssl_monai.engines.bundle_run import run_bundle
+from medssl_monai.classify.predict_run import evaluate_run, predict_run
 from medssl_monai.errors import CheckpointError, ConfigError, LabelError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir, config_file
+from medssl_monai.runs.bundle import run_bundle
 
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "max_epochs": 2, "device": "cpu"}
 

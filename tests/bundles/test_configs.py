@@ -12,9 +12,9 @@ import pytest
 import yaml
 from monai.bundle import ComponentLocator, ConfigParser, verify_net_in_out
 
-from medssl_monai.engines.run_folder import record_run
 from medssl_monai.errors import ConfigError
 from medssl_monai.resources import bundle_dir, config_file, resource_dir
+from medssl_monai.runs.folder import record_run
 
 BUNDLES = sorted(p for p in resource_dir("bundles").iterdir() if (p / "configs").is_dir())
 FILES = [f for b in BUNDLES for f in sorted((b / "configs").glob("*.yaml"))]

@@ -117,7 +117,7 @@ def test_ctrl_c_says_how_to_carry_on(medssl, monkeypatch: pytest.MonkeyPatch, tm
     def stopped(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt("stopped after step 3; the same command carries on from here")
 
-    monkeypatch.setattr("medssl_monai.phantom.write_phantom", stopped)
+    monkeypatch.setattr("medssl_monai.samples.phantom.write_phantom", stopped)
     code, _, err = medssl("phantom", "--out", tmp_path)
     assert code == 130
     assert "medssl: stopped after step 3; the same command carries on" in err

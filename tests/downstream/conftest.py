@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir, config_file
+from medssl_monai.runs.bundle import run_bundle
 
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "max_epochs": 2, "device": "cpu"}
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medssl_monai.downstream.class_names import named_classes, network_classes
-from medssl_monai.downstream.image_table import image_table
-from medssl_monai.downstream.labelled_data import LabelledData
-from medssl_monai.downstream.predictions import Predictions
-from medssl_monai.downstream.temperature import temperature_figures
+from medssl_monai.classify.classes import named_classes, network_classes
+from medssl_monai.classify.labelled_data import LabelledData
+from medssl_monai.classify.pictures.table import image_table
+from medssl_monai.classify.predictions import Predictions
 from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.ingest import SliceStore
-from medssl_monai.ingest.labels import LabelTable, read_labels
+from medssl_monai.labels.table import LabelTable, read_labels
+from medssl_monai.statistics.temperature import temperature_figures
 
 
 def table(folder: Path, rows: str, *, multilabel: bool = False) -> LabelTable:

@@ -11,9 +11,9 @@ import yaml
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from medssl_monai.downstream.classify import predict_run
-from medssl_monai.downstream.dicom_output import _complete
-from medssl_monai.downstream.study_prediction import PredictionOptions
+from medssl_monai.classify.dicom.report import _complete
+from medssl_monai.classify.predict import PredictionOptions
+from medssl_monai.classify.predict_run import predict_run
 from medssl_monai.errors import InputError
 
 

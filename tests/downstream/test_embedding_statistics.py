@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medssl_monai.downstream.embedding_statistics import alignment, effective_rank, embedding_std, uniformity
+from medssl_monai.statistics.embeddings import alignment, effective_rank, embedding_std, uniformity
 
 
 def normal(n: int, d: int, seed: int = 0) -> torch.Tensor:

@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from medssl_monai.downstream.explain import Example, choose_examples, draw_explanations, grad_cam
-from medssl_monai.downstream.predictions import Predictions
+from medssl_monai.classify.explain import Example, choose_examples, draw_explanations, grad_cam
+from medssl_monai.classify.predictions import Predictions
 
 
 class Bright(nn.Module):

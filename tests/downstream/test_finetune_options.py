@@ -12,17 +12,17 @@ from ignite.engine import Engine, Events
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
-from medssl_monai.downstream.class_balance import balanced_positions, inverse_frequency
-from medssl_monai.downstream.classify import evaluate_run
-from medssl_monai.downstream.labelled_data import LabelledData
-from medssl_monai.downstream.predictions import Predictions
-from medssl_monai.downstream.temperature import temperature_figures
-from medssl_monai.engines.bundle_run import run_bundle
+from medssl_monai.classify.class_balance import balanced_positions, inverse_frequency
+from medssl_monai.classify.labelled_data import LabelledData
+from medssl_monai.classify.predict_run import evaluate_run
+from medssl_monai.classify.predictions import Predictions
 from medssl_monai.engines.unfreezing import BackboneUnfreezing
 from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.handlers.early_stopping import EarlyStopping
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir, config_file
+from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.statistics.temperature import temperature_figures
 from tests.golden import fill
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from medssl_monai.downstream.image_data import ImageData, ImageFiles
-from medssl_monai.downstream.image_table import image_table
-from medssl_monai.downstream.image_tasks import ORGANS, covid_ct, folder_classes, image_task, organ_s_mnist
-from medssl_monai.downstream.image_view import COVID_STATISTICS, ORGAN_STATISTICS, ImageViewd
-from medssl_monai.downstream.subsets import (
+from medssl_monai.classify.pictures.data import ImageData, ImageFiles
+from medssl_monai.classify.pictures.published import ORGANS, covid_ct, folder_classes, image_task, organ_s_mnist
+from medssl_monai.classify.pictures.table import image_table
+from medssl_monai.classify.pictures.view import COVID_STATISTICS, ORGAN_STATISTICS, ImageViewd
+from medssl_monai.errors import ConfigError, LabelError
+from medssl_monai.labels.subsets import (
     choose_unit,
     grouped_split,
     nested_subset,
     reference_split,
     reference_subset,
 )
-from medssl_monai.errors import ConfigError, LabelError
-from medssl_monai.ingest.slice_dataset import SampleKey
+from medssl_monai.store.dataset import SampleKey
 from tests.golden import fill
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

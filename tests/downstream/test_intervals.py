@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import f1_score, roc_auc_score
 
-from medssl_monai.downstream.calibration import (
+from medssl_monai.classify.figures import draw_reliability
+from medssl_monai.classify.predictions import Predictions
+from medssl_monai.statistics.calibration import (
     expected_calibration_error,
     fit_temperature,
     reliability,
     scale_temperature,
 )
-from medssl_monai.downstream.comparison import delong_test, holm, paired_permutation
-from medssl_monai.downstream.figures import draw_reliability
-from medssl_monai.downstream.intervals import bootstrap_figures, patient_intervals, weighted_auc
-from medssl_monai.downstream.metrics import balanced_accuracy, classification_metrics, text_report
-from medssl_monai.downstream.predictions import Predictions
-from medssl_monai.downstream.report import metrics_table
+from medssl_monai.statistics.comparison import delong_test, holm, paired_permutation
+from medssl_monai.statistics.intervals import bootstrap_figures, patient_intervals, weighted_auc
+from medssl_monai.statistics.metrics import balanced_accuracy, classification_metrics, text_report
+from medssl_monai.terminal import metrics_table
 from tests.golden import fill
 
 Array = npt.NDArray[Any]

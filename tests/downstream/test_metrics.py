@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
-from medssl_monai.downstream.baselines import encoder_features, linear_probe, pixel_forest
-from medssl_monai.downstream.metrics import balanced_accuracy, classification_metrics, per_patient
-from medssl_monai.downstream.predictions import Predictions
+from medssl_monai.classify.baselines import encoder_features, linear_probe, pixel_forest
+from medssl_monai.classify.predictions import Predictions
 from medssl_monai.ingest import SliceStore
+from medssl_monai.statistics.metrics import balanced_accuracy, classification_metrics, per_patient
 
 CLASSES = ["a", "b", "c"]
 LABELS = np.array([0, 0, 0, 1])

@@ -14,30 +14,30 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, hamming_loss, roc_auc_score
 
+from medssl_monai.classify.class_balance import balanced_loss, positive_weights
+from medssl_monai.classify.confidence import read_confidence
+from medssl_monai.classify.labelled_data import LabelledData
+from medssl_monai.classify.multilabel_predictions import MultilabelPredictions
+from medssl_monai.classify.predict_run import evaluate_run
+from medssl_monai.classify.probes import nearest_votes, probe_linearly
+from medssl_monai.classify.thresholds import chosen_thresholds
 from medssl_monai.cli.main import main
-from medssl_monai.downstream.chosen_thresholds import chosen_thresholds
-from medssl_monai.downstream.class_balance import balanced_loss, positive_weights
-from medssl_monai.downstream.classify import evaluate_run
-from medssl_monai.downstream.comparison import paired_label_permutation, paired_permutation
-from medssl_monai.downstream.confidence import read_confidence
-from medssl_monai.downstream.intervals import weighted_auc
-from medssl_monai.downstream.labelled_data import LabelledData
-from medssl_monai.downstream.metrics import figures_for_choice
-from medssl_monai.downstream.multilabel_metrics import (
+from medssl_monai.errors import ConfigError, InputError, LabelError
+from medssl_monai.ingest import SliceStore
+from medssl_monai.labels.subsets import nested_subset
+from medssl_monai.labels.table import read_labels, resolve
+from medssl_monai.resources import bundle_dir
+from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.statistics.comparison import paired_label_permutation, paired_permutation
+from medssl_monai.statistics.intervals import weighted_auc
+from medssl_monai.statistics.metrics import figures_for_choice
+from medssl_monai.statistics.multilabel import (
     best_thresholds,
     broadcast_thresholds,
     label_intervals,
     multilabel_metrics,
 )
-from medssl_monai.downstream.multilabel_predictions import MultilabelPredictions
-from medssl_monai.downstream.probes import nearest_votes, probe_linearly
-from medssl_monai.downstream.report import metrics_table
-from medssl_monai.downstream.subsets import nested_subset
-from medssl_monai.engines.bundle_run import run_bundle
-from medssl_monai.errors import ConfigError, InputError, LabelError
-from medssl_monai.ingest import SliceStore
-from medssl_monai.ingest.labels import read_labels, resolve
-from medssl_monai.resources import bundle_dir
+from medssl_monai.terminal import metrics_table
 
 Array = npt.NDArray[Any]
 NAMES = ["a", "b", "c"]

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.spatial.distance import cdist
 
-from medssl_monai.downstream.out_of_distribution import Reference, fit_reference, read_reference
+from medssl_monai.classify.reference import Reference, fit_reference, read_reference
 from medssl_monai.errors import CheckpointError
 
 WIDTHS = [4, 8]

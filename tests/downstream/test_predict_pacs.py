@@ -6,8 +6,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from medssl_monai.downstream.classify import predict_run
-from medssl_monai.downstream.study_prediction import PredictionOptions
+from medssl_monai.classify.predict import PredictionOptions
+from medssl_monai.classify.predict_run import predict_run
 from tests.loopback import PASSWORD, REASON, USER, WITHOUT_ORTHANC, running_orthanc
 
 pytestmark = [pytest.mark.pacs, pytest.mark.skipif(WITHOUT_ORTHANC, reason=REASON)]

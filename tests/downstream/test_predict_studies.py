@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 import torch
 
+from medssl_monai.classify import confidence
+from medssl_monai.classify.confidence import read_confidence
+from medssl_monai.classify.explain import occlusion_map
+from medssl_monai.classify.features import embed
+from medssl_monai.classify.heat_maps import on_slice
+from medssl_monai.classify.inputs import parse_dicomweb
+from medssl_monai.classify.pictures.inputs import PictureInput
+from medssl_monai.classify.predict import PredictionOptions
+from medssl_monai.classify.predict_run import evaluate_run, predict_run
 from medssl_monai.cli.main import main
-from medssl_monai.downstream import confidence
-from medssl_monai.downstream.classify import evaluate_run, predict_run
-from medssl_monai.downstream.confidence import read_confidence
-from medssl_monai.downstream.embeddings import embed
-from medssl_monai.downstream.explain import occlusion_map
-from medssl_monai.downstream.heat_maps import on_slice
-from medssl_monai.downstream.picture_input import PictureInput
-from medssl_monai.downstream.prediction_input import parse_dicomweb
-from medssl_monai.downstream.study_prediction import PredictionOptions
-from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.errors import CheckpointError, InputError, NoImagesError, NotHounsfieldError
 from medssl_monai.ingest import SliceStore
-from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource
-from medssl_monai.ingest.verdicts import Reason, RejectedError
+from medssl_monai.ingest.sources.dicomweb import PacsSeries, PacsSource
 from medssl_monai.resources import bundle_dir, config_file
+from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.store.verdicts import Reason, RejectedError
 
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "device": "cpu"}
 

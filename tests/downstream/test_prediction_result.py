@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from medssl_monai.downstream.confidence import Confidence
-from medssl_monai.downstream.multilabel_predictions import MultilabelPredictions
-from medssl_monai.downstream.out_of_distribution import Reference
-from medssl_monai.downstream.prediction_result import FLAG, PredictionResult
-from medssl_monai.downstream.temperature import at_temperature
+from medssl_monai.classify.confidence import Confidence
+from medssl_monai.classify.multilabel_predictions import MultilabelPredictions
+from medssl_monai.classify.prediction_result import FLAG, PredictionResult
+from medssl_monai.classify.reference import Reference
+from medssl_monai.statistics.temperature import at_temperature
 
 NONE = np.zeros(1)
 KNOWN = Confidence(1.5, "fitted", Reference(np.zeros((2, 1)), NONE, NONE, 1.0, 0.99, "validation slices", 7), "how")

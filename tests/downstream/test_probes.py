@@ -8,7 +8,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from medssl_monai.downstream.probes import free_labels, probe
+from medssl_monai.classify.probes import free_labels, probe
 from medssl_monai.handlers.embedding_probe import EmbeddingProbe
 from medssl_monai.ingest import SliceStore
 from medssl_monai.networks.resnet import resnet_encoder

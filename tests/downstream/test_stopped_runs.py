@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from medssl_monai.bundle_pack import pack_bundle
-from medssl_monai.downstream.classify import predict_run, run_settings
-from medssl_monai.engines.bundle_run import run_bundle
+from medssl_monai.classify.predict_run import predict_run, run_settings
 from medssl_monai.errors import CheckpointError
 from medssl_monai.handlers.model_file import ModelFile
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir
+from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.pack import pack_bundle
 from tests.downstream.conftest import SMALL
 
 

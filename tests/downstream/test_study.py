@@ -14,19 +14,19 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from medssl_monai.classify.study_tables import markdown_tables, replace_tables
 from medssl_monai.cli.study import _encoders
-from medssl_monai.downstream import study_cells, study_code
-from medssl_monai.downstream.comparison import delong_test
-from medssl_monai.downstream.report import study_table
-from medssl_monai.downstream.study import run_study
-from medssl_monai.downstream.study_inputs import StudyInputs
-from medssl_monai.downstream.study_plan import Cell, EncoderSource, StudyPlan, read_plan
-from medssl_monai.downstream.study_report import draw_study, statements
-from medssl_monai.downstream.study_results import Contrast, Judged, Point, StudyResults, _contrasts, _origin
-from medssl_monai.downstream.study_tables import markdown_tables, replace_tables
 from medssl_monai.errors import ConfigError, InputError
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.resources import resource_dir
+from medssl_monai.statistics.comparison import delong_test
+from medssl_monai.study import cells, made_by
+from medssl_monai.study.inputs import StudyInputs
+from medssl_monai.study.plan import Cell, EncoderSource, StudyPlan, read_plan
+from medssl_monai.study.report import draw_study, statements
+from medssl_monai.study.results import Contrast, Judged, Point, StudyResults, _contrasts, _origin
+from medssl_monai.study.run import run_study
+from medssl_monai.terminal import study_table
 
 TINY = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0, "device": "cpu"}
 TINY |= {"max_epochs": 1, "epoch_length": 2, "frozen_epochs": 0, "augment": False}
@@ -98,14 +98,14 @@ def test_only_what_is_missing_is_run(
 ) -> None:
     results, out = done
     ran: list[str] = []
-    whole = study_cells._frozen
+    whole = cells._frozen
 
     def counted(*arguments: Any) -> Any:
         ran.append(arguments[2].folder)
         return whole(*arguments)
 
-    monkeypatch.setattr(study_cells, "_frozen", counted)
-    monkeypatch.setattr(study_cells, "_finetune", lambda *_: pytest.fail("a finished cell was trained again"))
+    monkeypatch.setattr(cells, "_frozen", counted)
+    monkeypatch.setattr(cells, "_finetune", lambda *_: pytest.fail("a finished cell was trained again"))
     again = run_study(plan, out)
     assert ran == []
     assert again.points == results.points
@@ -130,7 +130,7 @@ def test_what_other_code_made_is_kept_and_told(
         ran.append(cell.folder)
         return {"steps": 0, "train_slices": 1, "train_patients": 1}
 
-    monkeypatch.setattr(study_cells, "_frozen", remade)
+    monkeypatch.setattr(cells, "_frozen", remade)
     mark = out / "cells" / "scratch-linear-1-seed0" / "cell.json"
     before = mark.read_text(encoding="utf-8")
     content = json.loads(before)
@@ -152,9 +152,9 @@ def test_the_code_has_a_fingerprint_that_comments_do_not_change(tmp_path: Path) 
     first.write_text('"""Doc."""\ndef f(x):\n    """Doc."""\n    return x  # as it is\n')
     second.write_text("def f(x):\n\n    return x\n")
     third.write_text("def f(x):\n    return -x\n")
-    assert study_code._meaning(first) == study_code._meaning(second) != study_code._meaning(third)
-    assert study_code.made_by()["code"] != study_code.made_by(pretraining=True)["code"]
-    assert study_code.made_by()["torch"] == torch.__version__.split("+")[0]
+    assert made_by._meaning(first) == made_by._meaning(second) != made_by._meaning(third)
+    assert made_by.made_by()["code"] != made_by.made_by(pretraining=True)["code"]
+    assert made_by.made_by()["torch"] == torch.__version__.split("+")[0]
 
 
 def test_tables_go_into_a_page(done: tuple[StudyResults, Path], tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_imagenet_weights_are_an_encoder(tmp_path: Path) -> None:
     assert _origin(plan.encoders["other"]) == "weights of a file (mean 0.5)"
     inputs = StudyInputs({}, [], "patients", [], None, "", {"ImageNet": "r.pth"})
     cell = Cell("ImageNet", "linear", 1.0, 0)
-    assert study_cells._overrides(plan, inputs, cell)["std"] == [0.229, 0.224, 0.225]
+    assert cells._overrides(plan, inputs, cell)["std"] == [0.229, 0.224, 0.225]
     path.write_text(yaml.safe_dump({"encoders": {"x": {"weights": "w", "settings": {"learning_rate": 1}}}}))
     with pytest.raises(ConfigError, match="may set mean, std, window of its own"):
         read_plan(path)
@@ -291,15 +291,15 @@ def test_encoders_are_looked_at_before_anything_is_made(
 
 
 def test_a_cell_of_other_settings_starts_anew(done: tuple[StudyResults, Path], plan: StudyPlan) -> None:
-    from medssl_monai.downstream.study_inputs import prepare, public_key
+    from medssl_monai.study.inputs import prepare, public_key
 
     _, out = done
     cell = Cell("scratch", "linear", 0.25, 0)
     with public_key(plan):
         inputs = prepare(plan, out)
-    assert study_cells.cell_done(plan, inputs, cell, out)
+    assert cells.cell_done(plan, inputs, cell, out)
     changed = replace(plan, settings={**TINY, "image_size": 48})
-    assert not study_cells.cell_done(changed, inputs, cell, out)
+    assert not cells.cell_done(changed, inputs, cell, out)
     assert json.loads((out / "cells" / cell.folder / "cell.json").read_text())["train_slices"] == 9
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from medssl_monai.downstream.temperature import at_temperature, fit_task_temperature
+from medssl_monai.statistics.temperature import at_temperature, fit_task_temperature
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])

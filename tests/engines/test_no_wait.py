@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from medssl_monai.engines.loader import StepLoader
 from medssl_monai.engines.pretrain import PretrainTrainer
-from medssl_monai.ingest.slice_dataset import SampleKey
 from medssl_monai.methods.base import Method
 from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
@@ -22,6 +21,7 @@ from medssl_monai.optimizers.adam import byol_adam
 from medssl_monai.optimizers.lamb import spark_lamb
 from medssl_monai.optimizers.lars import swav_lars
 from medssl_monai.optimizers.sgd import moco_sgd
+from medssl_monai.store.dataset import SampleKey
 from medssl_monai.transforms import DeviceViews, SparKViewsd, TwoViewsd
 
 spark = partial(SparK, "resnet18", decoder_width=32, image_channels=1, drop_path_rate=0.1)

@@ -20,7 +20,6 @@ from medssl_monai.engines.pretrain import PretrainTrainer, split_batch
 from medssl_monai.errors import CheckpointError, ConfigError, DivergedError
 from medssl_monai.handlers.history import History
 from medssl_monai.handlers.run_checkpoint import RunCheckpoint, random_state, restore_random_state
-from medssl_monai.ingest.slice_dataset import SampleKey
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
@@ -31,6 +30,7 @@ from medssl_monai.optimizers.lamb import spark_lamb
 from medssl_monai.optimizers.lars import swav_lars
 from medssl_monai.optimizers.schedules import WarmupCosine
 from medssl_monai.optimizers.sgd import moco_sgd
+from medssl_monai.store.dataset import SampleKey
 from medssl_monai.transforms import MultiCropViewsd, SparKViewsd, TwoViewsd
 
 

@@ -10,13 +10,13 @@ import torch
 from ignite.engine import Engine, Events
 
 from medssl_monai.cli.main import main
-from medssl_monai.downstream.metrics import CHOICES, figures_for_choice
-from medssl_monai.engines.bundle_run import run_bundle
-from medssl_monai.engines.setting_checks import check_folder, check_settings
 from medssl_monai.errors import ConfigError
 from medssl_monai.handlers.model_file import ModelFile
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir, resource_dir
+from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.settings import check_folder, check_settings
+from medssl_monai.statistics.metrics import CHOICES, figures_for_choice
 
 TRAIN = bundle_dir("ct_classification") / "configs" / "train.yaml"
 SMALL = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0, "max_epochs": 1, "device": "cpu"}

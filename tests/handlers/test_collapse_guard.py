@@ -13,12 +13,12 @@ from torch import nn
 
 from medssl_monai.errors import ConfigError, DivergedError
 from medssl_monai.handlers.collapse_guard import CollapseGuard
-from medssl_monai.ingest.slice_dataset import SampleKey
 from medssl_monai.methods.base import Method
 from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK
 from medssl_monai.methods.swav import SwAV
+from medssl_monai.store.dataset import SampleKey
 
 
 class Views:

@@ -12,12 +12,12 @@ from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from medssl_monai.engines.bundle_run import run_bundle
-from medssl_monai.engines.run_folder import git_state
 from medssl_monai.errors import ConfigError
 from medssl_monai.handlers.tensorboard import TensorBoardRun
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir
+from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.folder import git_state
 
 SMALL: dict[str, Any] = {
     "arch": "resnet18",

@@ -11,9 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from medssl_monai.cli import ingest as ingest_verb
+from medssl_monai.cli.recipes import load_recipe
 from medssl_monai.errors import ConfigError
 from medssl_monai.ingest import SliceStore
-from medssl_monai.ingest.recipes import load_recipe
 from tests.ingest.dicom_fixtures import KEY, dataset, phantom, uid, write, write_series
 from tests.ingest.matrix import stored
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from medssl_monai.cli import audit as audit_verb
 from medssl_monai.errors import InputError
 from medssl_monai.ingest import SliceStore, ingest
-from medssl_monai.ingest.audit import audit
-from medssl_monai.ingest.near_duplicates import close_hashes
+from medssl_monai.labels.audit import audit
+from medssl_monai.labels.near_duplicates import close_hashes
 from tests.ingest.dicom_fixtures import KEY, anatomy, uid, write_series
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest.archives import unpacked
-from medssl_monai.ingest.verdicts import Reason
+from medssl_monai.ingest.sources.archives import unpacked
+from medssl_monai.store.verdicts import Reason
 from tests.ingest.conftest import Ingest
 from tests.ingest.dicom_fixtures import phantom, write_series
 from tests.ingest.matrix import judged

@@ -13,8 +13,8 @@ import pytest
 
 from medssl_monai.errors import NoImagesError, StoreError
 from medssl_monai.ingest import SliceStore, ingest
-from medssl_monai.ingest.cached import open_store
-from medssl_monai.ingest.schema import SCHEMA_VERSION
+from medssl_monai.ingest.open_store import open_store
+from medssl_monai.store.schema import SCHEMA_VERSION
 from tests.ingest.dicom_fixtures import KEY, anatomy, axial_positions, phantom, tree_bytes, write_series
 
 
@@ -97,7 +97,7 @@ def test_stores_that_are_named_keep_what_they_have(folder: Path, tmp_path: Path)
 
 def test_a_store_that_an_older_version_cached_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as older:
-        older.setattr("medssl_monai.ingest.cached.SCHEMA_VERSION", SCHEMA_VERSION - 1, raising=False)
+        older.setattr("medssl_monai.ingest.open_store.SCHEMA_VERSION", SCHEMA_VERSION - 1, raising=False)
         store = opened(folder)
     about = json.loads((store.path / "store.json").read_text(encoding="utf-8"))
     about["schema_version"] = SCHEMA_VERSION - 1

@@ -6,7 +6,7 @@ import pytest
 
 from medssl_monai.errors import InputError
 from medssl_monai.ingest import SliceStore, ingest
-from medssl_monai.ingest.contact_sheet import contact_sheet
+from medssl_monai.store.contact_sheet import contact_sheet
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 
 

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from medssl_monai.errors import InputError
 from medssl_monai.ingest import Outcome, Reason, SliceStore
-from medssl_monai.ingest.dicomweb import PacsSource
+from medssl_monai.ingest.sources.dicomweb import PacsSource
 from tests.ingest.conftest import Ingest
 from tests.ingest.dicom_fixtures import phantom, uid, write_series
 from tests.ingest.matrix import judged
@@ -24,7 +24,7 @@ pytest.importorskip("dicomweb_client", reason="needs the extra dicomweb")
 @pytest.fixture
 def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallPacs]:
     """With five series of three images."""
-    monkeypatch.setattr("medssl_monai.ingest.dicomweb.SECONDS_BEFORE_RETRY", 0)
+    monkeypatch.setattr("medssl_monai.ingest.sources.dicomweb.SECONDS_BEFORE_RETRY", 0)
     for number in range(5):
         write_series(tmp_path / "sent" / str(number), phantom(3, seed=number), series=str(number))
     with small_pacs() as running:
@@ -71,7 +71,7 @@ def test_a_series_that_is_not_listed_or_garbled_costs_itself(pacs: SmallPacs, ru
 
 
 def test_a_server_that_fell_silent_ends_the_run(pacs: SmallPacs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medssl_monai.ingest.dicomweb.ATTEMPTS", 1)
+    monkeypatch.setattr("medssl_monai.ingest.sources.dicomweb.ATTEMPTS", 1)
     series = PacsSource(pacs.address).series()
     assert next(series).series_uid == uid("0")
     pacs.drops = 100

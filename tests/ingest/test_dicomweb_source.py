@@ -12,9 +12,16 @@ from pathlib import Path
 import pytest
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest.dicomweb import CONNECTIONS, PacsSeries, PacsSource, fetch_ahead, is_dicomweb, parse_query
-from medssl_monai.ingest.path_lists import SourceFile
-from medssl_monai.ingest.verdicts import Reason, RejectedError
+from medssl_monai.ingest.sources.dicomweb import (
+    CONNECTIONS,
+    PacsSeries,
+    PacsSource,
+    fetch_ahead,
+    is_dicomweb,
+    parse_query,
+)
+from medssl_monai.ingest.sources.paths import SourceFile
+from medssl_monai.store.verdicts import Reason, RejectedError
 
 pytest.importorskip("dicomweb_client", reason="needs the extra dicomweb")
 
@@ -82,7 +89,7 @@ def hesitant() -> Iterator[str]:
 
 
 def test_busy_servers_are_asked_again(hesitant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medssl_monai.ingest.dicomweb.SECONDS_BEFORE_RETRY", 0.01)
+    monkeypatch.setattr("medssl_monai.ingest.sources.dicomweb.SECONDS_BEFORE_RETRY", 0.01)
     monkeypatch.setenv("MEDSSL_DICOMWEB_TOKEN", "secret")
     assert list(PacsSource(hesitant).series()) == []
     assert Hesitant.asked == ["Bearer secret"] * 3

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from medssl_monai.ingest.path_lists import PathList, SourceFile, SourceFiles
+from medssl_monai.ingest.sources.paths import PathList, SourceFile, SourceFiles
 
 SPILLS = """
 import os, sys
 from pathlib import Path
-from medssl_monai.ingest.path_lists import PathList
+from medssl_monai.ingest.sources.paths import PathList
 paths = PathList(f"/archive/Plantedname/{number:08d}.dcm" for number in range(20_000))
 opened = [one.readlink() for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
 kept = [one for one in opened if one.is_relative_to(sys.argv[1])]
@@ -54,7 +54,7 @@ def test_files_keep_their_order() -> None:
 PROGRAM = """
 import resource
 from medssl_monai.errors import InputError
-from medssl_monai.ingest.path_lists import PathList
+from medssl_monai.ingest.sources.paths import PathList
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 try:
     PathList(f"/archive/{number:08d}.dcm" for number in range(50_000))

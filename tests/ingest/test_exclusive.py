@@ -14,8 +14,8 @@ import pytest
 
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest import ingest
-from medssl_monai.ingest.cached import cached_store_path, open_store
 from medssl_monai.ingest.exclusive import LOCK_NAME, exclusive
+from medssl_monai.ingest.open_store import cached_store_path, open_store
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write_series
 
 HOLDER = """

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medssl_monai.ingest.hounsfield import PADDING_HU, not_hounsfield, padding_mask, rescale, to_slice
-from medssl_monai.ingest.measures import body_fraction, hamming_distance, perceptual_hash
+from medssl_monai.store.measures import body_fraction, hamming_distance, perceptual_hash
 
 
 @given(

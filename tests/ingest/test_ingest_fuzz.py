@@ -17,16 +17,16 @@ from pydicom.data import get_testdata_file
 
 from medssl_monai.errors import GeometryError
 from medssl_monai.ingest import ingest
-from medssl_monai.ingest.admission import Rules
-from medssl_monai.ingest.archives import ArchiveLimits, unpacked
-from medssl_monai.ingest.dicom_pixels import read_pixels
-from medssl_monai.ingest.grouping import plan_series
-from medssl_monai.ingest.nifti import read_volume
-from medssl_monai.ingest.path_lists import SourceFile
-from medssl_monai.ingest.pictures import read_picture
+from medssl_monai.ingest.dicom.admission import Rules
+from medssl_monai.ingest.dicom.pixels import read_pixels
+from medssl_monai.ingest.dicom.stacks import plan_series
 from medssl_monai.ingest.scan import look_at
-from medssl_monai.ingest.verdicts import RejectedError
-from medssl_monai.ingest.volumes import check_values, cut
+from medssl_monai.ingest.sources.archives import ArchiveLimits, unpacked
+from medssl_monai.ingest.sources.paths import SourceFile
+from medssl_monai.ingest.volumes.pictures import read_picture
+from medssl_monai.ingest.volumes.read import read_volume
+from medssl_monai.ingest.volumes.volume import check_values, cut
+from medssl_monai.store.verdicts import RejectedError
 from tests.ingest.dicom_fixtures import KEY, axial_positions, phantom, write_series
 from tests.ingest.enhanced_fixtures import write_enhanced
 from tests.ingest.matrix import stored

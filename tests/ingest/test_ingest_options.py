@@ -12,11 +12,11 @@ import typer
 from typer.testing import CliRunner
 
 from medssl_monai.cli import ingest as ingest_verb
+from medssl_monai.cli.recipes import load_recipe
 from medssl_monai.errors import ConfigError, InputError, NoImagesError
 from medssl_monai.ingest import SliceStore
-from medssl_monai.ingest.cached import open_store
-from medssl_monai.ingest.dicomweb import parse_query
-from medssl_monai.ingest.recipes import load_recipe
+from medssl_monai.ingest.open_store import open_store
+from medssl_monai.ingest.sources.dicomweb import parse_query
 from tests.ingest.conftest import Ingest, only
 from tests.ingest.dicom_fixtures import KEY, anatomy, phantom, write_series
 

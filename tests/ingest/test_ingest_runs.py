@@ -20,8 +20,8 @@ import pytest
 
 from medssl_monai.errors import InputError, LabelError, NoImagesError, StoreError
 from medssl_monai.ingest import SliceStore, ingest
-from medssl_monai.ingest.pseudonyms import default_key_path, load_key, pseudonym
-from medssl_monai.ingest.writer import StoreWriter
+from medssl_monai.store.pseudonyms import default_key_path, load_key, pseudonym
+from medssl_monai.store.writer import StoreWriter
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, uid, write, write_series
 
 SERIES = ("one", "two", "three", "four")
@@ -158,7 +158,7 @@ def test_killed_run_is_completed(source: Path, whole: Path, tmp_path: Path) -> N
     out = tmp_path / "killed"
     # Stops for good after the second series, as far as the outside can tell in the middle of the third.
     program = (
-        "import time; from pathlib import Path; from medssl_monai.ingest import ingest, writer\n"
+        "import time; from pathlib import Path; from medssl_monai.ingest import ingest; from medssl_monai.store import writer\n"
         "calls = []\n"
         "def row(*arguments, real=writer._row):\n"
         "    calls.append(1)\n"

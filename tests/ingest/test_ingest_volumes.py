@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from medssl_monai.errors import NoImagesError
 from medssl_monai.ingest import Outcome, Reason, SliceStore
-from medssl_monai.ingest.nifti import read_volume
-from medssl_monai.ingest.verdicts import RejectedError
-from medssl_monai.ingest.volumes import Volume, cut
+from medssl_monai.ingest.volumes.read import read_volume
+from medssl_monai.ingest.volumes.volume import Volume, cut
+from medssl_monai.store.verdicts import RejectedError
 from tests.ingest.conftest import Ingest, only, rejections, volume
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medssl_monai.errors import LabelError
-from medssl_monai.ingest.labels import LabelTable, read_labels, resolve
+from medssl_monai.labels.table import LabelTable, read_labels, resolve
 
 HEADING = "source,slice,label,patient,split\n"
 

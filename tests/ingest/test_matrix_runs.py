@@ -14,8 +14,8 @@ import pydicom
 import pytest
 
 from medssl_monai.ingest import IngestSummary
-from medssl_monai.ingest.archives import ArchiveLimits, unpacked
-from medssl_monai.ingest.audit import audit
+from medssl_monai.ingest.sources.archives import ArchiveLimits, unpacked
+from medssl_monai.labels.audit import audit
 from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, phantom, tree_bytes, uid, write, write_series
 from tests.ingest.matrix import Bench, Case, cases, flags, judged, row, stored, volume
 

@@ -12,7 +12,7 @@ import pytest
 
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest import Reason, SliceStore, ingest
-from medssl_monai.ingest.dicomweb import PacsSeries, PacsSource
+from medssl_monai.ingest.sources.dicomweb import PacsSeries, PacsSource
 from tests.ingest.dicom_fixtures import KEY, dataset, phantom, tree_bytes, uid, write, write_series
 from tests.ingest.matrix import judged
 from tests.loopback import PASSWORD, REASON, USER, WITHOUT_ORTHANC, free_port, running_orthanc
@@ -122,7 +122,7 @@ def test_queries(address: str, query: dict[str, str], series: set[str]) -> None:
 def test_wrong_password_and_no_answer(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"status 401.*MEDSSL_DICOMWEB_USER"):
         ingest([PacsSource(address)], tmp_path / "store", key=KEY, progress=False)
-    monkeypatch.setattr("medssl_monai.ingest.dicomweb.ATTEMPTS", 1)
+    monkeypatch.setattr("medssl_monai.ingest.sources.dicomweb.ATTEMPTS", 1)
     with pytest.raises(InputError, match="QIDO-RS did not answer"):
         list(PacsSource(f"http://127.0.0.1:{free_port()}/dicom-web").series())
 
@@ -130,7 +130,7 @@ def test_wrong_password_and_no_answer(address: str, tmp_path: Path, monkeypatch:
 @pytest.mark.usefixtures("credentials")
 def test_series_that_does_not_come(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more image is listed than the server has: asked again, then a verdict; the next run completes it."""
-    monkeypatch.setattr("medssl_monai.ingest.dicomweb.SECONDS_BEFORE_RETRY", 0)
+    monkeypatch.setattr("medssl_monai.ingest.sources.dicomweb.SECONDS_BEFORE_RETRY", 0)
     listed = PacsSource._instances
 
     def one_more(self: PacsSource, client: Any, study: str, series: str) -> tuple[str, ...]:

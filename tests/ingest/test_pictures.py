@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from medssl_monai.errors import NoImagesError, NotHounsfieldError
-from medssl_monai.ingest.pictures import read_picture
-from medssl_monai.ingest.verdicts import RejectedError
+from medssl_monai.ingest.volumes.pictures import read_picture
+from medssl_monai.store.verdicts import RejectedError
 from medssl_monai.transforms.windows import CTWindowd
 from tests.ingest.matrix import Bench, judged
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medssl_monai.ingest import SliceStore, ingest
-from medssl_monai.ingest.report import write_report
+from medssl_monai.store.report import write_report
 from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, phantom, tree_bytes, uid, write, write_series
 
 VOID = {"meta", "input", "img", "path", "line", "br"}

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from medssl_monai.ingest import series_headers
-from medssl_monai.ingest.admission import Rules
-from medssl_monai.ingest.path_lists import SourceFile
+from medssl_monai.ingest.dicom.admission import Rules
 from medssl_monai.ingest.scan import Found, look_at
 from medssl_monai.ingest.series_headers import SeriesHeaders
+from medssl_monai.ingest.sources.paths import SourceFile
 from tests.ingest.dicom_fixtures import phantom, write_series
 
 SIZES = {"a": 3, "b": 7, "c": 5}

@@ -11,7 +11,7 @@ from monai.data.image_reader import NibabelReader
 from monai.transforms.io.array import LoadImage
 
 from medssl_monai.errors import GeometryError, InputError, NoImagesError
-from medssl_monai.ingest.simpleitk_reader import SimpleITKReader
+from medssl_monai.ingest.monai_reader import SimpleITKReader
 from tests.ingest.dicom_fixtures import dataset, phantom, uid, write, write_series
 
 # LoadImage makes every reader that MONAI knows, wanted or not; this one warns where NVIDIA's decoder is not installed.

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from medssl_monai.ingest import Outcome, SliceStore, ingest
-from medssl_monai.ingest.audit import audit
-from medssl_monai.ingest.measures import hamming_distance, perceptual_hash
-from medssl_monai.ingest.verdicts import FLAGS
+from medssl_monai.labels.audit import audit
+from medssl_monai.store.measures import hamming_distance, perceptual_hash
+from medssl_monai.store.verdicts import FLAGS
 from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, write, write_series
 
 MR: dict[str, Any] = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR"}

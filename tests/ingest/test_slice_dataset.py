@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from medssl_monai.errors import NoImagesError, StoreError
 from medssl_monai.ingest import SliceStore, ingest
-from medssl_monai.ingest.slice_dataset import SampleKey, SliceDataset
+from medssl_monai.store.dataset import SampleKey, SliceDataset
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 
 

@@ -13,11 +13,11 @@ from hypothesis.extra import numpy as hnp
 
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest import Outcome, Reason, SliceStore, Verdict
-from medssl_monai.ingest.notes import SeriesNote
-from medssl_monai.ingest.schema import COLUMNS
-from medssl_monai.ingest.verdicts import merge_verdicts
-from medssl_monai.ingest.voi import Voi
-from medssl_monai.ingest.writer import SeriesHeader, SliceRecord, StoreWriter
+from medssl_monai.ingest.dicom.voi import Voi
+from medssl_monai.store.notes import SeriesNote
+from medssl_monai.store.schema import COLUMNS
+from medssl_monai.store.verdicts import merge_verdicts
+from medssl_monai.store.writer import SeriesHeader, SliceRecord, StoreWriter
 from tests.ingest.dicom_fixtures import tree_bytes
 
 
@@ -176,7 +176,7 @@ def test_pickle_carries_the_path_only(store: SliceStore) -> None:
 
 def test_series_come_one_by_one(store: SliceStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for rows in (1, 2, 1024):
-        monkeypatch.setattr("medssl_monai.ingest.store.BATCH_ROWS", rows)
+        monkeypatch.setattr("medssl_monai.store.reader.BATCH_ROWS", rows)
         groups = list(store.each_series())
         assert [group[0]["series_id"] for group in groups] == store.series_ids
         assert [row for group in groups for row in group] == store.select()

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from medssl_monai.errors import InputError, LabelError
 from medssl_monai.ingest import SliceStore
-from medssl_monai.ingest.labels import read_labels, resolve
-from medssl_monai.ingest.measures import hamming_distance
 from medssl_monai.ingest.redundancy import without_redundancy
-from medssl_monai.ingest.splits import SHARES, assign_splits, split_table
+from medssl_monai.labels.splits import SHARES, assign_splits, split_table
+from medssl_monai.labels.table import read_labels, resolve
+from medssl_monai.store.measures import hamming_distance
 
 
 @settings(max_examples=80, deadline=None)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest import SliceStore, ingest
-from medssl_monai.ingest.notes import NOTE_KEY
-from medssl_monai.ingest.pseudonyms import shifted_day
+from medssl_monai.store.notes import NOTE_KEY
+from medssl_monai.store.pseudonyms import shifted_day
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, uid, write_series
 
 DAYS = {"a1": ("A", "20190228"), "a2": ("A", "20190301"), "a3": ("A", "2020.03.01"), "b1": ("B", "19000101")}

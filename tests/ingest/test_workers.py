@@ -162,6 +162,6 @@ def test_processes_that_cannot_be_started_are_no_damage(monkeypatch: pytest.Monk
 
 def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="needs the extra dask")
-    monkeypatch.setattr("medssl_monai.ingest.cluster.SECONDS_TO_CONNECT", 0.5)
+    monkeypatch.setattr("medssl_monai.cluster.SECONDS_TO_CONNECT", 0.5)
     with pytest.raises(InputError, match="no Dask scheduler answers"):
         list(Workers(scheduler="tcp://127.0.0.1:9").each(process_of, [1], 1))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.resources import bundle_dir
+from medssl_monai.runs.bundle import run_bundle
 
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "device": "cpu"}
 

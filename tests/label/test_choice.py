@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medssl_monai.label.choice import diversity, novelty, uncertainty
+from medssl_monai.label_server.choice import diversity, novelty, uncertainty
 
 
 def test_entropy_of_sure_and_unsure_predictions() -> None:

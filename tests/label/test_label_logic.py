@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medssl_monai.errors import ConfigError, LabelError
-from medssl_monai.label import launch
-from medssl_monai.label.class_labels import ClassLabel, LabelledSeries, label_table, parse_class_label
-from medssl_monai.label.endpoints import OPEN, is_open, role_of
-from medssl_monai.label.launch import check_address, label_python, server_command, server_environment
-from medssl_monai.label.records import Records
-from medssl_monai.label.training import KEPT_RUNS, _drop_old_runs, _new_run, plain_settings
-from medssl_monai.label.workspace import ServerSettings, Workspace, limit_folder
+from medssl_monai.label_server import launch
+from medssl_monai.label_server.class_labels import ClassLabel, LabelledSeries, label_table, parse_class_label
+from medssl_monai.label_server.endpoints import OPEN, is_open, role_of
+from medssl_monai.label_server.launch import check_address, label_python, server_command, server_environment
+from medssl_monai.label_server.records import Records
+from medssl_monai.label_server.training import KEPT_RUNS, _drop_old_runs, _new_run, plain_settings
+from medssl_monai.label_server.workspace import ServerSettings, Workspace, limit_folder
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
@@ -61,7 +61,7 @@ def test_command_and_environment(tmp_path: Path) -> None:
     command = server_command(Path("/env/bin/python"), workspace, settings, "127.0.0.1", 8001)
     assert command[:4] == ["/env/bin/python", "-m", "monailabel.main", "start_server"]
     assert command[command.index("--host") + 1] == "127.0.0.1"
-    assert command[command.index("--uvicorn_app") + 1] == "medssl_monai.label.server:app"
+    assert command[command.index("--uvicorn_app") + 1] == "medssl_monai.label_server.server:app"
     base = {"MEDSSL_DICOMWEB_USER": "reader", "MEDSSL_DICOMWEB_PASSWORD": "secret", "PATH": "/bin"}
     environment = server_environment(workspace, settings, "127.0.0.1", base)
     assert environment["TMPDIR"] == str(tmp_path / "w" / "tmp")

@@ -15,14 +15,14 @@ from monai.bundle import ConfigWorkflow
 
 from medssl_monai.errors import CheckpointError, InputError, NoImagesError
 from medssl_monai.ingest import SliceStore
-from medssl_monai.label.evidence import evidence_volume, write_volume
-from medssl_monai.label.networks import ServedNetwork, check_model, onto_slice, read_model_view
-from medssl_monai.label.predictions_cache import PredictionsCache
-from medssl_monai.label.preparation import prepare_server
-from medssl_monai.label.records import Records
-from medssl_monai.label.studies import StudiesFolder, UnknownImageError, open_studies, passing_store
-from medssl_monai.label.training import finetune
-from medssl_monai.label.workspace import ServerSettings, Workspace
+from medssl_monai.label_server.evidence import evidence_volume, write_volume
+from medssl_monai.label_server.networks import ServedNetwork, check_model, onto_slice, read_model_view
+from medssl_monai.label_server.predictions_cache import PredictionsCache
+from medssl_monai.label_server.preparation import prepare_server
+from medssl_monai.label_server.records import Records
+from medssl_monai.label_server.studies import StudiesFolder, UnknownImageError, open_studies, passing_store
+from medssl_monai.label_server.training import finetune
+from medssl_monai.label_server.workspace import ServerSettings, Workspace
 from medssl_monai.networks.resnet import resnet_encoder
 from tests.label.conftest import SMALL
 

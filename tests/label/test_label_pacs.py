@@ -12,8 +12,8 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 
-from medssl_monai.engines.bundle_run import run_bundle
 from medssl_monai.resources import bundle_dir
+from medssl_monai.runs.bundle import run_bundle
 from tests.label.conftest import SMALL
 from tests.label.server import REASON, WITHOUT_ENVIRONMENT, running_server
 from tests.loopback import PASSWORD, USER, WITHOUT_ORTHANC, running_orthanc

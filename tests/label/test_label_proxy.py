@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from medssl_monai.errors import ConfigError
-from medssl_monai.label.nginx import ProxySite, nginx_site
+from medssl_monai.label_server.nginx import ProxySite, nginx_site
 from tests.loopback import free_port
 
 NGINX = shutil.which("nginx") or ("/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else None)

@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medssl_monai.downstream.classify import predict_run
+from medssl_monai.classify.predict_run import predict_run
 from medssl_monai.ingest import SliceStore
 from tests.label.server import LABEL_PYTHON, REASON, ROOT, WITHOUT_ENVIRONMENT, Client, running_server
 from tests.loopback import free_port

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_monai.bundle_pack import pack_bundle
-from medssl_monai.downstream.classify import predict_run
+from medssl_monai.classify.predict_run import predict_run
 from medssl_monai.ingest import SliceStore
-from medssl_monai.label.studies import write_nifti
+from medssl_monai.label_server.studies import write_nifti
+from medssl_monai.runs.pack import pack_bundle
 from tests.label.server import LABEL_PYTHON, REASON, WITHOUT_ENVIRONMENT, Client, wait_until_up
 from tests.loopback import ending, free_port
 
@@ -46,7 +46,7 @@ def client(small_run: Path, studies: Path, tmp_path_factory: pytest.TempPathFact
     with zipfile.ZipFile(folder / "bundle.zip") as packed:
         packed.extractall(folder / "app" / "model")
     (folder / "stub").mkdir()
-    (folder / "stub" / "pydicom_seg.py").touch()  # see medssl_monai/label/stand_ins.py
+    (folder / "stub" / "pydicom_seg.py").touch()  # see medssl_monai/label_server/stand_ins.py
     port = free_port()
     command = [str(LABEL_PYTHON), "-m", "monailabel.main", "start_server", "--app", str(folder / "app")]
     command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]

@@ -18,7 +18,7 @@ from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK
 from medssl_monai.methods.swav import SwAV
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
-from medssl_monai.networks.processes import any_process, process_cat, process_count, process_rank, process_sum
+from medssl_monai.processes import any_process, process_cat, process_count, process_rank, process_sum
 from tests.golden.toy_encoder import toy_encoder
 
 PROCESSES, BATCH, STEPS = 2, 8, 6

@@ -1,0 +1,146 @@
+"""Where a classifier looks: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) and occlusion (Zeiler and Fergus 2014,
+arXiv 1311.2901) over the view that the network saw.
+
+Shapes: view (3, S, S) float32, normalised; map (S, S) in [0, 1].
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from monai.data.meta_tensor import MetaTensor
+from monai.visualize import GradCAM, OcclusionSensitivity
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from medssl_monai.atomic import write_atomically
+from medssl_monai.classify.predictions import Predictions
+
+__all__ = ["Example", "choose_examples", "draw_explanations", "grad_cam", "occlusion_map"]
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A slice worth a look: its place in the data set, its class and the one predicted, and how sure that was."""
+
+    index: int
+    label: int
+    predicted: int
+    confidence: float
+
+
+def grad_cam(network: nn.Module, view: Tensor, class_index: int, layer: str = "layer4") -> Floats:
+    """Map (S, S) of what speaks for a class: 0 nothing, 1 the most in this view.
+
+    Args:
+        network: a torchvision ResNet; put into evaluation mode.
+        view: (3, S, S).
+        class_index: of the class asked about.
+        layer: whose activations are weighted; ``layer4`` has cells of 32² pixels.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    image = view[None].to(device).requires_grad_()  # gradients reach the layer although the encoder may be frozen
+    found = GradCAM(nn_module=network, target_layers=layer, postprocessing=_as_it_is)(x=image, class_idx=class_index)
+    heat = np.asarray(torch.as_tensor(found)[0, 0].detach().cpu().numpy(), dtype=np.float64)
+    heat = np.maximum(heat, 0)
+    return heat / heat.max() if heat.max() > 0 else heat
+
+
+def _as_it_is(heat: Any) -> Any:
+    """MONAI's own normaliser maps the strongest to 0."""
+    return heat
+
+
+def occlusion_map(
+    network: nn.Module, view: Tensor, class_index: int, *, patch: int = 32, task: str = "multiclass"
+) -> Floats:
+    """Map (S, S) of how much the class's probability falls where a patch is hidden; below 0 where it rises.
+
+    Args:
+        network: images to logits; put into evaluation mode.
+        view: (3, S, S).
+        class_index: of the class asked about.
+        patch: side of what is replaced by the view's mean, in pixels; at most S. Half of it is the stride.
+        task: ``multiclass`` or ``multilabel``, which decides how logits become probabilities.
+    """
+    network.eval()
+    image = view[None].to(next(network.parameters()).device)
+
+    def probabilities(logits: Tensor) -> Tensor:
+        return logits.sigmoid() if task == "multilabel" else logits.softmax(dim=1)
+
+    with torch.no_grad(), warnings.catch_warnings():
+        # MONAI indexes tensors by lists of slices, which torch deprecates.
+        warnings.filterwarnings("ignore", "Using a non-tuple sequence for multidimensional indexing", UserWarning)
+        whole = float(probabilities(network(image))[0, class_index])
+        hide = OcclusionSensitivity(
+            network, mask_size=patch, n_batch=32, verbose=False, mode="mean_img", overlap=0.5, activate=probabilities
+        )
+        hidden, _ = hide(image)
+    found = hidden[0, class_index]
+    found = found.as_tensor() if isinstance(found, MetaTensor) else found
+    return whole - np.asarray(found.cpu().numpy(), dtype=np.float64)
+
+
+def choose_examples(predictions: Predictions, count: int) -> list[Example]:
+    """Of each class in turn the surest right answer, and the surest wrong one, until there are ``count``."""
+    probabilities = np.stack(predictions.probabilities)
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    labels = np.array([-1 if label is None else label for label in predictions.labels])
+    found: list[Example] = []
+    for right in (True, False):
+        for c in range(len(predictions.classes)):
+            places = np.flatnonzero((labels == c) & ((predicted == labels) == right))
+            if len(places):
+                i = int(places[confidence[places].argmax()])
+                found.append(Example(i, c, int(predicted[i]), float(confidence[i])))
+    return found[:count]
+
+
+def draw_explanations(
+    network: nn.Module,
+    dataset: Dataset[dict[str, Any]],
+    examples: Sequence[Example],
+    classes: Sequence[str],
+    path: Path,
+    *,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+) -> None:
+    """Draw each example's view, and over it what spoke for the predicted class.
+
+    Args:
+        network: a torchvision ResNet.
+        dataset: items with ``image`` (3, S, S).
+        examples: from `choose_examples`; at least one.
+        classes: names.
+        path: PNG to write.
+        mean: that the views were normalised by, to show them as they were.
+        std: likewise.
+    """
+    figure = Figure(figsize=(0.6 + 2.3 * len(examples), 5.4), layout="constrained")
+    panels = figure.subplots(2, len(examples), squeeze=False)
+    shift, scale = np.ravel(mean)[0], np.ravel(std)[0]
+    for (upper, lower), example in zip(panels.T, examples, strict=True):
+        view = dataset[example.index]["image"]
+        picture = np.clip(np.asarray(view[0]) * scale + shift, 0, 1)
+        for axes in (upper, lower):
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+            axes.set_axis_off()
+        heat = grad_cam(network, view, example.predicted)
+        image = lower.imshow(heat, cmap="viridis", vmin=0, vmax=1, alpha=0.55)
+        names = [classes[c].replace("_", " ") for c in (example.label, example.predicted)]
+        verdict = "right" if example.label == example.predicted else "wrong"
+        upper.set_title(f"{names[0]}\npredicted {names[1]}\n{example.confidence:.2f}, {verdict}", fontsize=9)
+    figure.colorbar(image, ax=panels[1].tolist(), shrink=0.8, label="for the prediction\n(share of the most)")
+    figure.suptitle("Grad-CAM: what spoke for the class predicted (cells of 32 × 32 pixels)", fontsize=11)
+    write_atomically(path, lambda p: figure.savefig(p, dpi=120))

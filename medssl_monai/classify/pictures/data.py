@@ -1,0 +1,162 @@
+"""Labelled pictures as published, ready for a dataset: what `LabelledData` is for the slices of a store.
+
+Shapes: N pictures, each (H, W), (H, W, 3) or (H, W, 4), uint8.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from medssl_monai.classify.class_balance import balanced_positions
+from medssl_monai.errors import LabelError
+from medssl_monai.labels.subsets import Unit, nested_subset
+from medssl_monai.store.dataset import SampleKey
+
+__all__ = ["PICTURES", "ImageData", "ImageDataset", "ImageFiles"]
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})  # endings of file names
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class ImageFiles(Sequence[Bytes]):
+    """Pictures on disk, read when asked for: grey (H, W) or colour (H, W, 3), uint8; transparency is dropped."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The picture at ``index``.
+
+        Raises:
+            LabelError: the file is no picture of 8 bits; the message gives its number, not its name.
+        """
+        try:
+            with Image.open(self.paths[index]) as picture:
+                if picture.mode.startswith(("I", "F")):
+                    raise LabelError(
+                        f"picture {index}: must have 8 bits a channel, found mode {picture.mode}; window it to 8 bits, "
+                        "or give DICOM or NIfTI with a label table"
+                    )
+                grey = picture.mode in {"L", "LA", "1"}
+                return np.asarray(picture.convert("L" if grey else "RGB"), dtype=np.uint8)
+        except OSError as error:
+            raise LabelError(f"picture {index}: cannot be read ({type(error).__name__}); fetch it again") from error
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """Pictures as items like those of `SliceDataset`.
+
+    ``image`` uint8 (3, H, W), ``label`` int (float32 (C,) of several labels), ``patient`` ("" where unknown),
+    ``series_id`` (``image-000012``), ``slice`` 0, ``index``, ``epoch``; then ``transform``.
+    """
+
+    def __init__(
+        self, data: "ImageData", positions: Sequence[int], transform: Callable[[dict[str, Any]], Any] | None = None
+    ) -> None:
+        self.data, self.positions, self.transform = data, list(positions), transform
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, key: int | SampleKey) -> Any:
+        epoch, index = key if isinstance(key, SampleKey) else (0, int(key))
+        place = self.positions[index]
+        picture = np.atleast_3d(self.data.images[place])[:, :, :3]
+        item = {
+            "image": torch.from_numpy(np.array(picture.transpose(2, 0, 1))).expand(3, -1, -1),
+            "label": self.data.label(place),
+            "patient": self.data.patients[place],
+            **dict(zip(("series_id", "slice"), self.data.key(place), strict=True)),
+            "index": index % len(self),
+            "epoch": int(epoch),
+        }
+        return item if self.transform is None else self.transform(item)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A published data set of labelled pictures.
+
+    Attributes:
+        name: of the data set.
+        classes: in the order of the network's outputs.
+        images: N pictures.
+        labels: (N,) class indices, or (N, C) float32 with 1 where a class holds, of which several may.
+        patients: per picture, "" where unknown.
+        splits: positions of the pictures of ``train``, ``validation`` and ``test``, in order.
+        statements: what is unknown or was chosen, as sentences.
+    """
+
+    name: str
+    classes: list[str]
+    images: Sequence[Bytes] | Bytes
+    labels: npt.NDArray[Any]
+    patients: Sequence[str]
+    splits: Mapping[str, Sequence[int]]
+    statements: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, labels and splits; the pixels take part through their number alone."""
+        digest = hashlib.sha256(f"{self.name} {self.classes} {len(self.images)}".encode())
+        digest.update(np.asarray(self.labels, dtype=np.int64).tobytes())  # several labels: noughts and ones
+        for split in sorted(self.splits):
+            digest.update(split.encode() + np.asarray(self.splits[split], dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
+    def key(self, place: int) -> tuple[str, int]:
+        """What a picture is called in predictions: a number, not its name, and slice 0."""
+        return f"image-{place:06d}", 0
+
+    def label(self, place: int) -> Any:
+        """Class index of a picture, or the vector (C,) of several labels."""
+        return int(self.labels[place]) if self.labels.ndim == 1 else self.labels[place]
+
+    def labels_of(self, split: str) -> list[Any]:
+        """Class index (several labels: vector) of each picture of a split, in the order of its dataset."""
+        return [self.label(i) for i in self.splits.get(split, ())]
+
+    def subset(self, fraction: float, *, unit: Unit = "slices", seed: int = 0) -> "ImageData":
+        """The same with a share of the training pictures, see `nested_subset`."""
+        train = list(self.splits["train"])
+        chosen = nested_subset(self.labels[train], [self.patients[i] for i in train], fraction, unit=unit, seed=seed)
+        return replace(self, splits={**self.splits, "train": [train[i] for i in chosen]})
+
+    def dataset(
+        self,
+        split: str,
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+        optional: bool = False,
+        balanced: bool = False,
+    ) -> Dataset[dict[str, Any]]:
+        """A split as a dataset.
+
+        Args:
+            split: train, validation or test.
+            transform: applied to each item.
+            optional: an empty split gives an empty dataset.
+            balanced: the pictures of rare classes come again until all classes are as common.
+
+        Raises:
+            LabelError: the split is empty and not optional.
+        """
+        positions = self.splits.get(split, ())
+        if balanced and len(positions):
+            positions = [positions[i] for i in balanced_positions(self.labels_of(split), len(self.classes))]
+        if len(positions):
+            return ImageDataset(self, positions, transform)
+        if not optional:
+            raise LabelError(f"{self.name}: the split {split!r} holds no picture; it has {', '.join(self.splits)}")
+        return cast("Dataset[dict[str, Any]]", [])

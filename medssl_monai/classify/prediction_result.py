@@ -1,0 +1,201 @@
+"""The answer of a classifier: slices and studies with probabilities, what was flagged instead, what was left out.
+
+A study is here a series of a store. A slice whose distance to the training slices exceeds the run's threshold is
+flagged, and no class is named for it; a study is flagged where more than half of its slices are.
+
+Shapes: N slices, C classes.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medssl_monai.atomic import write_json, write_text
+from medssl_monai.classify.confidence import Confidence
+from medssl_monai.statistics.temperature import at_temperature
+
+__all__ = ["FLAG", "PredictionResult"]
+
+Floats = npt.NDArray[np.floating[Any]]
+
+FLAG = "out_of_distribution"
+POOLING = {
+    "multiclass": "mean over the slices that are not flagged (over all, where the study is flagged)",
+    "multilabel": "largest over the slices that are not flagged (over all, where the study is flagged)",
+}
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """One row a slice.
+
+    Attributes:
+        classes: C names.
+        probabilities: (N, C) at the run's temperature.
+        series: pseudonym of the series per slice.
+        slices: number of the slice in its series, from 0 = most inferior.
+        patients: pseudonym per slice.
+        confidence: the run's.
+        scores: (N,) distances to the training slices; None where the run has no reference.
+        left_out: what was not classified, see `prediction_input.left_out_entry`.
+        task: ``multiclass``, or ``multilabel`` where several classes may hold at once.
+        thresholds: (C,) of ``multilabel``: from which of the network's own probabilities a class is named, as in an
+            evaluation.
+        names: of sources by series, where the user asked for them.
+        own: (N, C) the network's own probabilities, before the temperature; None where ``probabilities`` are.
+    """
+
+    classes: Sequence[str]
+    probabilities: Floats
+    series: Sequence[str]
+    slices: Sequence[int]
+    patients: Sequence[str]
+    confidence: Confidence
+    scores: Floats | None = None
+    left_out: Sequence[Mapping[str, Any]] = ()
+    task: str = "multiclass"
+    thresholds: Sequence[float] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    own: Floats | None = None
+
+    @property
+    def threshold(self) -> float | None:
+        """Distance above which a slice is flagged; None where the run has no reference."""
+        reference = self.confidence.reference
+        return None if reference is None or self.scores is None else reference.threshold
+
+    @cached_property
+    def flagged(self) -> npt.NDArray[np.bool_]:
+        """(N,) slices that are unlike those of training."""
+        if self.threshold is None or self.scores is None:
+            return np.zeros(len(self.series), dtype=bool)
+        return np.asarray(self.scores > self.threshold)
+
+    @property
+    def label_thresholds(self) -> list[float]:
+        """`thresholds` at the run's temperature: from which of the probabilities given here a class is named."""
+        if self.own is None:
+            return list(self.thresholds)
+        cuts = at_temperature(np.asarray(self.thresholds), self.confidence.temperature, self.task)
+        return [float(cut) for cut in cuts]
+
+    def named(self, rows: Sequence[int]) -> str:
+        """The class of slices together; of several labels those that hold in any of them, with ``|`` between them."""
+        if self.task != "multilabel":
+            return self.classes[int(self._mean(rows).argmax())]
+        # A low temperature makes 1 of much that is not: only the network's own probabilities tell it from a threshold.
+        most = (self.probabilities if self.own is None else self.own)[rows].max(axis=0)
+        return "|".join(name for name, p, cut in zip(self.classes, most, self.thresholds, strict=True) if p >= cut)
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Rows by series and slice."""
+        return sorted(range(len(self.series)), key=lambda i: (self.series[i], self.slices[i]))
+
+    def slice_rows(self) -> list[dict[str, Any]]:
+        """JSON-ready, one a slice."""
+        return [
+            {
+                "series_id": self.series[i],
+                "slice": self.slices[i],
+                "patient": self.patients[i],
+                "predicted": None if self.flagged[i] else self.named([i]),
+                "probabilities": self._shares(self.probabilities[i]),
+                "flag": FLAG if self.flagged[i] else None,
+                "score": None if self.scores is None else round(float(self.scores[i]), 4),
+                "threshold": None if self.threshold is None else round(self.threshold, 4),
+            }
+            for i in self.order
+        ]
+
+    def rows_of(self, series: str) -> list[int]:
+        """Rows of a series, by slice."""
+        return [i for i in self.order if self.series[i] == series]
+
+    @cached_property
+    def studies(self) -> list[dict[str, Any]]:
+        """JSON-ready, one a series."""
+        rows: dict[str, list[int]] = {}
+        for i in self.order:
+            rows.setdefault(self.series[i], []).append(i)
+        return [self._study(series, mine) for series, mine in rows.items()]
+
+    def _study(self, series: str, rows: list[int]) -> dict[str, Any]:
+        flags = self.flagged[rows]
+        flagged = bool(flags.mean() > 0.5)
+        used = [i for i in rows if flagged or not self.flagged[i]]
+        pooled = self.probabilities[used].max(axis=0) if self.task == "multilabel" else self._mean(used)
+        named = {"source": self.names[series]} if series in self.names else {}
+        return {
+            "series_id": series,
+            "patient": self.patients[rows[0]],
+            **named,
+            "slices": len(rows),
+            "pooling": "max" if self.task == "multilabel" else "mean",
+            "pooled_slices": len(used),
+            "predicted": None if flagged else self.named(used),
+            "probabilities": self._shares(pooled),
+            "flag": FLAG if flagged else None,
+            "flagged_slices": int(flags.sum()),
+            "score": None if self.scores is None else round(float(np.median(self.scores[rows])), 4),
+            "threshold": None if self.threshold is None else round(self.threshold, 4),
+        }
+
+    def _mean(self, rows: Sequence[int]) -> Floats:
+        return np.asarray(self.probabilities[rows].mean(axis=0))
+
+    def _shares(self, probability: Floats) -> dict[str, float]:
+        return {name: round(float(p), 6) for name, p in zip(self.classes, probability, strict=True)}
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as ``prediction.json`` holds it."""
+        return {
+            "task": self.task,
+            "classes": list(self.classes),
+            **(self._label_thresholds() if self.task == "multilabel" else {}),
+            **self.confidence.describe(),
+            "pooling": POOLING[self.task],
+            "studies": self.studies,
+            "slices": self.slice_rows(),
+            "left_out": [dict(one) for one in self.left_out],
+        }
+
+    def _label_thresholds(self) -> dict[str, list[float]]:
+        return {"label_thresholds": self.label_thresholds, "label_thresholds_as_set": list(self.thresholds)}
+
+    def write(self, folder: Path) -> None:
+        """``prediction.json``; the same as ``predictions.csv`` (slices), ``studies.csv`` and ``studies.json``,
+        ``left_out.csv``."""
+        write_json(folder / "prediction.json", self.as_json())
+        write_json(folder / "studies.json", self.studies)
+        write_text(folder / "predictions.csv", self._table(self.slice_rows()))
+        write_text(folder / "studies.csv", self._table(self.studies))
+        keys = ["kind", "series_id", "source_id", "modality", "files", "reason", "detail"]
+        write_text(folder / "left_out.csv", _csv(keys, [[one.get(key, "") for key in keys] for one in self.left_out]))
+
+    def _table(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Rows with a column a class instead of the dictionary, and the temperature."""
+        plain = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "probabilities"]
+        cells = []
+        for row in rows:
+            none_holds = self.task == "multilabel" and row["predicted"] == ""  # as in a label table: "|"
+            values = {**row, "predicted": "|" if none_holds else row["predicted"]}
+            shares = [f"{p:.6f}" for p in row["probabilities"].values()]
+            texts = ["" if values.get(key) is None else values[key] for key in plain]
+            cells.append([*texts, f"{self.confidence.temperature:.4f}", *shares])
+        return _csv([*plain, "temperature", *(f"p_{name}" for name in self.classes)], cells)
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

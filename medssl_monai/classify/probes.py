@@ -1,0 +1,135 @@
+"""What frozen features tell of labels: nearest neighbours and a linear classifier, judged on patients left out.
+
+Where there are no labels, ingestion knows some for free: plane, kernel, body part, place of the slice in its series.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+
+from medssl_monai.classify.baselines import linear_probe
+from medssl_monai.errors import LabelError
+from medssl_monai.labels.table import read_labels, resolve
+from medssl_monai.statistics.metrics import balanced_accuracy
+from medssl_monai.store.pseudonyms import load_key
+from medssl_monai.store.reader import SliceStore
+
+__all__ = ["free_labels", "labelled_rows", "nearest_votes", "probe", "probe_linearly"]
+
+NEIGHBOURS = 5
+
+FREE_COLUMNS = ("plane", "kernel", "body_part")
+QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
+
+
+def free_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Label names of each slice that the index gives for nothing; only columns that hold at least two values.
+
+    ``place`` is the quarter of its series in which a slice lies, from the lowest.
+    """
+    last: dict[str, int] = {}
+    for row in rows:
+        last[row["series_id"]] = max(last.get(row["series_id"], 0), row["slice"])
+    labels = {
+        column: [str(row.get(column) or "unknown") for row in rows]
+        for column in FREE_COLUMNS
+        if len({row.get(column) for row in rows if row.get(column)}) > 1
+    }
+    labels["place"] = [QUARTERS[min(3, 4 * row["slice"] // (last[row["series_id"]] + 1))] for row in rows]
+    return labels
+
+
+def labelled_rows(
+    labels: str | Path | None, store: SliceStore, key: bytes | None = None
+) -> list[dict[str, Any]] | None:
+    """The training rows of a label table (all rows where it has no split) that a store holds; None for no table.
+
+    Raises:
+        LabelError: the table does not fit the store, see `resolve`; or none of its rows is for training.
+    """
+    if labels is None:
+        return None
+    table = read_labels(Path(labels))
+    rows = resolve(table, store, key or load_key(), split="train" if table.has_split else None)
+    if not rows:
+        raise LabelError(f"{labels}: no row of the split 'train' to probe; fill the column 'split' with it")
+    return rows
+
+
+def probe(
+    features: npt.NDArray[np.floating[Any]], labels: Sequence[str], patients: Sequence[str], *, folds: int = 3
+) -> dict[str, Any]:
+    """Balanced accuracy of a kNN (cosine, k = 5) and of a logistic regression on standardised features.
+
+    Args:
+        features: (N, D).
+        labels: name per slice, two or more different ones.
+        patients: per slice; no patient is on both sides of a fold.
+        folds: at most; fewer where there are fewer patients.
+
+    Returns:
+        ``knn``, ``linear``, ``chance`` (one over the number of classes), and ``left_out``: ``patients``, or ``slices``
+        where patients cannot be left out because there is one alone, or a class would be missing.
+    """
+    _, truth = np.unique(np.asarray(labels), return_inverse=True)
+    splits, left_out = _splits(truth, np.asarray(patients), folds)
+    knn = make_pipeline(Normalizer(), KNeighborsClassifier(n_neighbors=5))
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    result: dict[str, Any] = {}
+    for name, model in (("knn", knn), ("linear", linear)):
+        predicted = np.empty_like(truth)
+        for train, test in splits:
+            predicted[test] = model.fit(features[train], truth[train]).predict(features[test])
+        result[name] = balanced_accuracy(truth, predicted)
+    return {**result, "chance": 1 / len(np.unique(truth)), "left_out": left_out}
+
+
+def _splits(
+    truth: npt.NDArray[np.integer[Any]], patients: npt.NDArray[np.str_], folds: int
+) -> tuple[list[tuple[Any, Any]], str]:
+    groups = len(np.unique(patients))
+    if groups > 1:
+        splits = list(GroupKFold(min(folds, groups)).split(truth, truth, patients))
+        if all(len(np.unique(truth[train])) == len(np.unique(truth)) for train, _ in splits):
+            return splits, "patients"
+    smallest = int(np.bincount(truth).min())
+    return list(StratifiedKFold(max(2, min(folds, smallest))).split(truth, truth)), "slices"
+
+
+def probe_linearly(
+    train: npt.NDArray[np.floating[Any]], labels: npt.NDArray[Any], test: npt.NDArray[np.floating[Any]], classes: int
+) -> npt.NDArray[np.floating[Any]]:
+    """Probabilities (N, C) of a logistic regression on standardised features; of several labels one for each.
+
+    Args:
+        train: (M, D) features that are learned from.
+        labels: (M,) class indices, or (M, C) with 1 where a label holds.
+        test: (N, D) features that are judged.
+        classes: C.
+    """
+    if labels.ndim == 1:
+        return linear_probe(train, labels.tolist(), test, classes)
+    columns = []
+    for held in labels.astype(int).T:
+        if held.min() == held.max():  # nothing to tell apart: the answer is the one that was seen
+            columns.append(np.full(len(test), float(held[0])))
+        else:
+            columns.append(linear_probe(train, held.tolist(), test, 2)[:, 1])
+    return np.stack(columns, axis=1)
+
+
+def nearest_votes(
+    train: npt.NDArray[np.floating[Any]], labels: npt.NDArray[Any], test: npt.NDArray[np.floating[Any]], classes: int
+) -> npt.NDArray[np.floating[Any]]:
+    """Votes (N, C) of the five nearest by cosine, weighted by nearness; arguments as of `probe_linearly`."""
+    held = labels if labels.ndim == 2 else labels[:, None] == np.arange(classes)
+    model = make_pipeline(Normalizer(), KNeighborsRegressor(min(NEIGHBOURS, len(labels)), weights="distance"))
+    return np.asarray(model.fit(train, held.astype(np.float64)).predict(test))

@@ -1,0 +1,215 @@
+"""Cases like a given one: the nearest slices and series of a store by an encoder's features.
+
+Features of a store are computed once and kept: the table of `handlers.feature_table`, under a name made of the store's,
+the encoder's and the view's fingerprints. Nearness is the cosine of the angle between two slices' features.
+
+Shapes: N slices, D features.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from medssl_monai.atomic import write_atomically
+from medssl_monai.checkpoints.load import load_encoder, preprocessing_for, put_into_resnet
+from medssl_monai.classify.baselines import encoder_features
+from medssl_monai.classify.heat_maps import windowed_slice
+from medssl_monai.errors import CheckpointError, InputError, NoImagesError
+from medssl_monai.handlers.feature_table import write_features
+from medssl_monai.ingest.open_store import cache_root
+from medssl_monai.networks.resnet import resnet_encoder
+from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.reader import SliceStore
+from medssl_monai.store.schema import Filters
+from medssl_monai.transforms import LabelledViewd
+
+__all__ = ["Embedder", "Match", "SliceFeatures", "draw_matches", "nearest_series", "nearest_slices", "store_features"]
+
+Floats = npt.NDArray[np.floating[Any]]
+
+SEARCHED: Filters = [["modality", "==", "CT"], ["plane", "==", "axial"], ["body_fraction", ">", 0.05]]
+
+
+@dataclass(frozen=True)
+class SliceFeatures:
+    """Features (N, D) of unit length, and of each slice its series, number and patient: pseudonyms all."""
+
+    features: Floats
+    series: Sequence[str]
+    slices: Sequence[int]
+    patients: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A slice found, or a series by its best slice; ``likeness`` is a cosine, 1 for the same."""
+
+    series_id: str
+    slice: int
+    patient: str
+    likeness: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "likeness": round(self.likeness, 6)}
+
+
+class Embedder:
+    """An encoder with the view that it was trained on.
+
+    Args:
+        weights: a run's folder or a file, as `load_encoder` takes it; the window is read from it, else ``wide``.
+        image_size: side of the view in pixels; None takes the run's, else 224.
+
+    Raises:
+        CheckpointError: the weights are no encoder.
+    """
+
+    def __init__(self, weights: Path, image_size: int | None = None) -> None:
+        state, report = load_encoder(weights)
+        self.encoder = resnet_encoder(report.arch)
+        put_into_resnet(self.encoder, state, report)
+        known = preprocessing_for(weights, default={"window": "wide", "mean": 0.25, "std": 0.25})
+        if known.window is None or known.mean is None or known.std is None:  # the default above fills all three
+            raise CheckpointError(f"{weights}: records no window, mean and std; export it again from its run")
+        self.window = known.window
+        self.image_size = image_size or _size_of(weights) or 224
+        self.view = LabelledViewd(
+            "image", image_size=self.image_size, window=known.window, mean=known.mean, std=known.std, augment=False
+        )
+        about = [report.fingerprint, self.image_size, repr((known.window, known.mean, known.std))]
+        self.fingerprint = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+    def embed(self, store: SliceStore, rows: Sequence[Mapping[str, Any]]) -> Floats:
+        """(N, D) of slices of a store."""
+        return encoder_features(self.encoder, SliceDataset(store, rows=rows, transform=self.view))
+
+
+def _size_of(weights: Path) -> int | None:
+    record = weights / "run.json"
+    if not record.is_file():
+        return None
+    size = json.loads(record.read_text(encoding="utf-8"))["settings"].get("image_size")
+    return size if isinstance(size, int) else None
+
+
+def store_features(
+    store: SliceStore, embedder: Embedder, *, filters: Filters = SEARCHED, folder: Path | None = None
+) -> SliceFeatures:
+    """Features of the store's slices that pass, from the table kept of them where there is one.
+
+    Args:
+        store: what is searched.
+        embedder: of the query, too.
+        filters: which slices.
+        folder: where tables are kept; None is the user's cache.
+
+    Raises:
+        NoImagesError: no slice passes.
+    """
+    rows = store.select(filters)
+    if not rows:
+        raise NoImagesError(f"store {store.path}: holds no axial CT slice with a body to search; ingest some")
+    name = hashlib.sha256(json.dumps([store.fingerprint, embedder.fingerprint, repr(filters)]).encode()).hexdigest()
+    path = (folder or cache_root().parent / "features") / name[:16] / "features.parquet"
+    if not path.is_file():
+        features = embedder.embed(store, rows)
+        write_features(path, [{**row, "features": one} for row, one in zip(rows, features, strict=True)])
+    table = pq.read_table(path).to_pydict()
+    return SliceFeatures(
+        _unit(np.asarray(table["features"], dtype=np.float32)), table["series_id"], table["slice"], table["patient"]
+    )
+
+
+def nearest_slices(
+    query: Floats, among: SliceFeatures, count: int = 8, *, without: str = "", one_per_series: bool = True
+) -> list[Match]:
+    """The nearest slices of a slice.
+
+    Args:
+        query: (D,).
+        among: what is searched.
+        count: at most.
+        without: a patient that is not shown, that of the query.
+        one_per_series: of each series its nearest slice alone; its neighbours say nothing new.
+    """
+    likeness = among.features @ _unit(query[None])[0]
+    found: list[Match] = []
+    seen: set[str] = set()
+    for i in np.argsort(-likeness, kind="stable").tolist():
+        if len(found) == count:
+            break
+        if (without and among.patients[i] == without) or (one_per_series and among.series[i] in seen):
+            continue
+        seen.add(among.series[i])
+        found.append(Match(among.series[i], among.slices[i], among.patients[i], float(likeness[i])))
+    return found
+
+
+def nearest_series(query: Floats, among: SliceFeatures, count: int = 8, *, without: str = "") -> list[Match]:
+    """The nearest series of a series (M, D): by the mean over its slices of the likeness to the best slice there.
+
+    The slice told is the one that is most like any slice of the query.
+    """
+    likeness = _unit(query) @ among.features.T
+    owners = np.asarray(among.series)
+    found = []
+    for series in np.unique(owners):
+        mine = np.flatnonzero(owners == series)
+        if without and among.patients[int(mine[0])] == without:
+            continue
+        best = int(mine[likeness[:, mine].max(axis=0).argmax()])
+        mean = float(likeness[:, mine].max(axis=1).mean())
+        found.append(Match(str(series), among.slices[best], among.patients[best], mean))
+    return sorted(found, key=lambda match: -match.likeness)[:count]
+
+
+def draw_matches(
+    query: tuple[SliceStore, str, int], store: SliceStore, matches: Sequence[Match], window: Any, path: Path
+) -> None:
+    """Draw the query and what was found, each with its id, slice and likeness.
+
+    Args:
+        query: store, series id and slice.
+        store: of what was found.
+        matches: one or more.
+        window: what is shown, see `windowed_slice`.
+        path: PNG to write.
+
+    Raises:
+        InputError: nothing was found.
+    """
+    if not matches:
+        raise InputError(
+            "similar: nothing is left to show, for all slices are of the query's patient; use --same-patient"
+        )
+    tiles = [(query[0], query[1], query[2], "the query"), *((store, m.series_id, m.slice, "") for m in matches)]
+    columns = min(5, len(tiles))
+    rows = -(-len(tiles) // columns)
+    figure = Figure(figsize=(2.6 * columns, 3.1 * rows + 0.5), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    shown = ""
+    for number, (panel, (owner, series, place, title)) in enumerate(zip(panels, tiles, strict=False)):
+        row = owner.select([["series_id", "==", series], ["slice", "==", place]])[0]
+        picture, shown = windowed_slice(owner.read(series, place), window, row["window_level"], row["window_width"])
+        aspect = (row["spacing_row_mm"] or 1) / (row["spacing_column_mm"] or 1)
+        panel.imshow(picture, cmap="gray", vmin=0, vmax=1, aspect=aspect)
+        likeness = title or f"{number}. likeness {matches[number - 1].likeness:.3f}"
+        panel.set_title(f"{likeness}\n{series}\nslice {place}", fontsize=8, fontweight="bold" if title else "normal")
+    for panel in panels:
+        panel.set_axis_off()
+    figure.suptitle(f"Cases like the query ({shown}; likeness 1 is the same)", fontsize=10)
+    write_atomically(path, lambda p: figure.savefig(p, dpi=110))
+
+
+def _unit(features: Floats) -> Floats:
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(length, 1e-12))

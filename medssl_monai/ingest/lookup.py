@@ -1,0 +1,88 @@
+"""Finds the series of a store that a name stands for: a series id, a SeriesInstanceUID, or a path."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medssl_monai.errors import LabelError, StoreError
+from medssl_monai.ingest.dicom.instance import read_frames, sniff_dicom
+from medssl_monai.ingest.dicom.stacks import series_uid
+from medssl_monai.ingest.scan import find_files, volume_series_id
+from medssl_monai.ingest.volumes.digest import file_digest
+from medssl_monai.ingest.volumes.pictures import is_picture_file
+from medssl_monai.ingest.volumes.read import is_volume_file
+from medssl_monai.store.pseudonyms import key_check, load_key, pseudonym, source_id
+from medssl_monai.store.verdicts import RejectedError
+
+if TYPE_CHECKING:
+    from medssl_monai.store.reader import SliceStore
+
+__all__ = ["resolve"]
+
+
+def resolve(store: SliceStore, source: str | Path, key: bytes | None = None) -> str:
+    """The series id that `source` stands for; see `SliceStore.resolve`."""
+    known = set(store.series_ids)
+    if str(source) in known:
+        return str(source)
+    key = load_key() if key is None else key
+    if key_check(key) != store.description["key_check"]:
+        raise StoreError(
+            f"store {store.path}: {source!s} cannot be looked up, because its pseudonyms were made with another key; "
+            "give that key (`--key FILE` or MEDSSL_KEY), or name a series id"
+        )
+    path = Path(source)
+    # Members of archives have paths that exist only in the store.
+    if path.exists() or source_id(key, path) in store.series_by_source:
+        candidates = _by_path(store, path, key, known)
+    elif re.fullmatch(r"[0-9.]+", str(source)):
+        candidates = _by_uid(str(source), key, known)
+    else:
+        raise LabelError(
+            f"source {source}: is neither a path that exists, nor a SeriesInstanceUID, nor a series of store "
+            f"{store.path}; correct the name (a relative path starts at the current folder)"
+        )
+    if len(candidates) == 1:
+        return candidates.pop()
+    if not candidates:
+        raise LabelError(f"source {source}: is not in store {store.path}; ingest it, or correct the name")
+    raise LabelError(
+        f"source {source}: stands for {len(candidates)} series of store {store.path} "
+        f"({', '.join(sorted(candidates)[:5])}); name one of these ids, a SeriesInstanceUID or a single file"
+    )
+
+
+def _by_uid(uid: str, key: bytes, known: set[str]) -> set[str]:
+    base = pseudonym(key, "series", uid)
+    return {series_id for series_id in known if series_id.partition("-")[0] == base}
+
+
+def _by_path(store: SliceStore, path: Path, key: bytes, known: set[str]) -> set[str]:
+    """By the paths as ingested, of all series that lie there as a whole; else, for what was moved, by content."""
+    candidates = set(store.series_by_source.get(source_id(key, path), ()))
+    if not path.is_dir():
+        return candidates or (_by_file(store, path, key, known) if path.exists() else set())
+    files = find_files([path])
+    places = {place for file in files for place in (file, *file.parents) if path in place.parents}
+    for place in places:
+        candidates |= store.series_by_source.get(source_id(key, place), set())
+    return candidates or {found for file in files for found in _by_file(store, file, key, known)}
+
+
+def _by_file(store: SliceStore, file: Path, key: bytes, known: set[str]) -> set[str]:
+    try:
+        if is_volume_file(file) or is_picture_file(file):
+            return {volume_series_id(key, file_digest(file))} & known
+        with file.open("rb") as opened:
+            if not sniff_dicom(opened.read(132)):
+                return set()
+        instances = read_frames(file)
+    except (OSError, RejectedError):
+        return set()
+    candidates = _by_uid(series_uid(instances[0]), key, known)
+    if len(candidates) < 2:
+        return candidates
+    images = {pseudonym(key, "instance", instance.identity) for instance in instances}
+    return {series_id for series_id in candidates if images & set(store.note(series_id).instances)}

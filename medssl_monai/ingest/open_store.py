@@ -1,0 +1,81 @@
+"""Data given as a store or as clinical files: the latter are ingested once, into a cache."""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from medssl_monai.errors import BusyStoreError, InputError
+from medssl_monai.ingest.dicom.modalities import checked_modality
+from medssl_monai.ingest.pipeline import ingest
+from medssl_monai.store.reader import SliceStore
+from medssl_monai.store.schema import SCHEMA_VERSION
+
+__all__ = ["cache_root", "cached_store_path", "open_store"]
+
+WAIT_SECONDS = 0.5
+
+logger = logging.getLogger(__name__)
+
+
+def cache_root() -> Path:
+    """``$XDG_CACHE_HOME/medssl-monai/stores`` or ``~/.cache/medssl-monai/stores``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "medssl-monai" / "stores"
+
+
+def cached_store_path(
+    sources: Sequence[Path], cache_dir: str | Path | None = None, modality: str | None = "CT"
+) -> Path:
+    """Where the store of these files and folders is kept.
+
+    The schema is part of the name: what an older version of this program cached is made anew, not refused.
+    """
+    names = "\n".join((*sorted(str(s.resolve()) for s in sources), str(modality), f"schema {SCHEMA_VERSION}"))
+    folder = Path(cache_dir) if cache_dir is not None else cache_root()
+    return folder / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def open_store(
+    data: str | Path | Sequence[Path],
+    *,
+    modality: str | None = "CT",
+    cache_dir: str | Path | None = None,
+    key: bytes | None = None,
+    workers: int = 1,
+) -> SliceStore:
+    """The store at ``data``, or one made from the files there.
+
+    A folder (or list of files and folders) of DICOM, NIfTI and the like is ingested into ``cache_dir``. Ingestion
+    adds nothing the second time, so that later calls only look for new files; while another run does it, this
+    waits. The cache holds pixels under pseudonyms, and what the files hold now: of what was removed or changed since,
+    nothing is kept, and a process that still reads it from there is told so by an error.
+
+    Args:
+        data: a store, or what `ingest` takes.
+        modality: what is ingested.
+        cache_dir: folder of such stores; by default `cache_root`.
+        key: of the pseudonyms; by default the user's own.
+        workers: processes that ingest.
+
+    Raises:
+        InputError: there is nothing at ``data``; DICOM knows no such modality.
+        NoImagesError: nothing there is of the modality.
+    """
+    sources = [Path(data)] if isinstance(data, (str, Path)) else [Path(p) for p in data]
+    for source in sources:
+        if not source.exists():
+            raise InputError(f"{source} does not exist; give a slice store, or a folder of DICOM or NIfTI files")
+    if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
+        return SliceStore(sources[0])
+    modality = None if modality is None else checked_modality(modality)
+    out = cached_store_path(sources, cache_dir, modality)
+    while True:
+        try:
+            ingest(sources, out, key=key, modality=modality, workers=workers, exact=True)
+            return SliceStore(out)
+        except BusyStoreError:  # a run on the same files, or another process of this one, makes the very store
+            logger.info("waiting for another run that ingests the same files")
+            time.sleep(WAIT_SECONDS)

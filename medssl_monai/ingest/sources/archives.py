@@ -1,0 +1,290 @@
+"""Archives (zip, tar, tar.gz) read as folders: members are streamed to a private folder for the time of a run.
+
+A member stands at `ARCHIVE/member/name`, as if the archive were a folder. Members that point outside the archive
+(absolute names, `..`), links, devices, encrypted and broken members are refused one by one; an archive beyond the
+limits is refused whole. Archives within archives are read alike, and count towards the limits of the outermost.
+
+The folder is one of the store's rather than of TMPDIR: there is as much room as images need, where TMPDIR may be
+memory, and processes on other machines see it.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from medssl_monai.errors import InputError
+from medssl_monai.ingest.sources.paths import SourceFile, SourceFiles
+from medssl_monai.store.disk import disk_refused, writing
+from medssl_monai.store.verdicts import Reason, RejectedError
+
+__all__ = ["ARCHIVE_SUFFIXES", "ArchiveLimits", "RefusedFile", "is_archive", "unpacked"]
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+BLOCK_BYTES = 1 << 20
+
+ZIP_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 96: "JPEG", 98: "PPMd", 99: "AES"}
+"""Ways to compress that Python does not know (APPNOTE.TXT 4.4.5)."""
+
+NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
+"""What a file system says of a name; anything else is the disk's."""
+
+
+class RefusedFile(NamedTuple):
+    """A file that is not read; with a reason and a sentence."""
+
+    path: Path
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """What one archive may hold, those within it included; beyond any of these it is refused whole.
+
+    Attributes:
+        members: entries.
+        unpacked_bytes: of all members.
+        ratio: unpacked bytes for each byte of the archive, once `ratio_from_bytes` are exceeded (CT compresses to a
+            third at best; a bomb has 1,000 and more).
+        depth: archives within one another, the outermost included.
+    """
+
+    members: int = 500_000
+    unpacked_bytes: int = 256 * 2**30
+    ratio: float = 200.0
+    ratio_from_bytes: int = 256 * 2**20
+    depth: int = 4
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is that of an archive."""
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+@contextmanager
+def unpacked(
+    files: Iterable[Path], folder: Path, limits: ArchiveLimits | None = None
+) -> Iterator[tuple[SourceFiles, list[RefusedFile]]]:
+    """All files, members of archives instead of the archives; and what was refused of them.
+
+    Args:
+        files: as found.
+        folder: where members are kept meanwhile; made where there are archives, and removed at the end.
+        limits: see `ArchiveLimits`.
+
+    Raises:
+        InputError: the disk refuses to take the members.
+    """
+    taken = SourceFiles()
+    refused: list[RefusedFile] = []
+    try:
+        for number, path in enumerate(files):
+            if not is_archive(path):
+                taken.add(SourceFile(path, path))
+                continue
+            with writing(folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            run = _Unpacking(limits or ArchiveLimits(), _size(path), folder / str(number))
+            try:
+                run.unpack(SourceFile(path, path), 1)
+            except RejectedError as rejection:
+                shutil.rmtree(run.folder, ignore_errors=True)
+                refused.append(RefusedFile(path, rejection.reason, rejection.detail))
+                continue
+            for file in sorted(run.taken):
+                taken.add(file)
+            refused += run.refused
+        del files  # `taken` names them all again
+        yield taken, refused
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+class _Member(NamedTuple):
+    """One entry of an archive: a folder, a file with its content, or what is neither followed nor read, and why."""
+
+    name: str
+    refusal: str = ""
+    damage: str = ""
+    is_folder: bool = False
+    stream: IO[bytes] | None = None
+
+
+@dataclass
+class _Unpacking:
+    """One outermost archive on its way to a folder."""
+
+    limits: ArchiveLimits
+    packed_bytes: int
+    folder: Path
+    members: int = 0
+    unpacked_bytes: int = 0
+    taken: list[SourceFile] = field(default_factory=list)
+    refused: list[RefusedFile] = field(default_factory=list)
+
+    def unpack(self, archive: SourceFile, depth: int) -> None:
+        """Unpacks an archive and those within it; a broken one keeps what could be read of it.
+
+        Raises:
+            RejectedError: the outermost archive is beyond the limits.
+            InputError: the disk refuses to take the members.
+        """
+        if depth > self.limits.depth:
+            raise _beyond(f"archives lie {depth} deep within one another, the limit is {self.limits.depth}")
+        home = self.folder / f"{len(self.taken) + len(self.refused)}-{depth}"
+        nested: list[SourceFile] = []
+        before = self.members
+        try:
+            for member in _members(archive.content):
+                self._count_member()
+                if member.is_folder:
+                    continue
+                self._take(member, archive, home, nested)
+        except InputError:
+            raise
+        except Exception as error:  # zipfile, tarfile, zlib and lzma each have errors of their own
+            what = "is an archive that cannot be read to its end" if self.members > before else "cannot be opened"
+            met = f"{self.members - before} of its members were met"
+            why = "correct its permissions" if isinstance(error, PermissionError) else "truncated or damaged"
+            self._refuse(archive.path, Reason.UNREADABLE, f"{what} ({type(error).__name__}; {met}): {why}")
+        for inner in nested:
+            self.unpack(inner, depth + 1)
+            inner.content.unlink(missing_ok=True)
+
+    def _take(self, member: _Member, archive: SourceFile, home: Path, nested: list[SourceFile]) -> None:
+        why = member.refusal or _hostile(member.name)
+        if why:
+            # A hostile name is not repeated: the place is told by its number.
+            place = archive.path / f"refused member {self.members}"
+            self._refuse(place, Reason.HOSTILE_MEMBER, why)
+            return
+        name = PurePosixPath(member.name.replace("\\", "/"))
+        path, content = archive.path / name, home / name
+        if member.stream is None:
+            self._refuse(path, Reason.UNREADABLE, member.damage)
+            return
+        try:
+            content.parent.mkdir(parents=True, exist_ok=True)
+            target = content.open("xb")
+        except FileExistsError:
+            self._refuse(path, Reason.DUPLICATE, "has the name of another member of its archive")
+            return
+        except OSError as error:
+            if error.errno not in NAME_ERRORS:
+                raise disk_refused(self.folder, error) from error
+            what = f"cannot be unpacked ({type(error).__name__}): its name is too long, or that of a folder"
+            self._refuse(path, Reason.UNREADABLE, what)
+            return
+        with writing(self.folder), target:
+            damage = self._copy(member.stream, target)
+        if damage:
+            content.unlink()
+            self._refuse(path, Reason.UNREADABLE, damage)
+            return
+        (nested if is_archive(content) else self.taken).append(SourceFile(path, content))
+
+    def _copy(self, stream: IO[bytes], target: IO[bytes]) -> str:
+        """Copies a member; tells what is wrong with it. Only an error of reading is that: others are the disk's."""
+        while True:
+            try:
+                block = stream.read(BLOCK_BYTES)
+            except Exception as error:
+                return _damaged(error)
+            if not block:
+                return ""
+            self.unpacked_bytes += len(block)
+            if self.unpacked_bytes > self.limits.unpacked_bytes:
+                raise _beyond(f"it unpacks to more than {self.limits.unpacked_bytes} bytes, which is the limit")
+            allowed = max(self.limits.ratio * self.packed_bytes, self.limits.ratio_from_bytes)
+            if self.unpacked_bytes > allowed:
+                raise _beyond(f"it unpacks to more than {self.limits.ratio:g} times its size, as bombs do")
+            target.write(block)
+
+    def _count_member(self) -> None:
+        self.members += 1
+        if self.members > self.limits.members:
+            raise _beyond(f"it has more than {self.limits.members} members, which is the limit")
+
+    def _refuse(self, path: Path, reason: Reason, detail: str) -> None:
+        self.refused.append(RefusedFile(path, reason, detail))
+
+
+def _beyond(why: str) -> RejectedError:
+    return RejectedError(Reason.ARCHIVE_LIMIT, f"is an archive beyond the limits: {why}; unpack it by hand")
+
+
+def _hostile(name: str) -> str:
+    """Why a name may not be followed; empty where it may."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if not parts or "\0" in name:
+        return "has no usable name"
+    if parts[0] == "/" or parts[0].endswith(":"):
+        return "has an absolute name"
+    return "has a name that leads out of the archive" if ".." in parts else ""
+
+
+def _damaged(error: Exception) -> str:
+    return f"cannot be unpacked ({type(error).__name__}): truncated or damaged"
+
+
+def _members(path: Path) -> Iterator[_Member]:
+    """The members in the archive's order; each stream is good until the next is asked for."""
+    if path.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                yield from _zip_member(archive, entry)
+    else:
+        # "r|*" reads the file once from front to end, without looking back.
+        with tarfile.open(path, "r|*", tarinfo=_Header) as tar:
+            for item in tar:
+                refusal = "" if item.isfile() or item.isdir() else "is a link or a device, which is not followed"
+                stream = tar.extractfile(item) if item.isfile() else None
+                yield _Member(item.name, refusal, is_folder=item.isdir(), stream=stream)
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar; a broken one is an error, where `tarfile` would take it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("broken header") from error
+
+
+def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[_Member]:
+    kind = (entry.external_attr >> 16) & 0o170000
+    if entry.is_dir() or kind not in (0, 0o100000):
+        refusal = "" if entry.is_dir() else "is a link or a device, which is not followed"
+        yield _Member(entry.filename, refusal, is_folder=entry.is_dir())
+        return
+    if entry.flag_bits & 1:
+        yield _Member(entry.filename, "is encrypted; unpack it by hand")
+        return
+    try:
+        stream = archive.open(entry)
+    except NotImplementedError:
+        method = ZIP_METHODS.get(entry.compress_type, f"method {entry.compress_type}")
+        yield _Member(entry.filename, damage=f"is compressed by {method}, which is not supported; unpack it by hand")
+    except Exception as error:  # a broken header says nothing about the members that follow
+        yield _Member(entry.filename, damage=_damaged(error))
+    else:
+        with stream:
+            yield _Member(entry.filename, stream=stream)

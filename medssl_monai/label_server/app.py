@@ -1,0 +1,149 @@
+"""The app that MONAI Label's server runs. Needs MONAI Label."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.label_server import stand_ins
+
+stand_ins.provide()  # before MONAI Label is imported
+
+from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
+from monailabel.tasks.activelearning.random import Random  # noqa: E402
+from monailabel.utils.async_tasks.utils import tasks  # noqa: E402
+
+from medssl_monai.errors import InputError  # noqa: E402
+from medssl_monai.label_server.choice import STRATEGIES  # noqa: E402
+from medssl_monai.label_server.datastore import StudiesDatastore  # noqa: E402
+from medssl_monai.label_server.networks import ServedNetwork  # noqa: E402
+from medssl_monai.label_server.predictions_cache import PredictionsCache  # noqa: E402
+from medssl_monai.label_server.records import Records  # noqa: E402
+from medssl_monai.label_server.studies import UnknownImageError, open_studies  # noqa: E402
+from medssl_monai.label_server.tasks import (  # noqa: E402
+    ChooseNext,
+    ClassifyAll,
+    ClassifyStudy,
+    Finetuning,
+    Pretraining,
+    ShowEvidence,
+)
+from medssl_monai.label_server.training import require_labels  # noqa: E402
+from medssl_monai.label_server.workspace import Workspace  # noqa: E402
+from medssl_monai.version import __version__  # noqa: E402
+
+__all__ = ["BusyError", "ClassificationApp", "UnknownTaskError"]
+
+logger = logging.getLogger(__name__)
+
+
+class UnknownTaskError(InputError):
+    """The server has no task of that name."""
+
+
+class BusyError(InputError):
+    """A training is under way."""
+
+
+class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
+    """Classification with few labels: the tasks of a server over one workspace (the app folder's parent)."""
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.workspace = Workspace(Path(app_dir).resolve().parent)
+        self.series = open_studies(self.workspace)
+        self.records = Records(self.workspace)
+        settings = self.series.settings
+        self.network = ServedNetwork(self.workspace.current_model, settings.device)
+        self.encoders = [ServedNetwork(self.workspace.pretrained, settings.device, encoder=True)]
+        if settings.encoder is not None:
+            self.encoders.append(ServedNetwork(Path(settings.encoder), settings.device, encoder=True))
+        super().__init__(
+            app_dir,
+            studies,
+            conf,
+            name="medssl classification",
+            description="Classification of CT studies with few labels. Research only, not a medical device.",
+            version=__version__,
+        )
+
+    def init_datastore(self) -> StudiesDatastore:
+        """Ours, for a folder and a PACS alike."""
+        return StudiesDatastore(self.series, self.records)
+
+    def init_infers(self) -> dict[str, Any]:
+        """``classification`` and ``evidence``."""
+        given = (self.workspace, self.series, self.network)
+        return {"classification": ClassifyStudy(*given), "evidence": ShowEvidence(*given)}
+
+    def init_trainers(self) -> dict[str, Any]:
+        """``finetuning`` and ``pretraining``."""
+        return {
+            "finetuning": Finetuning(self.workspace, self.series, self.records),
+            "pretraining": Pretraining(self.workspace, self.series),
+        }
+
+    def init_strategies(self) -> dict[str, Any]:
+        """Ours, and ``random``."""
+        caches = [PredictionsCache(self.workspace, self.series, one) for one in (self.network, *self.encoders)]
+        ours = {name: ChooseNext(name, self.series, self.records, caches) for name in STRATEGIES}
+        return {**ours, "random": Random()}
+
+    def init_batch_infer(self) -> ClassifyAll:
+        """Ours: MONAI Label's divides by the number of GPUs, and keeps no answer that is not a file."""
+        return ClassifyAll(self.records)
+
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """As MONAI Label's, but paths are taken from uploads alone: a request may name any file of this machine.
+
+        Raises:
+            UnknownTaskError: there is no such model.
+            UnknownImageError: there is no such image.
+        """
+        image = str(request.get("image") or "")
+        uploaded = self._is_upload(image)
+        try:
+            task = self._infers.get(request.get("model"))
+            if task is None:
+                raise UnknownTaskError(f"model {request.get('model')!r}: must be one of {', '.join(self._infers)}")
+            if not uploaded:
+                self.series.record_name(image)  # refuses what is no image of the server
+            file, answer = task({**request, "image": image, "uploaded": uploaded})
+        finally:
+            if uploaded and Path(image).resolve().is_relative_to(self.workspace.tmp.resolve()):
+                Path(image).unlink(missing_ok=True)  # MONAI Label deletes it only where all went well
+        return {"label": file, "tag": "original", "file": file, "params": answer}
+
+    def _is_upload(self, image: str) -> bool:
+        """Whether a path was made by this server for an upload or a session."""
+        if "/" not in image:
+            return False
+        path = Path(image).resolve()
+        if not any(path.is_relative_to(own.resolve()) for own in (self.workspace.tmp, self.workspace.sessions)):
+            raise UnknownImageError("image: is a path; name an image of this server, or send the file itself")
+        return path.exists()
+
+    def bundle_path(self, model: str | None) -> None:
+        """Asked by MONAI Label before it starts a process for a task: the place to refuse what cannot work.
+
+        Raises:
+            UnknownTaskError: there is no such model or training.
+            BusyError: a training is under way, or about to begin: MONAI Label itself sees it only once it runs.
+            LabelError: fine-tuning without labels.
+        """
+        known = (*self._infers, *self._trainers)
+        if model is not None and model not in known:
+            raise UnknownTaskError(f"model {model!r}: must be one of {', '.join(known)}")
+        if model in self._trainers and any(one["status"] in ("SUBMITTED", "RUNNING") for one in tasks("train")):
+            raise BusyError("train: a training is under way; GET /train/ shows it, DELETE /train/ stops it")
+        if model == "finetuning":
+            require_labels(self.series, self.records)
+
+    def info(self) -> dict[str, Any]:
+        """For ``/info/``: what there is, and what the classifier that is served was trained on."""
+        return {**super().info(), "served": last_served(self)}
+
+
+def last_served(app: ClassificationApp) -> dict[str, Any]:
+    """Name and classes of what is served; empty where nothing is."""
+    if not app.network.usable:
+        return {}
+    return {"model": app.network.link.resolve().name, "classes": list(app.network.view.classes)}

@@ -1,0 +1,246 @@
+"""The network that a server asks: a classifier with all its weights, or a bare encoder that only embeds.
+
+Shapes: N slices, C classes, D features (the network's last before the classification layer).
+"""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+from torch import nn
+from torch.utils.data import DataLoader
+
+from medssl_monai.checkpoints.load import load_encoder, preprocessing_for
+from medssl_monai.errors import CheckpointError
+from medssl_monai.ingest.volumes.digest import file_digest
+from medssl_monai.networks.classifier import classifier, load_classifier
+from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.reader import SliceStore
+from medssl_monai.transforms import LabelledViewd
+
+__all__ = ["Look", "ModelView", "ServedNetwork", "check_model", "read_model_view"]
+
+logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """What a network is and how its images are prepared; ``classes`` is empty for an encoder."""
+
+    arch: str
+    image_size: int
+    classes: tuple[str, ...]
+    window: Any
+    mean: Any
+    std: Any
+    task: str = "multiclass"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a network says of slices: probabilities (N, C), or None of an encoder; features (N, D)."""
+
+    slices: tuple[int, ...]
+    probabilities: Floats | None
+    features: Floats
+    task: str = "multiclass"
+
+    @property
+    def pooling(self) -> str:
+        """How slices become a study, as in the bundle's ``inference.yaml``."""
+        return "mean" if self.task == "multiclass" else "max"
+
+    @property
+    def study(self) -> Floats:
+        """The study's probabilities (C,)."""
+        assert self.probabilities is not None
+        exact = self.probabilities.astype(np.float64)
+        pooled = exact.mean(axis=0) if self.task == "multiclass" else exact.max(axis=0)
+        return np.asarray(pooled, dtype=np.float32)
+
+
+def read_model_view(root: Path) -> ModelView:
+    """The settings of a run or bundle of ct_classification, from the configurations that it carries.
+
+    Raises:
+        CheckpointError: the folder is none.
+    """
+    settings: dict[str, Any] = {}
+    for name in ("inference", "predict"):
+        file = root / "configs" / f"{name}.yaml"
+        if file.is_file():
+            settings |= yaml.safe_load(file.read_text(encoding="utf-8"))
+    wanted = ("arch", "image_size", "classes", "window", "mean", "std")
+    missing = [name for name in wanted if name not in settings]
+    if missing or not (root / "models" / "model.pt").is_file():
+        what = f"its configs/ lack {missing[0]}" if missing else "it has no models/model.pt"
+        raise CheckpointError(
+            f"{root.name}: must be the folder of a finished `medssl finetune` or of a packed ct_classification bundle, "
+            f"found that {what}; an encoder alone cannot classify: give it as --encoder, and train on labels"
+        )
+    return ModelView(
+        arch=str(settings["arch"]),
+        image_size=int(settings["image_size"]),
+        classes=tuple(settings["classes"]),
+        window=settings["window"],
+        mean=settings["mean"],
+        std=settings["std"],
+        task=str(settings.get("task", "multiclass")),
+    )
+
+
+def check_model(root: Path) -> ModelView:
+    """Load a classifier as the server would, every tensor of it, and throw it away.
+
+    Raises:
+        CheckpointError: not all weights are there and fit: an encoder of pre-training, other classes, a broken file.
+    """
+    view = read_model_view(root)
+    load_classifier(classifier(view.arch, len(view.classes)), root)
+    return view
+
+
+class ServedNetwork:
+    """A network on a device, read again when its file changes; one thread asks it at a time.
+
+    Args:
+        link: the run or bundle that is served (`Workspace.current_model`), or for an encoder its file or run.
+        device: cpu or cuda.
+        encoder: the folder or file holds an encoder alone.
+
+    Raises:
+        CheckpointError: (when asked) weights are missing or do not fit; nothing random is ever served.
+    """
+
+    def __init__(self, link: Path, device: str, *, encoder: bool = False) -> None:
+        self.link, self.encoder = link, encoder
+        self.device = torch.device(device if torch.cuda.is_available() else "cpu")
+        self._lock = threading.Lock()
+        self._stamp: tuple[Any, ...] | None = None
+        self._loaded: tuple[ModelView, nn.Module, str] | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is anything to load."""
+        return self.file.is_file() if not self.encoder else self.link.exists()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it loads, all of it."""
+        try:
+            return self.exists and bool(self.view.arch)
+        except CheckpointError as error:
+            logger.error("the classifier cannot be served: %s", error)
+            return False
+
+    @property
+    def file(self) -> Path:
+        """The classifier's weights."""
+        return self.link.resolve() / "models" / "model.pt"
+
+    @property
+    def view(self) -> ModelView:
+        """Settings of what is loaded."""
+        return self._load()[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights: what was computed with others is not believed."""
+        return self._load()[2]
+
+    def look(self, store: SliceStore, rows: Sequence[Mapping[str, Any]]) -> Look:
+        """Ask about slices of a store, in their order."""
+        view, network, _ = self._load()
+        dataset = SliceDataset(store, rows=rows, transform=_view_of(view))
+        loader: DataLoader[Any] = DataLoader(dataset, batch_size=BATCH)
+        features, probabilities = [], []
+        with self._lock, torch.inference_mode():
+            network.eval()
+            body = nn.Sequential(*[part for name, part in network.named_children() if name != "fc"], nn.Flatten())
+            for batch in loader:
+                features.append(body(batch["image"].to(self.device)))
+                if view.classes:
+                    logits = network.get_submodule("fc")(features[-1])
+                    given = logits.softmax(dim=1) if view.task == "multiclass" else logits.sigmoid()
+                    probabilities.append(given.cpu().numpy())
+        return Look(
+            slices=tuple(int(row["slice"]) for row in rows),
+            probabilities=np.concatenate(probabilities) if probabilities else None,
+            features=torch.cat(features).cpu().numpy().astype(np.float32),
+            task=view.task,
+        )
+
+    def evidence(self, store: SliceStore, rows: Sequence[Mapping[str, Any]], class_index: int) -> list[Floats]:
+        """Grad-CAM of each slice for a class, on the slice's own pixels: (H, W) in [0, 1], see `grad_cam`."""
+        from medssl_monai.classify.explain import grad_cam
+
+        view, network, _ = self._load()
+        plain = SliceDataset(store, rows=rows)
+        seen = _view_of(view)
+        maps = []
+        with self._lock:
+            for i in range(len(plain)):
+                item = plain[i]
+                heat = grad_cam(network, seen(item)["image"], class_index)
+                maps.append(onto_slice(heat, (int(item["image"].shape[1]), int(item["image"].shape[2]))))
+        return maps
+
+    def _load(self) -> tuple[ModelView, nn.Module, str]:
+        with self._lock:
+            stamp = self._file_stamp()
+            if self._loaded is None or stamp != self._stamp:
+                self._loaded = None  # a file that cannot be loaded is not answered by the one before it
+                self._loaded = self._read_encoder() if self.encoder else self._read_classifier()
+                self._stamp = stamp
+            return self._loaded
+
+    def _file_stamp(self) -> tuple[Any, ...]:
+        file = self.link if self.encoder else self.file
+        if not file.exists():
+            raise CheckpointError(
+                "no classifier is served yet: label studies and POST /train/finetuning, or start with --model"
+            )
+        status = file.stat()
+        return file.resolve(), status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _read_classifier(self) -> tuple[ModelView, nn.Module, str]:
+        root = self.link.resolve()
+        view = read_model_view(root)
+        network = classifier(view.arch, len(view.classes))
+        load_classifier(network, root)
+        return view, network.to(self.device).eval(), file_digest(self.file)
+
+    def _read_encoder(self) -> tuple[ModelView, nn.Module, str]:
+        state, report = load_encoder(self.link)
+        prepared = preprocessing_for(self.link, default={"window": "wide", "mean": 0.25, "std": 0.25})
+        network = classifier(report.arch, 1)
+        network.load_state_dict(state, strict=False)  # all but the classification layer, as load_encoder has proven
+        network.fc = nn.Identity()
+        view = ModelView(report.arch, 224, (), prepared.window, prepared.mean, prepared.std)
+        return view, network.to(self.device).eval(), report.fingerprint
+
+
+def _view_of(view: ModelView) -> LabelledViewd:
+    return LabelledViewd(
+        "image", image_size=view.image_size, window=view.window, mean=view.mean, std=view.std, augment=False
+    )
+
+
+def onto_slice(heat: npt.NDArray[Any], shape: tuple[int, int]) -> Floats:
+    """A map over the square view (S, S) back onto the slice (H, W) that was fitted into it (see `LabelledView`)."""
+    side = heat.shape[0]
+    fitted = [max(1, round(length * side / max(shape))) for length in shape]
+    top, left = ((side - length) // 2 for length in fitted)
+    part = torch.from_numpy(np.asarray(heat, dtype=np.float32)[top : top + fitted[0], left : left + fitted[1]])
+    resized = nn.functional.interpolate(part[None, None], shape, mode="bilinear", align_corners=False)
+    return np.asarray(resized[0, 0].numpy(), dtype=np.float32)

@@ -1,0 +1,135 @@
+"""What the server remembers of each image: a JSON file of its own, written atomically, so that tasks may write too."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.atomic import write_atomically, write_json
+from medssl_monai.errors import LabelError
+from medssl_monai.label_server.class_labels import ClassLabel, parse_class_label
+from medssl_monai.label_server.workspace import Workspace, locked
+
+__all__ = ["FINAL", "Records"]
+
+FINAL = "final"
+"""The tag of labels that a user has finished: these are trained on."""
+PREDICTED = "original"
+"""MONAI Label's tag for what a network said."""
+
+_TAG = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SUFFIX = re.compile(r"\.nii\.gz|(\.[A-Za-z0-9]{1,8})?")
+
+
+class Records:
+    """Labels and notes by the name of an image's record (never a patient's identifier).
+
+    Args:
+        workspace: whose ``records`` and ``labels`` are used.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    def read(self, name: str) -> dict[str, Any]:
+        """``{"info": {...}, "labels": {tag: {"ext": ..., "info": {...}}}}``; empty where nothing is known."""
+        path = self._path(name)
+        if not path.is_file():
+            return {"info": {}, "labels": {}}
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+
+    def note(self, name: str, info: dict[str, Any]) -> None:
+        """Add to what is known of an image."""
+        self._change(name, lambda record: record["info"].update(info))
+
+    def note_label(self, name: str, tag: str, info: dict[str, Any]) -> None:
+        """Add to what is known of a label; what is said of its class is checked.
+
+        Raises:
+            LabelError: there is no such label, or its class is no plain name.
+        """
+        self.label(name, tag)
+        parse_class_label(info)
+        self._change(name, lambda record: record["labels"][tag]["info"].update(info))
+
+    def save_label(self, name: str, file: Path, tag: str, info: dict[str, Any]) -> None:
+        """Keep a label file, and what was said with it.
+
+        Raises:
+            LabelError: the tag or the file's suffix is no plain word, or a class label is malformed.
+        """
+        suffix = self._suffix(file)
+        content = _json(file) if suffix == ".json" else None
+        parse_class_label(content if content is not None else info)
+        target = self._label_path(name, tag, suffix)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomically(target, lambda draft: shutil.copyfile(file, draft))
+        known = {**info, **(content if isinstance(content, dict) else {}), "ts": int(time.time()), "name": target.name}
+        self._change(name, lambda record: record["labels"].update({tag: {"ext": suffix, "info": known}}))
+
+    def remove_label(self, name: str, tag: str) -> None:
+        """Forget a label.
+
+        Raises:
+            LabelError: there is none.
+        """
+        self.label_file(name, tag).unlink(missing_ok=True)
+        self._change(name, lambda record: record["labels"].pop(tag, None))
+
+    def label(self, name: str, tag: str) -> dict[str, Any]:
+        """What is known of a label.
+
+        Raises:
+            LabelError: there is none.
+        """
+        labels = self.read(name)["labels"]
+        if tag not in labels:
+            raise LabelError(f"label {tag!r}: the image has none of this tag; it has {', '.join(labels) or 'none'}")
+        found: dict[str, Any] = labels[tag]
+        return found
+
+    def label_file(self, name: str, tag: str) -> Path:
+        """Where a label's file lies.
+
+        Raises:
+            LabelError: there is none.
+        """
+        return self._label_path(name, tag, str(self.label(name, tag)["ext"]))
+
+    def class_label(self, name: str) -> ClassLabel | None:
+        """The class that a user gave; None where there is none."""
+        label = self.read(name)["labels"].get(FINAL)
+        return None if label is None else parse_class_label(label["info"])
+
+    def _change(self, name: str, change: Callable[[dict[str, Any]], object]) -> None:
+        with locked(self.workspace.root / ".records.lock"):
+            record = self.read(name)
+            change(record)
+            write_json(self._path(name), record)
+
+    def _path(self, name: str) -> Path:
+        return self.workspace.records / f"{name}.json"
+
+    def _label_path(self, name: str, tag: str, suffix: str) -> Path:
+        if not _TAG.fullmatch(tag):
+            raise LabelError(f"tag {tag[:40]!r}: letters, digits, _ and - only, 64 at most; use for instance final")
+        return self.workspace.labels / tag / f"{name}{suffix}"
+
+    def _suffix(self, file: Path) -> str:
+        suffix = ".nii.gz" if file.name.endswith(".nii.gz") else file.suffix
+        if not _SUFFIX.fullmatch(suffix):
+            raise LabelError(f"label file: its suffix {suffix[:40]!r} is no plain one; send label.json or label.nii.gz")
+        return suffix
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LabelError(
+            f'label.json: is not JSON ({type(error).__name__}); send for instance {{"label": "thorax"}}'
+        ) from error

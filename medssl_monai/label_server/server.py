@@ -1,0 +1,93 @@
+"""MONAI Label's web application with its doors closed, and its errors told in sentences. Needs MONAI Label.
+
+MONAI Label starts this through ``--uvicorn_app medssl_monai.label_server.server:app``.
+"""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from medssl_monai.label_server import stand_ins
+
+stand_ins.provide()  # before MONAI Label is imported
+
+from monailabel.app import app  # noqa: E402
+from monailabel.config import settings  # noqa: E402
+from monailabel.interfaces.exception import MONAILabelException  # noqa: E402
+from monailabel.utils.async_tasks.utils import stop_background_task  # noqa: E402
+from starlette.middleware.cors import CORSMiddleware  # noqa: E402
+from starlette.requests import Request  # noqa: E402
+from starlette.responses import JSONResponse  # noqa: E402
+
+from medssl_monai.errors import MedSSLError, NoImagesError, StoreError  # noqa: E402
+from medssl_monai.ingest.sources.dicomweb import is_dicomweb  # noqa: E402
+from medssl_monai.label_server.app import BusyError, UnknownTaskError  # noqa: E402
+from medssl_monai.label_server.endpoints import is_open  # noqa: E402
+from medssl_monai.label_server.studies import UnknownImageError  # noqa: E402
+
+__all__ = ["app"]
+
+STATUS = {UnknownImageError: 404, UnknownTaskError: 404, BusyError: 429, NoImagesError: 422, StoreError: 409}
+
+
+class Doors:
+    """Answers only what the endpoint table opens, and only requests that name this machine.
+
+    A web page of a stranger can point a host name of its own at 127.0.0.1 and ask from a user's browser; such requests
+    carry the stranger's name.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.hosts = set(filter(None, os.environ.get("MEDSSL_LABEL_HOSTS", "").split(",")))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self.inner(scope, receive, send)
+
+    def _refusal(self, scope: Any) -> JSONResponse | None:
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if self.hosts and name not in self.hosts:
+            return JSONResponse({"detail": f"this server is not called {name[:80]}"}, status_code=400)
+        if not is_open(scope["method"], scope["path"], pacs=is_dicomweb(settings.MONAI_LABEL_STUDIES)):
+            return JSONResponse({"detail": "closed"}, status_code=403)
+        return None
+
+
+@asynccontextmanager
+async def lifespan(served: Any) -> AsyncIterator[None]:
+    """MONAI Label's own; then tasks are stopped, for the process would wait for them to end."""
+    async with _own_lifespan(served):
+        yield
+    for method in ("train", "batch_infer"):
+        stop_background_task(method)
+
+
+def _tell(request: Request, error: Exception) -> JSONResponse:
+    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
+    return JSONResponse({"detail": str(error)}, status_code=status)
+
+
+def _tell_monailabel(request: Request, error: Any) -> JSONResponse:
+    return JSONResponse({"detail": str(error.msg)}, status_code=404)
+
+
+def _tell_json(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": f"params and info must be JSON: {error}"}, status_code=400)
+
+
+app.add_exception_handler(MedSSLError, _tell)
+app.add_exception_handler(MONAILabelException, _tell_monailabel)
+app.add_exception_handler(json.JSONDecodeError, _tell_json)
+# MONAI Label lets any web page read its answers from a user's browser, credentials included; pages of its own need no
+# permission.
+app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
+app.add_middleware(Doors)
+_own_lifespan = app.router.lifespan_context
+app.router.lifespan_context = lifespan

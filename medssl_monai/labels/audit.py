@@ -1,0 +1,268 @@
+"""What sets of images share that they should not: patients, series, and slices that look alike.
+
+The sets are stores (pre-training) and the splits of label tables. Patients are compared by pseudonym, so that a patient
+under two identifiers is not seen there; such a patient is found by the pictures: perceptual hashes that differ in a
+few bits, confirmed by the correlation of the slices themselves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.errors import InputError, LabelError
+from medssl_monai.ingest.open_store import open_store
+from medssl_monai.labels.near_duplicates import Slice, similar_slices
+from medssl_monai.labels.table import SPLITS, LabelTable, read_labels, resolve
+from medssl_monai.store.reader import SliceStore
+
+__all__ = ["AuditReport", "NearDuplicate", "SetSummary", "Shared", "audit"]
+
+HARMLESS = frozenset({frozenset({"pre-training", "train"})})
+"""Kinds of sets that may share patients: labels of the training set are no part of pre-training."""
+
+
+@dataclass(frozen=True)
+class SetSummary:
+    """One of the sets compared.
+
+    Attributes:
+        name: unique among the sets.
+        kind: pre-training, train, validation, test, or "" for a table's rows without a split.
+        patients: pseudonyms told apart.
+        patients_unknown: series whose tags name no patient; each counts as a patient of its own.
+    """
+
+    name: str
+    kind: str
+    series: int
+    slices: int
+    patients: int
+    patients_unknown: int
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Patients or series in two sets; `names` are pseudonyms."""
+
+    first: str
+    second: str
+    what: str
+    names: tuple[str, ...]
+    harmless: bool
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """Two series of different patients, in two sets, with slices that look alike.
+
+    Attributes:
+        slices: how many slices of the first series have a likeness in the second.
+        distance: the smallest number of bits in which their hashes differ.
+        correlation: of the most alike pair of slices.
+        example: their numbers.
+    """
+
+    first: str
+    second: str
+    first_series: str
+    second_series: str
+    slices: int
+    distance: int
+    correlation: float
+    example: tuple[int, int]
+    harmless: bool
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What was compared, what is shared, and what could not be known, as sentences."""
+
+    sets: tuple[SetSummary, ...]
+    shared: tuple[Shared, ...]
+    near_duplicates: tuple[NearDuplicate, ...]
+    refusals: tuple[str, ...]
+    statements: tuple[str, ...]
+
+    @property
+    def leaks(self) -> bool:
+        """Whether anything was found that makes a test look better than it is."""
+        return bool(self.refusals) or not (
+            all(one.harmless for one in self.shared) and all(one.harmless for one in self.near_duplicates)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"leaks": self.leaks, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class _Set:
+    name: str
+    kind: str
+    store: SliceStore
+    rows: list[dict[str, Any]]
+
+
+def audit(
+    inputs: Sequence[Path], *, store: Path | None = None, key: bytes | None = None, distance: int = 6
+) -> AuditReport:
+    """Compares stores and the splits of label tables, each with each.
+
+    Args:
+        inputs: stores, and label tables (CSV or JSON).
+        store: that holds the tables' sources; by default the first store among the inputs, else the sources are
+            ingested into the cache.
+        key: of the pseudonyms; None loads the user's own.
+        distance: of the 64 bits of two perceptual hashes, how many may differ in near-duplicates; at most 15.
+
+    Raises:
+        InputError: an input is neither a store nor a table, or the distance is out of range.
+        LabelError: a table cannot be read at all.
+    """
+    if not inputs:
+        raise InputError("audit: needs stores or label tables, found none; name at least one")
+    sets: list[_Set] = []
+    refusals: list[str] = []
+    statements: list[str] = []
+    stores = [path for path in inputs if Path(path).is_dir()]
+    for path in map(Path, inputs):
+        if path.is_dir():
+            opened = SliceStore(path)
+            sets.append(_Set(_unique(path.name, sets), "pre-training", opened, opened.select()))
+        else:
+            home = store or (stores[0] if stores else None)
+            try:
+                sets += _splits(path, home, key, sets, statements)
+            except LabelError as error:
+                refusals.append(str(error))
+    statements += _unknown(sets)
+    pairs = list(combinations(sets, 2))
+    shared = [one for first, second in pairs for one in _shared(first, second)]
+    alike = [one for first, second in pairs for one in _near_duplicates(first, second, distance)]
+    return AuditReport(
+        tuple(_summary(one) for one in sets), tuple(shared), tuple(alike), tuple(refusals), tuple(statements)
+    )
+
+
+def _splits(
+    path: Path, home: Path | None, key: bytes | None, before: Sequence[_Set], statements: list[str]
+) -> list[_Set]:
+    """The splits of a table, in alphabetic order; rows without a split are a set as well."""
+    table: LabelTable = read_labels(path)
+    statements += [f"{path.name}: {sentence}" for sentence in table.statements]
+    sources = sorted({Path(row.source) for row in table.rows})
+    store = SliceStore(home) if home is not None else open_store(sources, modality=None, key=key)
+    several = any(one.kind != "pre-training" for one in before)
+    found = []
+    for split in sorted((*SPLITS, "")):
+        rows = resolve(table, store, key, split=split)
+        if rows:
+            name = f"{path.stem}: {split or 'no split'}" if several else split or "no split"
+            found.append(_Set(_unique(name, before), split, store, rows))
+    return found
+
+
+def _unique(name: str, sets: Sequence[_Set]) -> str:
+    taken = {one.name for one in sets}
+    number = 2
+    unique = name
+    while unique in taken:
+        unique, number = f"{name} ({number})", number + 1
+    return unique
+
+
+def _is_unknown(row: dict[str, Any], patient_of: dict[str, str]) -> bool:
+    """Whether nothing names the patient: neither the tags nor a table."""
+    return "patient_unknown" in row["flags"].split(",") and row["patient"] == patient_of.get(row["series_id"])
+
+
+def _patients(one: _Set) -> dict[str, str]:
+    """The store's pseudonym for the patient of each series; a table may know better."""
+    wanted = {row["series_id"] for row in one.rows}
+    index = one.store.index.select(["series_id", "patient"]).group_by(["series_id", "patient"]).aggregate([])
+    return {pair["series_id"]: pair["patient"] for pair in index.to_pylist() if pair["series_id"] in wanted}
+
+
+def _summary(one: _Set) -> SetSummary:
+    tagged = _patients(one)
+    unknown = {row["series_id"] for row in one.rows if _is_unknown(row, tagged)}
+    return SetSummary(
+        name=one.name,
+        kind=one.kind,
+        series=len({row["series_id"] for row in one.rows}),
+        slices=len(one.rows),
+        patients=len({row["patient"] for row in one.rows if row["series_id"] not in unknown}),
+        patients_unknown=len(unknown),
+    )
+
+
+def _unknown(sets: Sequence[_Set]) -> list[str]:
+    sentences = []
+    for one in map(_summary, sets):
+        if one.patients_unknown:
+            sentences.append(
+                f"{one.name}: {one.patients_unknown} of {one.series} series name no patient, so that patients cannot "
+                "be told apart there; only pictures are compared"
+            )
+    for first, second in combinations(sets, 2):
+        if first.store.description["key_check"] != second.store.description["key_check"]:
+            sentences.append(
+                f"{first.name} and {second.name}: pseudonyms were made with different keys, so that patients cannot "
+                "be compared; only pictures are"
+            )
+    return sentences
+
+
+def _harmless(first: _Set, second: _Set) -> bool:
+    return frozenset({first.kind, second.kind}) in HARMLESS or first.kind == second.kind
+
+
+def _shared(first: _Set, second: _Set) -> list[Shared]:
+    """Patients, and beyond them series, of both sets."""
+    found = []
+    mine, yours = _patients(first), _patients(second)
+    patients = set(mine.values()) & set(yours.values())
+    series = {name for name in set(mine) & set(yours) if mine[name] not in patients}
+    for what, names in (("patients", patients), ("series", series)):
+        if names:
+            found.append(Shared(first.name, second.name, what, tuple(sorted(names)), _harmless(first, second)))
+    return found
+
+
+def _near_duplicates(first: _Set, second: _Set, distance: int) -> list[NearDuplicate]:
+    """Series of different patients with slices that look alike."""
+    mine, yours = _patients(first), _patients(second)
+    both = set(mine.values()) & set(yours.values())
+    sides = [
+        [
+            Slice(one.store, row["series_id"], row["slice"], int(row["phash"], 16), row["modality"])
+            for row in one.rows
+            if patient_of[row["series_id"]] not in both and row["body_fraction"] > 0.02
+        ]
+        for one, patient_of in ((first, mine), (second, yours))
+    ]
+    by_series: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for pair in similar_slices(sides[0], sides[1], distance):
+        by_series[pair.first.series_id, pair.second.series_id].append(pair)
+    found = []
+    for (one, other), pairs in sorted(by_series.items()):
+        best = max(pairs, key=lambda pair: (pair.correlation, -pair.distance))
+        found.append(
+            NearDuplicate(
+                first=first.name,
+                second=second.name,
+                first_series=one,
+                second_series=other,
+                slices=len(Counter(pair.first.slice for pair in pairs)),
+                distance=min(pair.distance for pair in pairs),
+                correlation=round(best.correlation, 4),
+                example=(best.first.slice, best.second.slice),
+                harmless=_harmless(first, second),
+            )
+        )
+    return found

@@ -1,0 +1,126 @@
+"""Pairs of slices that look alike: candidates by perceptual hash, confirmed by correlation.
+
+Candidates are found without comparing all with all: two 64-bit hashes that differ in at most d bits agree wholly in at
+least one of d + 1 bands of bits (the pigeonhole principle), and equal bands are joined by sorting.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_monai.errors import InputError
+from medssl_monai.store.reader import SliceStore
+
+__all__ = ["Pair", "Slice", "close_hashes", "similar_slices"]
+
+HASH_BITS = 64
+MAX_DISTANCE = 15
+
+CORRELATION = 0.97
+"""Of two slices averaged to 32 x 32, CT clipped to -1024..1000 HU. Among 575 real slices of six patients, no
+two of different patients were nearer than 12 bits, and those within 15 bits correlated by 0.86 at most."""
+
+SIDE = 32
+
+
+class Slice(NamedTuple):
+    """A slice and its perceptual hash."""
+
+    store: SliceStore
+    series_id: str
+    slice: int
+    phash: int
+    modality: str = "CT"
+
+
+class Pair(NamedTuple):
+    """Two slices that look alike."""
+
+    first: Slice
+    second: Slice
+    distance: int
+    correlation: float
+
+
+def similar_slices(first: Sequence[Slice], second: Sequence[Slice], distance: int) -> list[Pair]:
+    """For each slice of the first that has a likeness in a series of the second: the best one in each such series.
+
+    Args:
+        first, second: what is compared; slices of the same series are not compared with one another.
+        distance: how many bits of the hashes may differ.
+
+    Raises:
+        InputError: the distance is negative or above 15.
+    """
+    hashes = [np.array([one.phash for one in side], np.uint64) for side in (first, second)]
+    nearest: dict[tuple[int, str], tuple[int, int]] = {}
+    for i, j, bits in close_hashes(hashes[0], hashes[1], distance):
+        if first[i].series_id == second[j].series_id:
+            continue
+        place = i, second[j].series_id
+        nearest[place] = min(nearest.get(place, (HASH_BITS, 0)), (bits, j))
+    grouped: dict[tuple[str, str], list[tuple[int, int, int]]] = defaultdict(list)
+    for (i, series_id), (bits, j) in nearest.items():
+        grouped[first[i].series_id, series_id].append((bits, i, j))
+    pairs = []
+    for candidates in grouped.values():
+        for bits, i, j in sorted(candidates):
+            correlation = _correlation(first[i], second[j])
+            if correlation >= CORRELATION:
+                pairs.append(Pair(first[i], second[j], bits, correlation))
+    return pairs
+
+
+def close_hashes(
+    first: NDArray[np.uint64], second: NDArray[np.uint64], distance: int
+) -> Iterator[tuple[int, int, int]]:
+    """Positions of all hashes of `first` and `second` that differ in at most `distance` bits, and in how many.
+
+    Raises:
+        InputError: the distance is negative or above 15.
+    """
+    if not 0 <= distance <= MAX_DISTANCE:
+        raise InputError(f"distance: must lie in 0 to {MAX_DISTANCE} bits, found {distance}; choose about 6")
+    seen: set[tuple[int, int]] = set()
+    edges = np.linspace(0, HASH_BITS, distance + 2).astype(int)
+    for low, high in pairwise(edges):
+        mask = np.uint64((1 << int(high - low)) - 1)
+        mine, yours = ((side >> np.uint64(low)) & mask for side in (first, second))
+        order = np.argsort(yours, kind="stable")
+        starts, ends = (np.searchsorted(yours[order], mine, side=side) for side in ("left", "right"))
+        for i in np.flatnonzero(ends > starts).tolist():
+            candidates = order[starts[i] : ends[i]]
+            bits = _count_bits(first[i] ^ second[candidates])
+            for j, count in zip(candidates[bits <= distance].tolist(), bits[bits <= distance].tolist(), strict=True):
+                if (i, j) not in seen:
+                    seen.add((i, j))
+                    yield i, j, count
+
+
+def _count_bits(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Bits that are set (numpy before 2.0 has no count of its own)."""
+    return np.asarray(np.unpackbits(values[:, None].view(np.uint8), axis=1).sum(axis=1, dtype=np.int64))
+
+
+def _correlation(first: Slice, second: Slice) -> float:
+    """Pearson's, of the two small pictures; 0 where one is flat."""
+    one, other = (_small(side.store, side.series_id, side.slice, side.modality == "CT") for side in (first, second))
+    one, other = one - one.mean(), other - other.mean()
+    scale = float(np.sqrt((one**2).sum() * (other**2).sum()))
+    return float((one * other).sum() / scale) if scale else 0.0
+
+
+@lru_cache(maxsize=4096)
+def _small(store: SliceStore, series_id: str, slice: int, is_hu: bool) -> NDArray[np.float64]:
+    import cv2
+
+    pixels = store.read(series_id, slice)
+    pixels = (np.clip(pixels, -1024, 1000) if is_hu else pixels).astype(np.float32)
+    return np.asarray(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.float64)

@@ -1,0 +1,117 @@
+"""Splits for label tables that have none: whole patients, every class in its share, drawn by a seed that matters.
+
+Label fractions of a training set, nested in one another, are drawn by `medssl_monai.labels.subsets`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medssl_monai.errors import LabelError
+from medssl_monai.labels.table import SPLITS, LabelTable
+from medssl_monai.store.reader import SliceStore
+
+__all__ = ["SHARES", "assign_splits", "split_table"]
+
+SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
+
+def assign_splits(
+    labels: Sequence[str], patients: Sequence[str], shares: Mapping[str, float] = SHARES, *, seed: int = 0
+) -> list[str]:
+    """A split for each row; rows of a patient share theirs.
+
+    Patients are grouped by their most frequent class, and each group is dealt out by itself: in a random order, each
+    patient to the split that lacks most of its share, so that no split has a whole patient of a class too many or too
+    few. The order of the rows takes no part in the draw.
+
+    Args:
+        labels: class of each row.
+        patients: name of each row's patient.
+        shares: of the splits; they need not add up to one.
+        seed: of the draw.
+
+    Raises:
+        LabelError: a row names no patient, a share is not positive, or there are fewer patients than splits.
+    """
+    unknown = sum(not name for name in patients)
+    if unknown:
+        raise LabelError(
+            f"splits: {unknown} of {len(patients)} rows name no patient, so that one could be on both sides; "
+            "fill in the column 'patient'"
+        )
+    if not shares or min(shares.values()) <= 0:
+        raise LabelError(f"splits: shares must be positive, found {dict(shares)}; leave out what is not wanted")
+    classes: dict[str, Counter[str]] = defaultdict(Counter)
+    for label, patient in zip(labels, patients, strict=True):
+        classes[patient][label] += 1
+    if len(classes) < len(shares):
+        raise LabelError(f"splits: {len(classes)} patient(s) cannot be dealt to {len(shares)} splits; give more")
+    groups: dict[str, list[str]] = defaultdict(list)
+    for patient in sorted(classes):
+        groups[min(classes[patient], key=lambda label: (-classes[patient][label], label))].append(patient)
+    generator = np.random.Generator(np.random.Philox(seed))
+    whole = sum(shares.values())
+    wanted = {name: share / whole for name, share in shares.items()}
+    given: Counter[str] = Counter()
+    split_of: dict[str, str] = {}
+    # The rarest class first: its patients are fewest, and what it leaves uneven the others even out.
+    for _, members in sorted(groups.items(), key=lambda item: (len(item[1]), item[0])):
+        here: Counter[str] = Counter()
+        for number, place in enumerate(generator.permutation(len(members)), start=1):
+            dealt = len(split_of) + 1
+            split = max(
+                wanted,
+                key=lambda name: (
+                    round(wanted[name] * number - here[name], 9),
+                    round(wanted[name] * dealt - given[name], 9),
+                ),
+            )
+            split_of[members[int(place)]] = split
+            here[split] += 1
+            given[split] += 1
+    return [split_of[patient] for patient in patients]
+
+
+def split_table(
+    table: LabelTable,
+    store: SliceStore,
+    out: Path,
+    shares: Mapping[str, float] = SHARES,
+    *,
+    seed: int = 0,
+    key: bytes | None = None,
+) -> Path:
+    """Writes a copy of a label table with splits, and with the store's pseudonyms where it names no patient.
+
+    Args:
+        table: from `labels.read_labels`; a split that it has is not kept.
+        store: that holds its sources.
+        out: the CSV to write; sources are series ids of the store, so that it may lie anywhere.
+        shares: of train, validation and test.
+        seed: of the draw.
+        key: of the store's pseudonyms; None loads the user's own.
+
+    Raises:
+        LabelError: a source is not in the store, a split is unknown, or the patients do not suffice.
+    """
+    unknown = sorted(set(shares) - set(SPLITS))
+    if unknown:
+        raise LabelError(f"splits: {unknown[0]!r} is none of {', '.join(SPLITS)}; correct the shares")
+    series = {source: store.resolve(source, key) for source in sorted({row.source for row in table.rows})}
+    index = store.index.select(["series_id", "patient"]).group_by(["series_id", "patient"]).aggregate([])
+    patient_of = {pair["series_id"]: pair["patient"] for pair in index.to_pylist()}
+    patients = [row.patient or patient_of[series[row.source]] for row in table.rows]
+    splits = assign_splits([row.label for row in table.rows], patients, shares, seed=seed)
+    with out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["source", "slice", "label", "patient", "split"])
+        for row, patient, split in zip(table.rows, patients, splits, strict=True):
+            number = "" if row.slice is None else row.slice
+            writer.writerow([series[row.source], number, row.label, patient, split])
+    return out

@@ -1,0 +1,149 @@
+"""A run is itself a bundle: what is put into its folder when it starts."""
+
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+
+from medssl_monai.atomic import write_json, write_text
+from medssl_monai.processes import process_count, process_rank
+
+__all__ = ["copy_configs", "git_state", "record_run"]
+
+_PACKAGES = ("medssl-monai", "torch", "torchvision", "monai", "pytorch-ignite", "numpy", "timm")
+# Where the data lie may name a patient, and is nobody's business once the run is handed on.
+_PRIVATE = {
+    *("dataset_dir", "store_dir", "cache_dir", "output_dir", "resume", "overlays"),
+    *("encoder_weights", "probe_labels", "tracking_uri"),
+}
+_FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
+
+
+def record_run(
+    output_dir: str | Path,
+    bundle_root: str | Path,
+    settings: Mapping[str, Any],
+    overlays: Sequence[str] = (),
+    data_fingerprint: str | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Make ``output_dir`` a bundle that says how it came to be.
+
+    Writes ``configs/`` (the bundle's own files with the settings as run), ``run.json`` (versions, state of the source
+    code, settings with their seeds, data fingerprint), licence and README. Paths of data are left out, also where an
+    overlay sets them. Of several processes the first writes.
+
+    Args:
+        output_dir: the run's folder; made if need be.
+        bundle_root: the bundle that is run.
+        settings: top-level keys and their values as run.
+        overlays: configuration files merged over the bundle's ``train.yaml`` for this run.
+        data_fingerprint: of the slice store.
+        data: counts and spacings of the slices (`describe_data`), for the model card.
+
+    Returns:
+        The content of ``run.json``.
+    """
+    run, bundle = Path(output_dir).resolve(), Path(bundle_root).resolve()
+    kept = {key: _plain(value) for key, value in settings.items() if key not in _PRIVATE}
+    content = {
+        "bundle": bundle.name,
+        "settings": kept,
+        "data_fingerprint": data_fingerprint,
+        "data": _plain(data or {}),
+        "python": platform.python_version(),
+        "processes": process_count(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "git": git_state(Path(__file__).resolve().parents[2]),
+    }
+    if process_rank() > 0:
+        return content
+    for folder in ("checkpoints", "configs", "figures", "logs", "models"):
+        (run / folder).mkdir(parents=True, exist_ok=True)
+    if run != bundle:
+        copy_configs(bundle, run, kept, overlays, {"bundle_root": str(run)})
+        for name in ("LICENSE", "docs/README.md", "docs/data_license.txt"):
+            if (bundle / name).is_file():
+                (run / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bundle / name, run / name)
+    write_json(run / "run.json", content)
+    return content
+
+
+def git_state(checkout: Path) -> dict[str, Any] | None:
+    """The commit of a git checkout, and whether its files differ from it; None for an installed wheel."""
+    if not (checkout / ".git").exists():
+        return None
+    answers = []
+    for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            command = ["git", "-C", str(checkout), *words]
+            answers.append(subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout)
+        except (OSError, subprocess.SubprocessError):
+            return None
+    return {"commit": answers[0].strip(), "changed": bool(answers[1].strip())}
+
+
+def copy_configs(
+    bundle: Path,
+    target: Path,
+    settings: Mapping[str, Any],
+    overlays: Sequence[str] = (),
+    places: Mapping[str, str] | None = None,
+) -> None:
+    """Write a bundle's ``configs/`` into another folder, with the settings of a run at their top level.
+
+    Args:
+        bundle: the bundle that was run.
+        target: a bundle too, from now on.
+        settings: keys that a file does not have are left out of it.
+        overlays: files merged over ``train.yaml``; what they say of places is left out.
+        places: values of keys that say where files lie, such as ``bundle_root``; None leaves the bundle's own.
+    """
+    for source in sorted((bundle / "configs").iterdir()):
+        written = target / "configs" / source.name
+        if source.name == "metadata.json":
+            write_json(written, _metadata(source, settings))
+            continue
+        if source.suffix not in {".yaml", ".yml"}:
+            written.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, written)
+            continue
+        content = own = ConfigParser.load_config_file(str(source))
+        if source.stem == "train" and overlays:
+            content = ConfigParser.load_config_files([str(source), *overlays])
+            content.update({key: own[key] for key in _PRIVATE if key in own})
+        content.update({key: value for key, value in settings.items() if key in content})
+        content.update({key: value for key, value in (places or {}).items() if key in content})
+        content.pop("_meta_", None)
+        write_text(written, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+
+
+def _metadata(source: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The bundle's metadata, with the outputs that this run's network has."""
+    content: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    outputs = content["network_data_format"]["outputs"]["pred"]
+    if classes := settings.get("classes"):
+        outputs["num_channels"] = len(classes)
+        outputs["channel_def"] = {str(i): name for i, name in enumerate(classes)}
+        content["label_classes"] = ", ".join(classes)
+    elif outputs["format"] == "latent":
+        outputs["num_channels"] = _FEATURES.get(str(settings.get("arch")), outputs["num_channels"])
+        content["pred_classes"] = f"{outputs['num_channels']} features of an image"
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and paths as YAML and JSON know them."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,182 @@
+"""Bootstrap intervals that resample patients, for slices of one patient are not independent.
+
+Shapes: N slices, C classes, P patients, R resamples, B bins.
+
+Every figure is computed from sums over patients (confusion matrix, calibration bins) or from slices weighted by how
+often their patient was drawn (AUC), so that a thousand resamples cost about as much as a few evaluations.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medssl_monai.statistics.calibration import BINS
+
+__all__ = [
+    "MIN_PATIENTS",
+    "bootstrap_counts",
+    "bootstrap_figures",
+    "described_intervals",
+    "patient_intervals",
+    "weighted_auc",
+]
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+# With fewer, the percentiles of a bootstrap say more about who happened to be there than about the classifier.
+MIN_PATIENTS = 10
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+def patient_intervals(
+    labels: Ints,
+    probabilities: Floats,
+    patients: npt.ArrayLike,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Percentile intervals of the figures of `bootstrap_figures`, or a sentence that says why there are none.
+
+    Args:
+        labels: (N,) class indices.
+        probabilities: (N, C).
+        patients: per slice; an empty name means unknown, and then each slice counts as a patient of its own.
+        resamples: bootstrap samples.
+        level: of the interval.
+        seed: of the draws.
+
+    Returns:
+        ``unit``, ``patients``, ``note`` and, with `MIN_PATIENTS` or more, ``level``, ``resamples`` and ``figures``:
+        name -> [low, high]; None for a figure that fewer than nine in ten resamples define.
+    """
+
+    def figures(owners: npt.NDArray[np.str_], resamples: int) -> dict[str, Floats]:
+        return bootstrap_figures(labels, probabilities, owners, resamples=resamples, seed=seed)
+
+    return described_intervals(patients, len(labels), figures, resamples=resamples, level=level)
+
+
+def described_intervals(
+    patients: npt.ArrayLike,
+    slices: int,
+    draw: Callable[[npt.NDArray[np.str_], int], dict[str, Floats]],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> dict[str, Any]:
+    """What `patient_intervals` returns, of figures (R,) that ``draw(owners, resamples)`` gives by name."""
+    owners = np.asarray(patients, dtype=np.str_)
+    known = bool((owners != "").all())
+    if not known:
+        owners = np.arange(slices).astype(np.str_)
+    count = len(np.unique(owners))
+    found: dict[str, Any] = {"unit": "patients" if known else "images", "patients": count if known else None}
+    if count < MIN_PATIENTS:
+        found["note"] = (
+            f"{count} {found['unit']}, fewer than {MIN_PATIENTS}: too few for an interval; read the figures by patient"
+        )
+        return found
+    found["note"] = (
+        f"{level:.0%} percentile bootstrap over {count} {found['unit']}"
+        if known
+        else f"patients unknown: {level:.0%} bootstrap over images; too narrow where images share a patient"
+    )
+    drawn = draw(owners, resamples)
+    tail = 100 * (1 - level) / 2
+    figures: dict[str, list[float] | None] = {}
+    for name, values in drawn.items():
+        valid = values[np.isfinite(values)]
+        enough = len(valid) >= 0.9 * resamples
+        figures[name] = [float(v) for v in np.percentile(valid, [tail, 100 - tail])] if enough else None
+    return {**found, "level": level, "resamples": resamples, "figures": figures}
+
+
+def bootstrap_figures(
+    labels: Ints, probabilities: Floats, owners: npt.NDArray[np.str_], *, resamples: int, seed: int
+) -> dict[str, Floats]:
+    """Figures (R,) of resamples of patients, drawn with replacement; NaN where a resample does not define one.
+
+    ``accuracy``, ``balanced_accuracy``, ``f1_macro`` and ``auc`` are those of `classification_metrics`, ``ece`` that of
+    `expected_calibration_error`; macro means are over the classes that the resample holds.
+    """
+    owner, counts = bootstrap_counts(owners, resamples=resamples, seed=seed)
+    classes = probabilities.shape[1]
+    matrices = counts @ _sums(owner, labels * classes + probabilities.argmax(axis=1), counts.shape[1], classes**2)
+    matrices = matrices.reshape(resamples, classes, classes)
+    return {
+        **_matrix_figures(matrices),
+        "auc": np.concatenate([_macro_auc(labels, probabilities, c[:, owner]) for c in _chunks(counts, len(labels))]),
+        "ece": _calibration(labels, probabilities, owner, counts),
+    }
+
+
+def bootstrap_counts(owners: npt.NDArray[np.str_], *, resamples: int, seed: int) -> tuple[Ints, Ints]:
+    """The place (N,) of each slice's patient, and how often each patient is drawn in each resample, (R, P)."""
+    names, owner = np.unique(owners, return_inverse=True)
+    generator = np.random.Generator(np.random.Philox(seed))
+    return owner, generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+
+
+def _sums(owner: Ints, cell: Ints, patients: int, cells: int, values: Floats | None = None) -> Floats:
+    """(P, cells): the sum of ``values`` (or the number of slices) of each patient in each cell."""
+    flat = np.bincount(owner * cells + cell, values, minlength=patients * cells)
+    return np.asarray(flat.reshape(patients, cells), dtype=np.float64)
+
+
+def _matrix_figures(matrices: Floats) -> dict[str, Floats]:
+    """Figures (R,) from confusion matrices (R, C, C), truth down."""
+    hits = np.diagonal(matrices, axis1=1, axis2=2)
+    truth, predicted = matrices.sum(axis=2), matrices.sum(axis=1)
+    present = truth > 0
+    some = np.maximum(1, present.sum(axis=1))
+    recall = np.divide(hits, truth, out=np.zeros_like(hits), where=present)
+    f1 = np.divide(2 * hits, truth + predicted, out=np.zeros_like(hits), where=present)
+    return {
+        "accuracy": hits.sum(axis=1) / truth.sum(axis=1),
+        "balanced_accuracy": recall.sum(axis=1) / some,
+        "f1_macro": f1.sum(axis=1) / some,
+    }
+
+
+def _macro_auc(labels: Ints, probabilities: Floats, weights: Ints) -> Floats:
+    """Macro one-against-the-rest AUC (R,) with weights (R, N); NaN where fewer than two classes weigh anything."""
+    total = np.zeros(len(weights))
+    present = np.zeros(len(weights))
+    for c in np.unique(labels):
+        areas = weighted_auc(labels == c, probabilities[:, c], weights)
+        total += np.nan_to_num(areas)
+        present += np.isfinite(areas)
+    return np.asarray(np.divide(total, present, out=np.full(len(weights), np.nan), where=present > 0))
+
+
+def weighted_auc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Ints) -> Floats:
+    """AUC (R,) of scores (N,) under weights (R, N): P(positive > negative) + P(tie) / 2; NaN for one side alone."""
+    order = np.argsort(scores, kind="stable")
+    _, start = np.unique(scores[order], return_index=True)
+    ups = np.add.reduceat((weights * positive)[:, order].astype(np.float64), start, axis=1)  # (R, distinct scores)
+    downs = np.add.reduceat((weights * ~positive)[:, order].astype(np.float64), start, axis=1)
+    below = np.cumsum(downs, axis=1) - downs / 2
+    pairs = ups.sum(axis=1) * downs.sum(axis=1)
+    found = np.divide((ups * below).sum(axis=1), pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    return np.asarray(found)
+
+
+def _calibration(labels: Ints, probabilities: Floats, owner: Ints, counts: Ints) -> Floats:
+    """Expected calibration error (R,): the slices' number cancels, so that sums of (right − confidence) suffice."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    place = np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), confidence, side="left") - 1, 0, BINS - 1)
+    gaps = counts @ _sums(owner, place, counts.shape[1], BINS, right - confidence)
+    slices = counts @ np.bincount(owner, minlength=counts.shape[1])
+    return np.asarray(np.abs(gaps).sum(axis=1) / slices)
+
+
+def _chunks(counts: Ints, slices: int, budget: int = 4_000_000) -> Iterator[Ints]:
+    """Rows of ``counts`` in portions whose weights hold about ``budget`` numbers."""
+    rows = max(1, budget // max(1, slices))
+    return (counts[i : i + rows] for i in range(0, len(counts), rows))

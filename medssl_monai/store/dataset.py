@@ -1,0 +1,124 @@
+"""Slices of a store as a torch dataset, addressed by index or by epoch and index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import Dataset
+
+from medssl_monai.errors import NoImagesError, StoreError
+from medssl_monai.store.reader import SliceStore
+from medssl_monai.store.schema import COLUMNS, Filters
+
+__all__ = ["SampleKey", "SliceDataset"]
+
+USED_COLUMNS = (
+    *("series_id", "patient", "slice", "modality"),
+    *("spacing_row_mm", "spacing_column_mm", "window_level", "window_width"),
+)
+
+
+class SampleKey(NamedTuple):
+    """Which sample, in which epoch: what a view's randomness is drawn from."""
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a key
+
+
+class SliceDataset(Dataset[Any]):
+    """Slices of a store, each a dict.
+
+    `image` torch int16 (1, H, W) HU; `index` and `epoch` int (0 for a plain index); `spacing_mm` float32 (2,), row and
+    column, NaN where unknown; `window_level` and `window_width` float, NaN where the tags gave none; `modality`,
+    `series_id`, `patient` str; `slice` int; and what else a row holds that is no column of the index (a label, say).
+
+    Args:
+        store: a store, or its folder.
+        filters: which slices, see `SliceStore.select`; None for all.
+        transform: applied to the dict.
+        rows: which slices, in this order, instead of `filters`: dicts with at least `series_id` and `slice`, and any
+            entries of their own.
+
+    Raises:
+        NoImagesError: the filters leave nothing.
+        StoreError: both `filters` and `rows` are given, or a row names no slice of the store.
+    """
+
+    def __init__(
+        self,
+        store: SliceStore | str | Path,
+        filters: Filters | None = None,
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+        rows: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.store = store if isinstance(store, SliceStore) else SliceStore(store)
+        self.transform = transform
+        if rows is not None and filters is not None:
+            raise StoreError("SliceDataset: takes filters or rows, not both; filter the rows before")
+        # Columns, not dicts: a million dicts would be copied into every worker, page by page.
+        self._extra: Sequence[Mapping[str, Any]] | None = None
+        if rows is None:
+            table = self.store.select_table(filters).select(USED_COLUMNS).combine_chunks()
+            self._columns: dict[str, Any] = {name: table.column(name) for name in USED_COLUMNS}
+            self._length = int(table.num_rows)
+        else:
+            self._columns = {}
+            self._extra = _completed(self.store, rows)
+            self._length = len(rows)
+        if self._length == 0:
+            wanted = f"filters {filters!r} leave" if rows is None else "rows hold"
+            raise NoImagesError(f"store {self.store.path}: the {wanted} no slice; the store has {len(self.store)}")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: int | SampleKey) -> Any:
+        epoch, index = key if isinstance(key, SampleKey) else (0, int(key))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index}: the data set has {len(self)} slices")
+        index %= len(self)
+        row = self.row(index)
+        pixels = self.store.read(row["series_id"], row["slice"])
+        sample = {
+            "image": torch.from_numpy(pixels).unsqueeze(0),
+            "index": index,
+            "epoch": int(epoch),
+            "spacing_mm": torch.tensor([_number(row["spacing_row_mm"]), _number(row["spacing_column_mm"])]),
+            "window_level": _number(row["window_level"]),
+            "window_width": _number(row["window_width"]),
+            **{name: row[name] for name in ("modality", "series_id", "patient", "slice")},
+            **{name: value for name, value in row.items() if name not in COLUMNS},
+        }
+        return sample if self.transform is None else self.transform(sample)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """What is known of a slice without reading it."""
+        if self._extra is not None:
+            return dict(self._extra[index])
+        return {name: column[index].as_py() for name, column in self._columns.items()}
+
+
+def _completed(store: SliceStore, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with what the index knows of them and the caller left out."""
+    known: dict[tuple[str, int], dict[str, Any]] = {}
+    if not all(name in row for row in rows for name in USED_COLUMNS):
+        known = {(row["series_id"], row["slice"]): row for row in store.index.select(USED_COLUMNS).to_pylist()}
+    completed = []
+    for row in rows:
+        own = {name: value for name, value in row.items() if name not in COLUMNS}
+        if known:
+            key = (row["series_id"], row["slice"])
+            if key not in known:
+                raise StoreError(f"store {store.path}: has no slice {key[1]} of series {key[0]}; correct the row")
+            completed.append({**known[key], **own})
+        else:
+            completed.append({**{name: row[name] for name in USED_COLUMNS}, **own})
+    return completed
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

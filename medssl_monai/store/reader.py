@@ -1,0 +1,218 @@
+"""A slice store, opened for reading: every slice of every series in HU, found through one index.
+
+    STORE/
+        series/<series_id>.b2nd      blosc2 array (slices, H, W) int16, one compressed block a slice
+        series/<series_id>.parquet   one row a slice (its study_day is shifted by a secret of the key)
+        index.parquet                all rows, sorted by series and slice
+        verdicts.jsonl               what became of every file that was met
+        report.html                  the same for people, where it was asked for
+        store.json                   schema version, counts, fingerprint; written last: a store without it is unfinished
+
+`writer.py` makes stores. Nothing here imports torch or MONAI.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from medssl_monai.errors import StoreError
+from medssl_monai.ingest.dicom.voi import Voi
+from medssl_monai.store.notes import SeriesNote, read_note
+from medssl_monai.store.schema import INDEX_SCHEMA, Filters, check_version, filter_expression
+from medssl_monai.store.verdicts import Verdict, read_verdicts
+
+__all__ = ["SliceStore", "describe"]
+
+
+BATCH_ROWS = 1024
+"""Rows of the index in memory where it is read little by little."""
+
+
+class SliceStore:
+    """A finished slice store.
+
+    Examples:
+        >>> store = SliceStore("thorax.store")                                        # doctest: +SKIP
+        >>> rows = store.select([["modality", "==", "CT"], ["body_fraction", ">", 0.05]])  # doctest: +SKIP
+        >>> store.read(rows[0]["series_id"], rows[0]["slice"])                        # doctest: +SKIP
+
+    It may be pickled and forked: open files stay with the process and the thread that opened them.
+
+    Args:
+        path: the store's folder.
+        open_arrays: memory-mapped arrays that one thread of one process keeps open.
+
+    Raises:
+        StoreError: there is no store, it is unfinished, or it has another schema version.
+    """
+
+    def __init__(self, path: str | Path, open_arrays: int = 128) -> None:
+        self.path, self.open_arrays = Path(path), open_arrays
+        self.description = describe(self.path)
+        self._local = threading.local()
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """The whole index, read when it is first asked for (see `schema.COLUMNS`)."""
+        return pq.read_table(self.path / "index.parquet", schema=INDEX_SCHEMA)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the index and the arrays: two stores with the same content have the same one."""
+        return str(self.description["fingerprint"])
+
+    @cached_property
+    def series_ids(self) -> list[str]:
+        """All series, sorted."""
+        return sorted(self.index.column("series_id").unique().to_pylist())
+
+    @cached_property
+    def series_by_source(self) -> dict[str, set[str]]:
+        """The series that came from each source id."""
+        pairs = self.index.select(["source_id", "series_id"]).group_by(["source_id", "series_id"]).aggregate([])
+        found: dict[str, set[str]] = {}
+        for pair in pairs.to_pylist():
+            found.setdefault(pair["source_id"], set()).add(pair["series_id"])
+        return found
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What became of every file that was met."""
+        return read_verdicts(self.path / "verdicts.jsonl")
+
+    def __len__(self) -> int:
+        return int(self.description["slices"])
+
+    def __repr__(self) -> str:
+        return f"SliceStore({str(self.path)!r}: {self.description['series']} series, {len(self)} slices)"
+
+    def read(self, series_id: str, slice: int) -> NDArray[np.int16]:
+        """One slice: (H, W) int16 HU, a fresh array.
+
+        Raises:
+            StoreError: there is no such series or slice.
+        """
+        array = self._open(series_id)
+        if not 0 <= slice < array.shape[0]:
+            raise StoreError(
+                f"store {self.path}: series {series_id} has slices 0 to {array.shape[0] - 1}, not {slice}; "
+                "ask for one that the index lists"
+            )
+        pixels = np.empty(array.shape[1:], array.dtype)
+        array.schunk.decompress_chunk(slice, dst=pixels)  # a block is a slice
+        return pixels
+
+    def read_series(self, series_id: str) -> NDArray[np.int16]:
+        """A whole series: (slices, H, W) int16 HU."""
+        volume: NDArray[np.int16] = self._open(series_id)[:]
+        return volume
+
+    def select(self, filters: Filters | None = None) -> list[dict[str, Any]]:
+        """The rows of the index that pass, as dicts, in the index's order (see `schema.COLUMNS`).
+
+        Args:
+            filters: `[[column, operator, value], ...]`, all of which must hold; or a list of such lists, one of which
+                must hold. None selects everything.
+        """
+        rows: list[dict[str, Any]] = self.select_table(filters).to_pylist()
+        return rows
+
+    def select_table(self, filters: Filters | None = None) -> pa.Table:
+        """As `select`, as a pyarrow table."""
+        return self.index.filter(filter_expression(filters)) if filters else self.index
+
+    def each_series(self) -> Iterator[list[dict[str, Any]]]:
+        """The rows of one series after another, in the index's order, without the whole index in memory."""
+        with pq.ParquetFile(self.path / "index.parquet") as file:
+            rows = (row for batch in file.iter_batches(BATCH_ROWS, use_threads=False) for row in batch.to_pylist())
+            yield from (list(series) for _, series in groupby(rows, key=itemgetter("series_id")))
+
+    def resolve(self, source: str | Path, key: bytes | None = None) -> str:
+        """The series id that a series id, a SeriesInstanceUID, or the path of a file or folder stands for.
+
+        Args:
+            source: any of these.
+            key: that of the store; None loads the user's own (see `pseudonyms.load_key`).
+
+        Raises:
+            LabelError: the source is not in the store, or stands for several series.
+            StoreError: the store was made with another key.
+        """
+        from medssl_monai.ingest.lookup import resolve
+
+        return resolve(self, source, key)
+
+    def note(self, series_id: str) -> SeriesNote:
+        """What ingestion remembers of a series beside its rows."""
+        return read_note(self.path / "series" / f"{series_id}.parquet")
+
+    def voi(self, series_id: str, slice: int) -> Voi:
+        """All windows that a slice's tags have, the function they are meant for, and its VOI LUTs.
+
+        Only the first window is in the index. Stores of earlier versions know of none.
+        """
+        return self.note(series_id).voi_of(slice)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "open_arrays": self.open_arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def _open(self, series_id: str) -> Any:
+        """The series' array, memory-mapped; opened once by each thread of each process."""
+        if getattr(self._local, "process", None) != os.getpid():
+            self._local.process, self._local.arrays = os.getpid(), OrderedDict()
+        arrays: OrderedDict[str, Any] = self._local.arrays
+        if series_id in arrays:
+            arrays.move_to_end(series_id)
+            return arrays[series_id]
+        import blosc2
+
+        file = self.path / "series" / f"{series_id}.b2nd"
+        if not file.is_file():
+            raise StoreError(
+                f"store {self.path}: has no series {series_id!r}; `SliceStore.series_ids` lists what it has"
+            )
+        # One thread: slices are single blocks, and threads of blosc2 would not survive a fork.
+        arrays[series_id] = blosc2.open(str(file), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+        if len(arrays) > self.open_arrays:
+            arrays.popitem(last=False)
+        return arrays[series_id]
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The content of the store.json in a folder, checked.
+
+    Raises:
+        StoreError: see `SliceStore`.
+    """
+    file = path / "store.json"
+    if not file.is_file():
+        if (path / "series").is_dir():
+            raise StoreError(f"store {path}: its ingestion did not finish; run the same `medssl ingest` again")
+        raise StoreError(
+            f"store {path}: no slice store there (it has no store.json); make one with "
+            f"`medssl ingest SOURCE --out {path}`"
+        )
+    try:
+        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = description["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"store {path}: store.json is not readable; ingest into a new folder") from error
+    check_version(path, version)
+    return description

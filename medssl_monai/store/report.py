@@ -1,0 +1,274 @@
+"""`report.html`: what a store holds and what was not taken, for people; one file that needs no network.
+
+It follows from the store alone, so that equal stores have equal reports.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_monai.ingest.report_page import PAGE
+from medssl_monai.store.reader import SliceStore
+from medssl_monai.store.verdicts import FLAGS, Outcome, Verdict
+
+__all__ = ["REPORT_NAME", "write_report"]
+
+REPORT_NAME = "report.html"
+
+MAX_PICTURES = 2000
+"""Series with a picture and a histogram; a page of more would not open (about 8 kB each)."""
+
+CARDS = "<!-- the series -->"
+"""Where the series go into the page."""
+
+MAX_NAMES = 100
+"""Pseudonyms listed for one reason."""
+
+SAMPLED_SLICES = 12
+PICTURE_SIDE = 132
+CT_WINDOW = (40.0, 400.0)
+HU_RANGE = (-1024.0, 1976.0)
+BINS = 60
+
+
+def write_report(store: SliceStore, max_pictures: int = MAX_PICTURES) -> Path:
+    """Writes the report into the store's folder, unless the one there speaks of the same content.
+
+    Args:
+        store: a finished store.
+        max_pictures: series shown with a picture and a histogram; further ones have their row only.
+
+    Returns:
+        The file's path.
+    """
+    path = store.path / REPORT_NAME
+    digest = _digest(store, max_pictures)
+    if path.is_file() and digest.encode() in path.read_bytes()[:2000]:
+        return path
+    draft, cards = (store.path / f".draft-{name}" for name in (REPORT_NAME, "cards.html"))
+    try:
+        with cards.open("w", encoding="utf-8") as file:
+            found = _write_cards(SliceStore(store.path, open_arrays=1), max_pictures, file)
+        before, after = _page(store, found, max_pictures, digest).split(CARDS)
+        with draft.open("w", encoding="utf-8") as file, cards.open(encoding="utf-8") as written:
+            file.write(before)
+            shutil.copyfileobj(written, file)
+            file.write(after)
+        draft.replace(path)
+    finally:
+        cards.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def _digest(store: SliceStore, max_pictures: int) -> str:
+    verdicts = (store.path / "verdicts.jsonl").read_bytes()
+    parts = (store.fingerprint.encode(), hashlib.sha256(verdicts).digest(), PAGE.encode(), str(max_pictures).encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+@dataclass
+class _Found:
+    """What the head of the page says of the series below it."""
+
+    series: int = 0
+    patients: set[str] = field(default_factory=set)
+    modalities: Counter[str] = field(default_factory=Counter)
+    planes: Counter[str] = field(default_factory=Counter)
+
+
+def _write_cards(store: SliceStore, max_pictures: int, file: TextIO) -> _Found:
+    """One series after another, so that memory holds one."""
+    verdicts = {one.series_id: one for one in store.verdicts if one.outcome is not Outcome.REJECTED}
+    found = _Found()
+    for rows in store.each_series():
+        first = rows[0]
+        file.write(_series(store, verdicts[first["series_id"]], rows, found.series < max_pictures) + "\n")
+        found.series += 1
+        found.patients.add(first["patient"])
+        found.modalities[first["modality"]] += 1
+        found.planes[first["plane"]] += 1
+    if not found.series:
+        file.write("<p>None.</p>")
+    return found
+
+
+def _page(store: SliceStore, found: _Found, max_pictures: int, digest: str) -> str:
+    """The page, with `CARDS` where the series go."""
+    verdicts = store.verdicts
+    files = Counter[str]()
+    for one in verdicts:
+        files[one.outcome.value] += one.files
+    without = f"; pictures of the first {max_pictures}" if found.series > max_pictures else ""
+    taken = [one for one in verdicts if one.outcome is not Outcome.REJECTED]
+    return Template(PAGE).substitute(
+        digest=digest,
+        subtitle=f"Fingerprint <code>{store.fingerprint[:16]}</code>. Names are pseudonyms{without}.",
+        tiles=_tiles(store, found, files),
+        share=_share(files),
+        outcomes=_options(Counter(one.outcome.value for one in taken)),
+        modalities=_options(found.modalities),
+        planes=_options(found.planes),
+        flags=_options(Counter(flag for one in taken for flag in one.flags)),
+        series=CARDS,
+        rejected=_rejected([one for one in verdicts if one.outcome is Outcome.REJECTED]),
+    )
+
+
+def _tiles(store: SliceStore, found: _Found, files: Counter[str]) -> str:
+    counts = {
+        "patients": len(found.patients),
+        "series": found.series,
+        "slices": len(store),
+        "files": files.total(),
+        **{f"files {outcome.value}": files[outcome.value] for outcome in Outcome},
+    }
+    return "".join(f'<div class="tile"><b>{count:,}</b><span>{name}</span></div>' for name, count in counts.items())
+
+
+def _share(files: Counter[str]) -> str:
+    whole = max(1, files.total())
+    return "".join(
+        f'<i class="{one.value}" style="width:{100 * files[one.value] / whole:.2f}%"></i>' for one in Outcome
+    )
+
+
+def _options(counts: Counter[str]) -> str:
+    return "".join(
+        f'<option value="{escape(value)}">{escape(value.replace("_", " "))} ({count})</option>'
+        for value, count in sorted(counts.items())
+        if value
+    )
+
+
+def _series(store: SliceStore, verdict: Verdict, rows: Sequence[dict[str, Any]], with_picture: bool) -> str:
+    """One series: picture, identity and geometry, verdict, histogram."""
+    first = rows[0]
+    volume = _sample(store, rows) if with_picture else None
+    words = [first[name] for name in ("series_id", "patient", "modality", "plane", "body_part", "kernel")]
+    words += [verdict.outcome.value, *verdict.flags]
+    data = {
+        "outcome": verdict.outcome.value,
+        "modality": first["modality"],
+        "plane": first["plane"],
+        "flags": " ".join(verdict.flags),
+        "text": " ".join(words).lower(),
+    }
+    attributes = " ".join(f'data-{name}="{escape(value)}"' for name, value in data.items())
+    picture = "no picture" if volume is None else _picture(volume[len(volume) // 2], first)
+    histogram = "" if volume is None else _histogram(volume, first["modality"])
+    flags = "".join(
+        f'<span class="flag" title="{escape(FLAGS.get(flag, ""))}">{escape(flag.replace("_", " "))}</span>'
+        for flag in verdict.flags
+    )
+    repairs = "".join(f"<li>{escape(repair)}</li>" for repair in verdict.repairs)
+    badge = f'<span class="badge {verdict.outcome.value}">{verdict.outcome.value}</span>'
+    return (
+        f'<section class="series" {attributes}><div class="picture">{picture}</div>'
+        f"<div><code>{escape(first['series_id'])}</code>{_facts(rows)}</div>"
+        f"<div>{badge} {verdict.files} file{'s' * (verdict.files != 1)}<div>{flags}</div>"
+        f"{f'<ul>{repairs}</ul>' if repairs else ''}</div><div>{histogram}</div></section>"
+    )
+
+
+def _facts(rows: Sequence[dict[str, Any]]) -> str:
+    first = rows[0]
+    steps = sorted({round(row["slice_spacing_mm"], 2) for row in rows if row["slice_spacing_mm"] is not None})
+    step = "?" if not steps else f"{steps[0]:g}" if len(steps) == 1 else f"{steps[0]:g} to {steps[-1]:g}"
+    heights = [row["z_mm"] for row in rows if row["z_mm"] is not None]
+    spacing = [first["spacing_row_mm"], first["spacing_column_mm"]]
+    facts = {
+        "patient": first["patient"],
+        "study": "" if first["study_day"] is None else f"day {first['study_day']} since the patient's first",
+        "image": " · ".join(word for word in (first["modality"], first["plane"], first["body_part"]) if word),
+        "kernel": first["kernel"],
+        "slices": f"{len(rows)} of {first['rows']} × {first['columns']}",
+        "spacing": " × ".join("?" if one is None else f"{one:.3g}" for one in spacing) + f" mm, slices {step} mm",
+        "z": " to ".join(f"{z:.1f}" for z in sorted({min(heights), max(heights)})) + " mm" if heights else "",
+        "values": f"{min(row['hu_min'] for row in rows)} to {max(row['hu_max'] for row in rows)}",
+    }
+    return "<dl>" + "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items() if fact) + "</dl>"
+
+
+def _sample(store: SliceStore, rows: Sequence[dict[str, Any]]) -> list[NDArray[np.int16]]:
+    """Evenly spaced slices; the middle one is the middle of the series."""
+    numbers = np.unique(np.linspace(0, len(rows) - 1, SAMPLED_SLICES + 1).round().astype(int))
+    return [store.read(rows[0]["series_id"], int(number)) for number in numbers]
+
+
+def _picture(pixels: NDArray[np.int16], row: dict[str, Any]) -> str:
+    """The slice in its window and proportions, as an image inside the page."""
+    import cv2
+
+    if row["modality"] == "CT":
+        level, width = CT_WINDOW
+        low, high = level - width / 2, level + width / 2
+    else:
+        low, high = (float(value) for value in np.percentile(pixels, (1, 99)))
+    grey = np.clip((pixels.astype(np.float32) - low) / max(high - low, 1) * 255, 0, 255).astype(np.uint8)
+    height = pixels.shape[0] * (row["spacing_row_mm"] or 1.0)
+    width_mm = pixels.shape[1] * (row["spacing_column_mm"] or 1.0)
+    scale = PICTURE_SIDE / max(height, width_mm)
+    size = max(1, round(width_mm * scale)), max(1, round(height * scale))
+    shrinks = size[0] <= pixels.shape[1] and size[1] <= pixels.shape[0]
+    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    encoded = base64.b64encode(cv2.imencode(".png", small)[1].tobytes()).decode("ascii")
+    return f'<img alt="middle slice" width="{size[0]}" height="{size[1]}" src="data:image/png;base64,{encoded}">'
+
+
+def _histogram(slices: Sequence[NDArray[np.int16]], modality: str) -> str:
+    """Of the values inside the field of view; heights are square roots of counts, so that small organs show."""
+    values = np.concatenate([one.reshape(-1)[::3] for one in slices])
+    low, high = HU_RANGE if modality == "CT" else (float(values.min()), float(max(values.max(), values.min() + 1)))
+    inside = values[values > low] if modality == "CT" else values
+    counts, _ = np.histogram(np.clip(inside, low, high), bins=BINS, range=(low, high))
+    heights = np.sqrt(counts / max(1, counts.max())) * 96
+    step = 232 / BINS
+    bars = "".join(
+        f"M{i * step:.1f} 110V{110 - bar:.1f}h{step:.1f}V110z" for i, bar in enumerate(heights) if bar >= 0.5
+    )
+    marks = (-1000, 0, 1000) if modality == "CT" else (low, high)
+    texts = ""
+    for mark in marks:
+        x = (mark - low) / (high - low) * 232
+        anchor = "start" if x < 20 else "end" if x > 212 else "middle"
+        texts += f'<text x="{x:.0f}" y="124" text-anchor="{anchor}">{mark:.0f}</text>'
+    unit = "HU" if modality == "CT" else "stored values"
+    texts += f'<text x="230" y="10" text-anchor="end">{unit}</text>'
+    return (
+        f'<svg width="232" height="130" role="img" aria-label="histogram of {unit}"><path d="{bars}"/>'
+        f'<line x1="0" x2="232" y1="110.5" y2="110.5"/>{texts}</svg>'
+    )
+
+
+def _rejected(verdicts: Sequence[Verdict]) -> str:
+    """One row for each reason and sentence."""
+    if not verdicts:
+        return "<p>Every file was taken.</p>"
+    groups: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        groups[verdict.reason.value if verdict.reason else "", verdict.detail].append(verdict)
+    ordered = sorted(groups.items(), key=lambda item: (-sum(one.files for one in item[1]), item[0]))
+    lines = []
+    for (reason, detail), members in ordered:
+        names = sorted(one.subject for one in members)
+        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        lines.append(
+            f"<tr><td><code>{escape(reason)}</code></td><td>{escape(detail)}<details><summary>{len(names)} "
+            f"series or files</summary><code>{escape(' '.join(names[:MAX_NAMES]))}{more}</code></details></td>"
+            f'<td class="number">{sum(one.files for one in members)}</td></tr>'
+        )
+    head = '<tr><th>reason</th><th>why</th><th class="number">files</th></tr>'
+    return f"<table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>"

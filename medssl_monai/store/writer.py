@@ -1,0 +1,399 @@
+"""Makes slice stores: each series appears whole or not at all, and the finished store is byte-identical however made.
+
+A series is written beside the store's content and renamed into place, the array first and its parquet part after it:
+the part says that the series is there. So several processes may write and others read meanwhile, and a run that was
+killed leaves whole series, which the next run keeps, and drafts, which it removes. A series that replaces an older
+version lies beside it as a whole first, so that `recover` can finish what a kill interrupted: rows never speak of
+another version's array, and neither version is lost. `finish` compacts the parts.
+
+Every array is written by one thread with fixed parameters, so that equal slices give equal bytes. What other codecs and
+levels cost stands in docs/ingest.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from medssl_monai.errors import StoreError
+from medssl_monai.ingest.exclusive import LOCK_NAME
+from medssl_monai.ingest.volumes.digest import file_digest
+from medssl_monai.store.disk import disk_refused
+from medssl_monai.store.measures import body_fraction, perceptual_hash
+from medssl_monai.store.notes import NOTE_KEY, SeriesNote, read_note
+from medssl_monai.store.reader import describe
+from medssl_monai.store.schema import INDEX_SCHEMA, SCHEMA_VERSION
+from medssl_monai.store.verdicts import Outcome, Verdict, merge_verdicts, read_verdicts, write_verdicts
+
+__all__ = ["SeriesHeader", "SliceRecord", "StoreWriter"]
+
+SUFFIXES = (".b2nd", ".parquet")
+"""Of a series' array and its part, in the order in which they take their place."""
+
+NEWER = ".newer"
+"""Ends the names of both while they lie beside an older version."""
+
+ROWS_TOGETHER = 2048
+"""Rows of the index written at once, at least."""
+
+
+class SliceRecord(NamedTuple):
+    """A slice on its way into the store.
+
+    Attributes:
+        pixels: (H, W) int16, canonical orientation.
+        z_mm: z of its centre; None where unknown.
+        spacing_mm: (row, column); None where unknown.
+        slice_spacing_mm: distance to the next; None where unknown.
+        window_level, window_width: of the tags, HU; None where there are none.
+        flags: words of `verdicts.FLAGS` for this slice alone.
+    """
+
+    pixels: NDArray[np.int16]
+    z_mm: float | None = None
+    spacing_mm: tuple[float, float] | None = None
+    slice_spacing_mm: float | None = None
+    window_level: float | None = None
+    window_width: float | None = None
+    flags: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class SeriesHeader:
+    """What all slices of a series share; the names are those of the index's columns.
+
+    Attributes:
+        shape: (slices, H, W).
+        affine: 16 numbers, or None where the geometry is unknown.
+        shifted_day: of the study, moved by a secret of the patient's; None where no date is known.
+    """
+
+    series_id: str
+    patient: str
+    source_id: str
+    modality: str
+    plane: str
+    shape: tuple[int, int, int]
+    body_part: str = ""
+    kernel: str = ""
+    flags: frozenset[str] = frozenset()
+    affine: tuple[float, ...] | None = None
+    shifted_day: int | None = None
+
+
+class StoreWriter:
+    """Writes series into a store, new or existing. It is cheap to make and may be pickled to other processes.
+
+    Args:
+        path: the store's folder; made with the first series.
+        key_check: tells the key that made the pseudonyms, see `pseudonyms.key_check`.
+
+    Raises:
+        StoreError: the folder holds something else, or a store made with another key or schema version.
+    """
+
+    def __init__(self, path: Path, key_check: str) -> None:
+        self.path, self.key_check = path, key_check
+        _refuse_foreign(path, key_check)
+
+    @property
+    def series_folder(self) -> Path:
+        """Where arrays and parts lie."""
+        return self.path / "series"
+
+    def series_ids(self) -> list[str]:
+        """All whole series, sorted."""
+        return sorted(part.stem for part in self.series_folder.glob("*.parquet"))
+
+    def note(self, series_id: str) -> SeriesNote:
+        """The note of a whole series.
+
+        Raises:
+            StoreError: the part was made with another key or schema version.
+        """
+        note = read_note(self.series_folder / f"{series_id}.parquet")
+        if note.key_check != self.key_check:
+            raise _other_key(self.path)
+        return note
+
+    def notes(self) -> dict[str, SeriesNote]:
+        """The notes of all whole series, by series id, sorted."""
+        return {series_id: self.note(series_id) for series_id in self.series_ids()}
+
+    def write(
+        self,
+        header: SeriesHeader,
+        slices: Iterable[SliceRecord],
+        note: Callable[[frozenset[str]], SeriesNote],
+        *,
+        replace: bool = False,
+    ) -> SeriesNote:
+        """Writes one series, replacing one of the same id.
+
+        Exceptions from `slices` pass through, and leave nothing behind.
+
+        Args:
+            header: shape and shared columns.
+            slices: as many as `header.shape` says, in order.
+            note: gives what to remember, once the flags of all slices are known; `array_sha256` is filled in here.
+            replace: whether an older version is in the index, which is then no longer true.
+        """
+        self.series_folder.mkdir(parents=True, exist_ok=True)
+        with self._draft_folder() as drafts:
+            array, part = drafts / "array.b2nd", drafts / "part.parquet"
+            rows, flags = _write_array(array, header, slices)
+            whole = dataclasses.replace(note(flags), array_sha256=file_digest(array))
+            table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA).replace_schema_metadata(
+                {NOTE_KEY: whole.to_bytes()}
+            )
+            pq.write_table(table, part, compression="zstd")
+            beside = NEWER if replace else ""
+            if replace:
+                self._reopen()
+            for draft, suffix in zip((array, part), SUFFIXES, strict=True):
+                draft.replace(self.series_folder / f"{header.series_id}{suffix}{beside}")
+            if replace:
+                self._take_place(header.series_id)
+        return whole
+
+    def remove(self, series_id: str) -> None:
+        """Takes a series out."""
+        self._reopen()
+        for suffix in reversed(SUFFIXES):
+            (self.series_folder / f"{series_id}{suffix}").unlink(missing_ok=True)
+
+    def recover(self) -> None:
+        """Removes the drafts of killed runs, and finishes replacements that they began; for who holds the lock.
+
+        Drafts hold what archives and a PACS gave, with all that identifies patients.
+        """
+        for draft in self.path.glob(".draft-*"):
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)  # of a report
+        for part in self.series_folder.glob(f"*{SUFFIXES[1]}{NEWER}"):
+            self._take_place(part.name.partition(".")[0])
+        for array in self.series_folder.glob(f"*{SUFFIXES[0]}{NEWER}"):
+            array.unlink()  # its part never came: the older version stays
+
+    def _take_place(self, series_id: str) -> None:
+        """The newer version takes the place of the older one; what did so before a kill is not there any more."""
+        for suffix in SUFFIXES:
+            newer = self.series_folder / f"{series_id}{suffix}{NEWER}"
+            if newer.exists():
+                newer.replace(newer.with_suffix(""))
+
+    def finish(self, verdicts: Iterable[Verdict], alone: bool = False) -> None:
+        """Compacts the parts into the index, merges the verdicts, and declares the store finished.
+
+        A series that is in the store is not said to be rejected because a later run wanted something else.
+
+        Args:
+            verdicts: of the run.
+            alone: whether they are kept without those of earlier runs.
+
+        Raises:
+            StoreError: a part was made with another key.
+        """
+        self.recover()
+        # Of a store of any size, one series is held at a time, and what verdicts and fingerprint need.
+        notes: dict[str, tuple[tuple[Verdict, ...], str]] = {}
+        for name in self.series_ids():
+            note = self.note(name)
+            notes[name] = note.verdicts, note.array_sha256
+        for array in self.series_folder.glob("*.b2nd"):
+            if array.stem not in notes:
+                array.unlink()  # of a killed run
+        # Parts speak for series of runs that never finished; they do not know of a series' images that were refused.
+        unfinished = (verdict for of_series, _ in notes.values() for verdict in of_series)
+        earlier = [] if alone else merge_verdicts(unfinished, read_verdicts(self.path / "verdicts.jsonl"))
+        verdicts = list(verdicts)
+        taken = {verdict.subject for verdict in verdicts if verdict.outcome is not Outcome.REJECTED}
+        news = [verdict for verdict in verdicts if verdict.subject in taken or verdict.subject not in notes]
+        merged = [
+            verdict
+            for verdict in merge_verdicts(earlier, news)
+            if verdict.outcome is Outcome.REJECTED or verdict.series_id in notes
+        ]
+        with self._draft_folder() as drafts:
+            slices = self._write_index(drafts / "index.parquet", list(notes))
+            write_verdicts(drafts / "verdicts.jsonl", merged)
+            description = {
+                "format": "medssl-monai slice store",
+                "schema_version": SCHEMA_VERSION,
+                "series": len(notes),
+                "slices": slices,
+                "fingerprint": _fingerprint(drafts / "index.parquet", {name: sha for name, (_, sha) in notes.items()}),
+                "key_check": self.key_check,
+            }
+            (drafts / "store.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            names = ("index.parquet", "verdicts.jsonl", "store.json")
+            if all(_same_bytes(drafts / name, self.path / name) for name in names):
+                return
+            self._reopen()
+            for name in names:
+                (drafts / name).replace(self.path / name)
+
+    def _write_index(self, path: Path, names: Sequence[str]) -> int:
+        """All parts in one file, with days counted from each patient's first, which parts do not know of one another.
+
+        Returns:
+            The number of rows.
+        """
+        parts = [self.series_folder / f"{name}.parquet" for name in names]
+        first: dict[str, int] = {}
+        for part in parts:
+            patient, day = (column[0].as_py() for column in _read(part, ["patient", "study_day"]))
+            if day is not None:
+                first[patient] = min(day, first.get(patient, day))
+        rows, waiting = 0, INDEX_SCHEMA.empty_table()
+        with pq.ParquetWriter(path, INDEX_SCHEMA, compression="zstd") as file:
+            for part in parts:
+                table = _read(part).cast(INDEX_SCHEMA)
+                rows += table.num_rows
+                waiting = pa.concat_tables([waiting, _with_relative_days(table, first)])
+                if waiting.num_rows >= ROWS_TOGETHER:
+                    file.write_table(waiting)
+                    waiting = waiting.slice(0, 0)
+            file.write_table(waiting)
+        return rows
+
+    def _reopen(self) -> None:
+        """The index no longer tells the truth, nor does a report: until `finish`, the store counts as unfinished."""
+        for name in ("store.json", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _draft_folder(self) -> Iterator[Path]:
+        drafts = self.path / f".draft-{os.getpid()}-{secrets.token_hex(4)}"
+        drafts.mkdir(parents=True)
+        try:
+            yield drafts
+        finally:
+            shutil.rmtree(drafts, ignore_errors=True)
+
+
+def _write_array(
+    path: Path, header: SeriesHeader, slices: Iterable[SliceRecord]
+) -> tuple[list[dict[str, Any]], frozenset[str]]:
+    """Compresses the slices one after another; gives the rows of the index, and the slices' flags."""
+    import blosc2
+
+    block = (1, *header.shape[1:])
+    array = blosc2.empty(
+        header.shape,
+        dtype=np.int16,
+        chunks=block,
+        blocks=block,
+        urlpath=str(path),
+        mode="w",
+        contiguous=True,
+        cparams=blosc2.CParams(
+            codec=blosc2.Codec.ZSTD, clevel=1, filters=[blosc2.Filter.BITSHUFFLE], typesize=2, nthreads=1
+        ),
+        dparams=blosc2.DParams(nthreads=1),
+    )
+    rows: list[dict[str, Any]] = []
+    flags: set[str] = set()
+    for number, record in enumerate(slices):
+        # A block is a slice: handed over as it is, which the array's own indexing would take half as long again to do.
+        try:
+            array.schunk.update_data(number, np.ascontiguousarray(record.pixels), copy=True)
+        except RuntimeError as error:  # blosc2 does not say why; compression cannot fail
+            raise disk_refused(path.parent, OSError(errno.EIO, "the disk took no more slices")) from error
+        rows.append(_row(header, number, record))
+        flags |= record.flags
+    assert len(rows) == header.shape[0], (len(rows), header.shape)
+    return rows, frozenset(flags)
+
+
+def _row(header: SeriesHeader, number: int, record: SliceRecord) -> dict[str, Any]:
+    row_mm, column_mm = record.spacing_mm or (None, None)
+    return {
+        "series_id": header.series_id,
+        "patient": header.patient,
+        "slice": number,
+        "study_day": header.shifted_day,
+        "z_mm": record.z_mm,
+        "plane": header.plane,
+        "rows": header.shape[1],
+        "columns": header.shape[2],
+        "spacing_row_mm": row_mm,
+        "spacing_column_mm": column_mm,
+        "slice_spacing_mm": record.slice_spacing_mm,
+        "modality": header.modality,
+        "body_part": header.body_part,
+        "kernel": header.kernel,
+        "hu_min": int(record.pixels.min()),
+        "hu_max": int(record.pixels.max()),
+        "body_fraction": body_fraction(record.pixels, header.modality),
+        "phash": perceptual_hash(record.pixels, header.modality),
+        "window_level": record.window_level,
+        "window_width": record.window_width,
+        "flags": ",".join(sorted(header.flags | record.flags)),
+        "source_id": header.source_id,
+        "affine": None if header.affine is None else list(header.affine),
+    }
+
+
+def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
+    """Without `pyarrow.dataset`, which `read_table` would load at a cost of 10 MB."""
+    with pq.ParquetFile(part) as file:
+        return file.read(columns, use_threads=False).replace_schema_metadata(None)
+
+
+def _with_relative_days(rows: pa.Table, first: Mapping[str, int]) -> pa.Table:
+    """The rows of one series, its day counted from its patient's first."""
+    days = pc.subtract(rows.column("study_day"), pa.scalar(first.get(rows.column("patient")[0].as_py()), pa.int32()))
+    return rows.set_column(rows.schema.get_field_index("study_day"), INDEX_SCHEMA.field("study_day"), days)
+
+
+def _fingerprint(index: Path, arrays: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(index.read_bytes())
+    for series_id, sha256 in arrays.items():
+        digest.update(f"{series_id}\0{sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    return second.is_file() and first.read_bytes() == second.read_bytes()
+
+
+def _refuse_foreign(path: Path, key_check: str) -> None:
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"store {path}: is a file; name a new folder")
+    described = path / "store.json"
+    if described.is_file():
+        if describe(path).get("key_check") != key_check:
+            raise _other_key(path)
+    elif path.is_dir() and not (path / "series").is_dir() and any(map(_is_foreign, path.iterdir())):
+        raise StoreError(f"store {path}: the folder is neither empty nor a slice store; name a new folder")
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether something in a folder is no trace of a run that has written no series yet."""
+    return path.name != LOCK_NAME and not path.name.startswith(".draft-")
+
+
+def _other_key(path: Path) -> StoreError:
+    return StoreError(
+        f"store {path}: its pseudonyms were made with another key, so that patients could not be told apart; "
+        "give that key (`--key FILE` or MEDSSL_KEY), or ingest into a new folder"
+    )

@@ -1,0 +1,225 @@
+"""One cell of a study: train on a share of the labels, judge on the test patients, write the predictions down."""
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import shutil
+import time
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from monai.bundle import ConfigParser
+from monai.utils import set_determinism
+from torch.utils.data import DataLoader, Dataset
+
+from medssl_monai.atomic import write_json, write_text
+from medssl_monai.classify.baselines import Floats
+from medssl_monai.classify.multilabel_predictions import MultilabelPredictions
+from medssl_monai.classify.predict_run import evaluate_run
+from medssl_monai.classify.predictions import Predictions
+from medssl_monai.classify.probes import nearest_votes, probe_linearly
+from medssl_monai.networks.resnet import resnet_encoder
+from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.study.inputs import StudyInputs, public_key, weights_fingerprint
+from medssl_monai.study.made_by import made_by
+from medssl_monai.study.plan import Cell, StudyPlan, digest
+
+__all__ = ["cell_done", "cell_made_by", "run_cell"]
+
+
+def cell_done(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path) -> bool:
+    """Whether the cell's folder holds the results of exactly this cell."""
+    path = out / "cells" / cell.folder / "cell.json"
+    if not path.is_file():
+        return False
+    return bool(json.loads(path.read_text(encoding="utf-8"))["signature"] == _signature(plan, inputs, cell))
+
+
+def cell_made_by(cell: Cell, out: Path) -> dict[str, str]:
+    """Versions and code that made a finished cell, see `made_by`; empty where it was not noted."""
+    content = json.loads((out / "cells" / cell.folder / "cell.json").read_text(encoding="utf-8"))
+    return dict(content.get("made_by", {}))
+
+
+def run_cell(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path, threads: int | None = None) -> None:
+    """Fill ``OUT/cells/<cell>``: ``evaluation/``, ``cell.json`` (last) and ``log.txt``.
+
+    A fine-tuning that was stopped carries on; one of other settings starts anew.
+
+    Args:
+        plan: of the study.
+        inputs: from `prepare`.
+        cell: which.
+        out: the study's folder.
+        threads: of torch in this process; None leaves them.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder, signature = out / "cells" / cell.folder, _signature(plan, inputs, cell)
+    mark = folder / "signature.txt"
+    if folder.exists() and (not mark.is_file() or mark.read_text(encoding="utf-8") != signature):
+        shutil.rmtree(folder)
+    write_text(mark, signature)
+    started = time.monotonic()
+    with public_key(plan), (folder / "log.txt").open("a", encoding="utf-8") as log, _into(log):
+        learned = (_finetune if cell.head == "finetune" else _frozen)(plan, inputs, cell, folder)
+    seconds = round(time.monotonic() - started, 1)
+    content = {"signature": signature, **vars(cell), **learned, "seconds": seconds, "made_by": made_by()}
+    write_json(folder / "cell.json", content)
+
+
+def _signature(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> str:
+    """What decides a cell's result: its settings with all defaults, the labels, the images, the weights.
+
+    The code takes no part, see `made_by`: a study would forget days of training when a line of it changes.
+    """
+    files = [*inputs.files, inputs.files[0].parent / "evaluate.yaml"]
+    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files]
+    source = plan.encoders[cell.encoder]
+    prepared = {} if source.bundle else dict(source.settings)
+    weights = weights_fingerprint(inputs.encoders[cell.encoder])
+    return digest([vars(cell), dict(plan.settings), configs, inputs.unit, inputs.fingerprint, weights, prepared])
+
+
+def _overrides(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> dict[str, Any]:
+    return {
+        **inputs.overrides,
+        **plan.settings,
+        **({} if plan.encoders[cell.encoder].bundle else plan.encoders[cell.encoder].settings),
+        # A cluster's workers may not start processes of their own; the batches are the same whoever loads them.
+        **({"num_workers": 0} if multiprocessing.current_process().daemon else {}),
+        "overlays": [str(p) for p in inputs.overlays],
+        "encoder_weights": inputs.encoders[cell.encoder],
+        "label_fraction": cell.fraction,
+        "subset_unit": inputs.unit,
+        "subset_seed": cell.seed,
+        "seed": cell.seed,
+        "confidence": False,  # a cell is judged, and its weights are dropped
+    }
+
+
+def _finetune(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> dict[str, Any]:
+    """Through the bundle, as a user fine-tunes."""
+    run = folder / "run"
+    workflow = run_bundle(inputs.files, {**_overrides(plan, inputs, cell), "output_dir": str(run)})
+    trainer = workflow.parser.get_parsed_content("train::trainer")
+    data = workflow.parser.get_parsed_content("data")
+    place = inputs.overrides
+    evaluate_run(
+        run,
+        Path(place["dataset_dir"]),
+        folder / "evaluation",
+        store=Path(place["store_dir"]) if "store_dir" in place else None,
+        explanations=0,
+        figures=False,
+    )
+    for heavy in ("checkpoints", "models"):
+        shutil.rmtree(run / heavy, ignore_errors=True)
+    return {"steps": int(trainer.state.iteration), **_learned_from(data)}
+
+
+def _frozen(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> dict[str, Any]:
+    """A classifier on features of the frozen encoder, of views that nothing is drawn for."""
+    parser = _parser(plan, inputs, cell)
+    data = parser.get_parsed_content("data")
+    everything = _encoded(plan, inputs, replace(cell, fraction=1.0))
+    place = {key: i for i, key in enumerate(everything.keys)}
+    learned = [place[key] for key in _training_keys(data)]
+    judge = probe_linearly if cell.head == "linear" else nearest_votes
+    predictions: Predictions | MultilabelPredictions = Predictions(inputs.classes)
+    if parser["task"] == "multilabel":
+        predictions = MultilabelPredictions(inputs.classes, parser["thresholds"])
+    labels = np.asarray([everything.labels[i] for i in learned])
+    found = judge(everything.train[learned], labels, everything.test, len(inputs.classes))
+    for probabilities, item in zip(found, everything.tested, strict=True):
+        predictions.add(probabilities, *item)
+    predictions.write(folder / "evaluation", figures=False)
+    return {"steps": 0, **_learned_from(data)}
+
+
+def _parser(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> ConfigParser:
+    parser = ConfigParser(ConfigParser.load_config_files([str(f) for f in inputs.files]))
+    parser.update(_overrides(plan, inputs, cell))
+    return parser
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Features of all training slices (M, D) and test slices (N, D), and whose they are."""
+
+    train: Floats
+    keys: list[tuple[str, int]]
+    labels: list[Any]
+    test: Floats
+    tested: list[tuple[str, int, str, Any]]
+
+
+_KEPT: dict[str, _Encoded] = {}
+KEPT = 4  # the seeds of an encoder from scratch, which has other features with each
+
+
+def _encoded(plan: StudyPlan, inputs: StudyInputs, whole: Cell) -> _Encoded:
+    """Features of a frozen encoder: shares of the labels and heads have them in common, so the last few are kept."""
+    pretrained = inputs.encoders[whole.encoder] is not None
+    same = replace(whole, head="linear", seed=0 if pretrained else whole.seed)
+    key = _signature(plan, inputs, same)
+    if key not in _KEPT:
+        parser = _parser(plan, inputs, whole)
+        data, view = (parser.get_parsed_content(name) for name in ("data", "validate::preprocessing"))
+        set_determinism(seed=whole.seed)  # of an encoder from scratch
+        encoder = resnet_encoder(parser["arch"], encoder_weights=inputs.encoders[whole.encoder])
+        encoder.to(parser.get_parsed_content("device"))
+        train, learned = _features(encoder, data.dataset("train", view))
+        test, tested = _features(encoder, data.dataset("test", view))
+        while len(_KEPT) >= KEPT:
+            _KEPT.pop(next(iter(_KEPT)))
+        _KEPT[key] = _Encoded(train, [item[:2] for item in learned], [item[3] for item in learned], test, tested)
+    return _KEPT[key]
+
+
+def _training_keys(data: Any) -> list[tuple[str, int]]:
+    """(series, slice) of what a cell learns from."""
+    if hasattr(data, "rows"):
+        return [(row["series_id"], row["slice"]) for row in data.rows("train")]
+    return [data.key(i) for i in data.splits["train"]]
+
+
+def _learned_from(data: Any) -> dict[str, Any]:
+    """How many slices and patients a cell saw; patients None where unknown."""
+    rows = data.rows("train") if hasattr(data, "rows") else None
+    patients = [r["patient"] for r in rows] if rows else [data.patients[i] for i in data.splits["train"]]
+    return {"train_slices": len(patients), "train_patients": len(set(patients)) if all(patients) else None}
+
+
+@torch.no_grad()
+def _features(
+    encoder: torch.nn.Module, dataset: Dataset[dict[str, Any]]
+) -> tuple[Floats, list[tuple[str, int, str, Any]]]:
+    """Features (N, D), and of each slice (series, slice, patient, label)."""
+    encoder.eval()
+    device = next(encoder.parameters()).device
+    parts, items = [], []
+    for batch in DataLoader(dataset, batch_size=32):
+        parts.append(encoder(batch["image"].to(device)).float().cpu().numpy())
+        columns = (batch["series_id"], batch["slice"].tolist(), batch["patient"], batch["label"].tolist())
+        items += list(zip(*columns, strict=True))
+    return np.concatenate(parts), items
+
+
+@contextlib.contextmanager
+def _into(log: Any) -> Any:
+    """Send what libraries print to the cell's log: bars of several processes on one terminal are no use."""
+    handler = logging.StreamHandler(log)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
+            yield
+    finally:
+        root.removeHandler(handler)

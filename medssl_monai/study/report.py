@@ -1,0 +1,192 @@
+"""A study's figure and its report: one HTML file that needs nothing else, and the figure as PNG."""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from medssl_monai.atomic import write_atomically, write_text
+from medssl_monai.classify.study_tables import markdown_tables
+from medssl_monai.study.plan import HEADS, METRICS
+from medssl_monai.study.results import Contrast, Point, StudyResults
+
+__all__ = ["draw_study", "statements", "write_report"]
+
+# Okabe and Ito's colours, told apart by all; markers tell them apart in print.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vPX"
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 2rem auto; max-width: 66rem;
+  padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
+img { max-width: 100%; height: auto; }
+div.table { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.25rem 0.75rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
+"""
+
+
+def draw_study(results: StudyResults, path: Path) -> None:
+    """Draw the metric against the share of labels: a panel a head, a line an encoder, a band an interval.
+
+    Args:
+        results: from `collect`.
+        path: PNG to write.
+    """
+    plan = results.plan
+    figure = Figure(figsize=(2.2 + 4.2 * len(plan.heads), 5.2), layout="constrained")
+    panels = figure.subplots(1, len(plan.heads), sharey=True, squeeze=False)[0]
+    for axes, head in zip(panels, plan.heads, strict=True):
+        for i, encoder in enumerate(plan.encoders):
+            points = [p for p in results.points if (p.head, p.encoder) == (head, encoder) and p.mean is not None]
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            shares = [100 * p.fraction for p in points]
+            axes.plot(shares, [p.mean for p in points], color=colour, marker=marker, markersize=5, label=encoder)
+            bands = [_band(p) for p in points]
+            lows, highs = [b[0] for b in bands], [b[1] for b in bands]
+            axes.fill_between(shares, lows, highs, color=colour, alpha=0.09, linewidth=0)
+            for edge in (lows, highs):
+                axes.plot(shares, edge, color=colour, alpha=0.5, linewidth=0.7)
+        axes.set_xscale("log")
+        axes.set_xticks([100 * f for f in plan.fractions], [f"{100 * f:g}" for f in plan.fractions])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("labels used (% of the training " + results.record["subset_unit"] + ")")
+        axes.set_title(HEADS[head], fontsize=11)
+        axes.grid(alpha=0.3)
+        if plan.metric in {"balanced_accuracy", "auc"}:
+            several = plan.settings.get("task") == "multilabel"
+            chance = 0.5 if plan.metric == "auc" or several else 1 / len(results.classes)
+            axes.axhline(chance, color="grey", linewidth=0.8, linestyle="--", label="chance")
+    panels[0].set_ylabel(METRICS[plan.metric] + " on the test slices")
+    panels[0].set_ylim(top=1.02)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+    bands_are = "95% interval over test patients" if _has_intervals(results) else "lowest to highest seed (no interval)"
+    figure.suptitle(f"{plan.title}\nbands: {bands_are}", fontsize=11)
+    write_atomically(path, lambda p: figure.savefig(p, dpi=130))
+
+
+def _band(point: Point) -> tuple[float, float]:
+    mean = point.mean if point.mean is not None else float("nan")
+    low = point.low if point.low is not None else point.lowest
+    high = point.high if point.high is not None else point.highest
+    return (mean if low is None else low, mean if high is None else high)
+
+
+def _has_intervals(results: StudyResults) -> bool:
+    return any(point.low is not None for point in results.points)
+
+
+def write_report(results: StudyResults, out: Path) -> None:
+    """Write ``figures/study.png``, ``report.html`` and ``tables.md``."""
+    picture = out / "figures" / "study.png"
+    draw_study(results, picture)
+    encoded = base64.b64encode(picture.read_bytes()).decode("ascii")
+    metric = METRICS[results.plan.metric]
+    parts = [
+        f"<h1>{escape(results.plan.title)}</h1>",
+        *(f"<p>{escape(sentence)}</p>" for sentence in statements(results)),
+        f'<img alt="{escape(metric)} by share of labels, one line an encoder" src="data:image/png;base64,{encoded}">',
+        f"<h2>{escape(metric.capitalize())}</h2>",
+        _table(
+            ("encoder", "head", "labels", "patients", "slices", "mean", "95% interval", "seeds"),
+            _points(results.points),
+        ),
+    ]
+    if results.contrasts:
+        parts += [
+            f"<h2>Against {escape(results.plan.baseline)}</h2>",
+            f"<p>Difference of balanced accuracy. {escape(_how(results.contrasts))} p is corrected over all "
+            "rows (Holm). A difference that is not significant is not a proof that there is none.</p>",
+            _table(
+                ("encoder", "head", "labels", "difference", "p", "p (Holm)", "p (DeLong)"),
+                _contrasts(results.contrasts),
+            ),
+        ]
+    page = (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(results.plan.title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+        f"<style>{STYLE}</style></head>"
+        f"<body>\n{chr(10).join(parts)}\n</body></html>\n"
+    )
+    write_text(out / "report.html", page)
+    write_text(out / "tables.md", markdown_tables(results))
+
+
+def statements(results: StudyResults) -> list[str]:
+    """What a reader must know before the figures."""
+    record = results.record
+    patients = "an unknown number of" if record["test_patients"] is None else str(record["test_patients"])
+    steps = ", ".join(str(s) for s in record["steps"] if s) or "no"
+    drawn = (
+        "Subsets are of whole patients, stratified, the smaller within the larger; each seed draws its own."
+        if record["subset_unit"] == "patients"
+        else "There are too few patients to draw subsets of (or they are unknown): subsets are of slices within "
+        "patients. All patients are in every subset, so this is not a study of few labelled patients."
+    )
+    other = record.get("cells_of_other_code", 0)
+    sources = "; ".join(f"{name}: {source}" for name, source in record["encoders"].items())
+    return [
+        f"Classes: {', '.join(record['classes'])}. Tested on {record['test_slices']} slices of {patients} patients, "
+        f"the same for all. Every fine-tuning took the same number of steps ({steps}), whatever the number of labels.",
+        drawn,
+        f"Encoders: {sources}. Those that the study pre-trains saw the training patients' images alone, no labels.",
+        f"Intervals: {results.interval_note}. They say how much the figures depend on who was tested; how much they "
+        "depend on the training shows between the seeds.",
+        *([f"{other} trainings were made by other code or libraries than this report."] if other else []),
+    ]
+
+
+def _points(points: Sequence[Point]) -> list[list[str]]:
+    return [
+        [
+            p.encoder,
+            HEADS[p.head],
+            f"{p.fraction:.0%}",
+            "–" if p.train_patients is None else f"{p.train_patients:g}",
+            f"{p.train_slices:.0f}",
+            _figure(p.mean),
+            "–" if p.low is None else f"{_figure(p.low)} to {_figure(p.high)}",
+            f"{_figure(p.lowest)} to {_figure(p.highest)} ({p.seeds})",
+        ]
+        for p in points
+    ]
+
+
+def _contrasts(contrasts: Sequence[Contrast]) -> list[list[str]]:
+    return [
+        [
+            c.encoder,
+            HEADS[c.head],
+            f"{c.fraction:.0%}",
+            f"{c.difference:+.3f}",
+            _p(c.p),
+            _p(c.p_holm),
+            _p(c.p_delong),
+        ]
+        for c in contrasts
+    ]
+
+
+def _how(contrasts: Sequence[Contrast]) -> str:
+    """How p was found, or why not: a sentence for all rows that say the same."""
+    notes = list(dict.fromkeys(c.note for c in contrasts))
+    return " ".join(f"{note[0].upper()}{note[1:]}." for note in notes)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    head = "".join(f"<th>{escape(c)}</th>" for c in columns)
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(str(v))}</td>" for v in row) + "</tr>" for row in rows)
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'

@@ -1,0 +1,61 @@
+"""The paper's experiment: how good a classifier is, by encoder and by how many labels it was given."""
+
+import logging
+from pathlib import Path
+
+from medssl_monai.atomic import write_json
+from medssl_monai.runs.settings import check_folder
+from medssl_monai.study.cells import cell_done, cell_made_by
+from medssl_monai.study.inputs import REMEDY, prepare, public_key
+from medssl_monai.study.made_by import made_by
+from medssl_monai.study.plan import StudyPlan
+from medssl_monai.study.report import write_report
+from medssl_monai.study.results import StudyResults, collect
+from medssl_monai.study.workers import run_cells
+
+__all__ = ["run_study"]
+
+logger = logging.getLogger(__name__)
+
+
+def run_study(plan: StudyPlan, out: Path, *, scheduler: str | None = None, anew: bool = False) -> StudyResults:
+    """Run what is missing of a study, and write its results.
+
+    A cell that is done is not run again, so that a stopped study carries on, and one with another seed or encoder only
+    adds to it. Changed settings, labels, images or weights make a cell another one. Changed code or libraries do not:
+    they are noted beside each cell, and told in the log and in the report. All cells take the same number of steps of
+    the same batch size whatever the number of labels.
+
+    Args:
+        plan: from `read_plan`.
+        out: folder for ``results.csv``, ``comparisons.csv``, ``study.json``, ``tables.md``, ``report.html``,
+            ``figures/``, ``cells/`` and, where the study makes them, ``data/`` and ``encoders/``.
+        scheduler: address of a Dask scheduler whose workers train, in place of this machine's processes.
+        anew: run again what other code or libraries made.
+
+    Returns:
+        What the report shows.
+
+    Raises:
+        ConfigError: ``out`` is a file; or see `prepare`.
+    """
+    check_folder(out, "--out")
+    out = out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    with public_key(plan):
+        inputs = prepare(plan, out, anew=anew)
+        done = [cell for cell in plan.cells if cell_done(plan, inputs, cell, out)]
+        other = [cell for cell in done if cell_made_by(cell, out) != made_by()]
+        if other and not anew:
+            logger.warning(
+                "%d of %d trainings were made by other code or libraries and are kept; %s",
+                len(other),
+                len(plan.cells),
+                REMEDY,
+            )
+        kept = set(done) - set(other if anew else ())
+        run_cells(plan, inputs, [cell for cell in plan.cells if cell not in kept], out, scheduler)
+    results = collect(plan, inputs, out)
+    write_json(out / "study.json", results.record)
+    write_report(results, out)
+    return results

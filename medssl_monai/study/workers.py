@@ -1,0 +1,89 @@
+"""A study's trainings: one after the other, in several processes, or on a Dask cluster."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from medssl_monai.cluster import cluster_client
+from medssl_monai.errors import InputError
+from medssl_monai.study.cells import run_cell
+from medssl_monai.study.inputs import StudyInputs
+from medssl_monai.study.plan import Cell, StudyPlan
+
+__all__ = ["run_cells"]
+
+
+def run_cells(
+    plan: StudyPlan, inputs: StudyInputs, cells: Sequence[Cell], out: Path, scheduler: str | None = None
+) -> None:
+    """Run cells and show how many of the study's are done.
+
+    Args:
+        plan: of the study; its ``workers`` are processes on this machine.
+        inputs: from `prepare`.
+        cells: that are to be run.
+        out: the study's folder.
+        scheduler: address of a Dask scheduler. Its workers must see ``out`` and the weights under the same paths, have
+            this package installed, and have one thread each, for a training sets its process's random numbers.
+
+    Raises:
+        InputError: the scheduler cannot be used.
+    """
+    bar: Any = tqdm(total=len(plan.cells), initial=len(plan.cells) - len(cells), desc="study", unit="cell")
+    with bar:
+        if scheduler is not None and cells:
+            done = _on_cluster(scheduler, partial(run_cell, plan, inputs, out=out), cells)
+        elif plan.workers == 1:
+            done = _one_by_one(bar, plan, inputs, cells, out)
+        else:
+            done = _in_processes(plan, inputs, cells, out)
+        for _ in done:
+            bar.update()
+
+
+def _one_by_one(bar: Any, plan: StudyPlan, inputs: StudyInputs, cells: Sequence[Cell], out: Path) -> Iterator[None]:
+    for cell in cells:
+        bar.set_postfix_str(cell.folder)
+        run_cell(plan, inputs, cell, out)
+        yield
+
+
+def _in_processes(plan: StudyPlan, inputs: StudyInputs, cells: Sequence[Cell], out: Path) -> Iterator[None]:
+    threads = max(1, (os.cpu_count() or 1) // plan.workers)
+    # Spawned, not forked: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(plan.workers, mp_context=context) as pool:
+        running = [pool.submit(run_cell, plan, inputs, cell, out, threads) for cell in cells]
+        try:
+            for future in as_completed(running):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _on_cluster(scheduler: str, work: Any, cells: Sequence[Cell]) -> Iterator[None]:
+    client = cluster_client(scheduler)
+    from distributed import as_completed as completed  # there, or the line above had said so
+
+    try:
+        threads = client.nthreads()
+        if not threads or max(threads.values()) > 1:
+            found = f"workers with {max(threads.values())} threads" if threads else "no worker"
+            raise InputError(
+                f"scheduler {scheduler}: a study needs workers of one thread each, found {found}; start them with "
+                "`dask worker ADDRESS --nworkers N --nthreads 1`"
+            )
+        # Not pure: the same call again is work to be done again.
+        futures = [client.submit(work, cell, pure=False) for cell in cells]
+        each: Any = completed
+        for future in each(futures, loop=client.loop):
+            yield future.result()
+    finally:
+        client.close()  # what was not begun is forgotten with the futures
