@@ -158,7 +158,8 @@ def test_killed_run_is_completed(source: Path, whole: Path, tmp_path: Path) -> N
     out = tmp_path / "killed"
     # Stops for good after the second series, as far as the outside can tell in the middle of the third.
     program = (
-        "import time; from pathlib import Path; from medssl_monai.ingest import ingest; from medssl_monai.store import writer\n"
+        "import time; from pathlib import Path\n"
+        "from medssl_monai.ingest import ingest; from medssl_monai.store import writer\n"
         "calls = []\n"
         "def row(*arguments, real=writer._row):\n"
         "    calls.append(1)\n"
