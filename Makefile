@@ -54,7 +54,7 @@ $(LABEL_STAMP): setup.cfg constraints.txt
 	touch $@
 
 test-label: $(STAMP) $(LABEL_STAMP)
-	$(BIN)/python -m pytest tests/label -m label
+	$(BIN)/python -m pytest tests/label_server -m label
 
 build: $(STAMP)
 	$(BIN)/python -m build

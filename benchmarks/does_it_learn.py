@@ -37,8 +37,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from medssl_monai.checkpoints.load import load_into_resnet
-from medssl_monai.classify.baselines import encoder_features
 from medssl_monai.classify.labelled_data import LabelledData
+from medssl_monai.classify.probes import encoder_features
 from medssl_monai.ingest import ingest
 from medssl_monai.labels.table import read_labels
 from medssl_monai.networks.resnet import resnet_encoder

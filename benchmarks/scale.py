@@ -27,9 +27,9 @@ from measure import arguments, start
 from train_step import PROGRESS, batch_of, ours
 
 from medssl_monai.engines.allocation import keep_freed_memory
-from medssl_monai.engines.processes import average_gradients, leave_processes, start_processes
 from medssl_monai.engines.sampler import StepBatchSampler
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
+from medssl_monai.processes import average_gradients, leave_processes, start_processes
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import INDEX_SCHEMA, SCHEMA_VERSION

@@ -4,8 +4,6 @@ from typing import Any
 
 from medssl_monai.errors import InputError
 
-__all__ = ["cluster_client"]
-
 SECONDS_TO_CONNECT = 20
 
 

@@ -18,25 +18,24 @@ from rich.console import Console
 
 from medssl_monai.atomic import write_json
 from medssl_monai.checkpoints.run_export import export_run
-from medssl_monai.classify.baselines import Floats, encoder_features, linear_probe, pixel_forest
+from medssl_monai.classify.evaluate import evaluate_run
 from medssl_monai.classify.labelled_data import LabelledData
-from medssl_monai.classify.predict_run import evaluate_run, predict_run, run_settings
+from medssl_monai.classify.predict_run import predict_run
+from medssl_monai.classify.probes import Floats, encoder_features, linear_probe, pixel_forest
 from medssl_monai.ingest import SliceStore, ingest
-from medssl_monai.ingest.verdict_table import verdict_table
 from medssl_monai.labels.table import read_labels
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.folder import run_settings
 from medssl_monai.samples.phantom import write_phantom
 from medssl_monai.samples.real import fetch
 from medssl_monai.statistics.metrics import per_patient
 from medssl_monai.store.contact_sheet import contact_sheet
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.pseudonyms import KEY_VARIABLE
-from medssl_monai.terminal import comparison_table, metrics_table, studies_table
+from medssl_monai.terminal import comparison_table, metrics_table, studies_table, verdict_table
 from medssl_monai.transforms import LabelledViewd
-
-__all__ = ["run_demo"]
 
 console = Console()
 

@@ -14,20 +14,6 @@
 Every message names the thing, the rule it broke, the value found, and the remedy.
 """
 
-__all__ = [
-    "TRACEBACK",
-    "CheckpointError",
-    "ConfigError",
-    "DivergedError",
-    "GeometryError",
-    "InputError",
-    "LabelError",
-    "MedSSLError",
-    "NoImagesError",
-    "NotHounsfieldError",
-    "StoreError",
-]
-
 TRACEBACK = "MEDSSL_TRACEBACK"
 """Environment variable with which the command line shows where an error came from."""
 

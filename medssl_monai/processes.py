@@ -4,11 +4,12 @@ Every process must call them in the same order. No gradient passes through them:
 backward pass is written out and sums there too.
 """
 
+import os
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
-
-__all__ = ["any_process", "process_cat", "process_count", "process_rank", "process_sum"]
+from torch import Tensor, nn
 
 
 def process_count() -> int:
@@ -51,3 +52,45 @@ def process_cat(x: Tensor, dim: int = 0) -> Tensor:
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(process_count())]
     dist.all_gather(parts, x.detach().contiguous())
     return torch.cat(parts, dim=dim)
+
+
+def start_processes() -> str:
+    """Join the processes that ``torchrun`` started, over NCCL on GPUs and gloo on CPUs (small flags of the host too).
+
+    Returns:
+        This process's device: ``cuda:LOCAL_RANK``, or ``cpu``. Without torchrun nothing is joined.
+    """
+    cuda = torch.cuda.is_available()
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if cuda:
+        torch.cuda.set_device(local)
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    return f"cuda:{local}" if cuda else "cpu"
+
+
+def leave_processes() -> None:
+    """Leave them, if they were joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes, in one all-reduce a type.
+
+    Every process must have gradients for the same parameters. Unlike ``DistributedDataParallel`` this does not mind
+    parameters that are frozen and thawed on the way.
+    """
+    if process_count() == 1:
+        return
+    by_type: dict[torch.dtype, list[torch.Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            by_type.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+    for gradients in by_type.values():
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        dist.all_reduce(flat)
+        flat /= process_count()
+        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))

@@ -5,8 +5,6 @@ from typing import Literal
 
 from medssl_monai.errors import ConfigError
 
-__all__ = ["bundle_dir", "config_file", "resource_dir"]
-
 _PACKAGE = Path(__file__).resolve().parent
 
 

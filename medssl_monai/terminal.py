@@ -1,12 +1,15 @@
 """Results for a reader at a terminal."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-__all__ = ["comparison_table", "left_out_table", "matches_table", "metrics_table", "studies_table", "study_table"]
-
+from medssl_monai.labels.audit import AuditReport
+from medssl_monai.store.verdicts import Verdict
 
 COLUMNS = {
     "accuracy": "accuracy",
@@ -122,3 +125,65 @@ def _with_interval(point: Any) -> str:
     if point.mean is None:
         return "–"
     return f"{point.mean:.3f}" + ("" if point.low is None else f" ({point.low:.2f}–{point.high:.2f})")
+
+
+def verdict_counts(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
+    """Series, files and slices by outcome and reason, most files first."""
+    totals: dict[tuple[str, str, str], Counter[str]] = {}
+    for verdict in verdicts:
+        key = (verdict.outcome.value, verdict.reason.value if verdict.reason else "", verdict.kind)
+        totals.setdefault(key, Counter()).update(number=1, files=verdict.files, slices=verdict.slices)
+    rows = [
+        {"outcome": outcome, "reason": reason, "kind": kind, **count}
+        for (outcome, reason, kind), count in totals.items()
+    ]
+    return sorted(rows, key=lambda row: (row["outcome"], -row["files"], row["reason"]))
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> Table:
+    """A table of `verdict_counts`."""
+    table = Table(title="Verdicts")
+    for name in ("outcome", "reason", "what"):
+        table.add_column(name)
+    for name in ("number", "files", "slices"):
+        table.add_column(name, justify="right")
+    for row in verdict_counts(verdicts):
+        numbers = [str(row[name]) for name in ("number", "files", "slices")]
+        table.add_row(row["outcome"], row["reason"], row["kind"], *numbers)
+    return table
+
+
+def audit_tables(report: AuditReport) -> Iterator[Table]:
+    """The sets; what they share; and the series that look alike."""
+    sets = _table("Sets", ("set", "kind"), ("series", "slices", "patients", "unknown patients"))
+    for one in report.sets:
+        counts = (one.series, one.slices, one.patients, one.patients_unknown)
+        sets.add_row(one.name, one.kind, *map(str, counts))
+    yield sets
+    if report.shared:
+        shared = _table("Shared", ("sets", "what", "names"), ("number",))
+        for found in report.shared:
+            names = ", ".join(found.names[:3]) + (", …" if len(found.names) > 3 else "")
+            shared.add_row(_sets(found.first, found.second, found.harmless), found.what, names, str(len(found.names)))
+        yield shared
+    if report.near_duplicates:
+        alike = _table("Look-alikes", ("sets", "series", "and series"), ("slices", "bits", "correlation"))
+        for pair in report.near_duplicates:
+            numbers = (str(pair.slices), str(pair.distance), f"{pair.correlation:.3f}")
+            alike.add_row(
+                _sets(pair.first, pair.second, pair.harmless), pair.first_series, pair.second_series, *numbers
+            )
+        yield alike
+
+
+def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    table = Table(title=title)
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _sets(first: str, second: str, harmless: bool) -> str:
+    return f"{first}, {second}" + (" (harmless)" if harmless else "")

@@ -19,8 +19,6 @@ from medssl_monai.transforms.intensity import Normalisation
 from medssl_monai.transforms.photometric import LUMA
 from medssl_monai.transforms.spatial import AIR_HU, Interpolation
 
-__all__ = ["apply_plan"]
-
 
 @torch.no_grad()
 def apply_plan(

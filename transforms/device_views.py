@@ -22,8 +22,6 @@ from medssl_monai.transforms.view_plan import plan_views
 from medssl_monai.transforms.views import SparKViews, SparKViewsd
 from medssl_monai.transforms.windows import require_hounsfield, window_limits
 
-__all__ = ["DeviceViews"]
-
 Item: TypeAlias = dict[Any, Any]
 
 

@@ -10,8 +10,6 @@ import math
 
 import numpy as np
 
-__all__ = ["below", "chance", "log_uniform", "sample_generator", "subset", "uniform"]
-
 _WORD = 2**64
 
 

@@ -13,17 +13,6 @@ import numpy.typing as npt
 
 from medssl_monai.transforms.draws import log_uniform, uniform
 
-__all__ = [
-    "Limits",
-    "Normalisation",
-    "WindowJitter",
-    "draw_window_jitter",
-    "jitter_strength",
-    "normalised",
-    "unit_range",
-    "windowed",
-]
-
 Limits: TypeAlias = Sequence[tuple[float, float]]
 
 

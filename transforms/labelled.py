@@ -35,8 +35,6 @@ from medssl_monai.transforms.windows import (
     window_limits,
 )
 
-__all__ = ["LabelledParameters", "LabelledView", "LabelledViewd"]
-
 
 @dataclass(frozen=True)
 class LabelledParameters:

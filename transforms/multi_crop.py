@@ -17,8 +17,6 @@ from medssl_monai.transforms.samples import item_generator, number_range, single
 from medssl_monai.transforms.spatial import Interpolation
 from medssl_monai.transforms.windows import WindowSpec, require_hounsfield
 
-__all__ = ["MultiCropParameters", "MultiCropViews", "MultiCropViewsd"]
-
 MultiCropParameters: TypeAlias = tuple[ViewParameters, ...]
 
 

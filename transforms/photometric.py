@@ -16,21 +16,6 @@ import numpy.typing as npt
 from medssl_monai.transforms.draws import below, chance, sample_generator, uniform
 from medssl_monai.transforms.spatial import one_thread_in_workers
 
-__all__ = [
-    "LUMA",
-    "NoiseParameters",
-    "PhotometricJitter",
-    "adjust_brightness",
-    "adjust_contrast",
-    "blurred",
-    "draw_noise_seed",
-    "draw_photometric_jitter",
-    "grey",
-    "jittered",
-    "noisy",
-    "uniform_field",
-]
-
 Array: TypeAlias = npt.NDArray[np.float32]
 
 _NOISE_STREAM = 1  # of the counter-based generator; samples use stream 0

@@ -35,8 +35,6 @@ from medssl_monai.transforms.samples import number_range, probability
 from medssl_monai.transforms.spatial import Crop, Interpolation, draw_resized_crop, resample
 from medssl_monai.transforms.windows import HUWindow, WindowSpec, parse_windows, resolve_window, window_limits
 
-__all__ = ["ViewParameters", "ViewRecipe", "view_channels"]
-
 
 def view_channels(window: WindowSpec, mean: float | Sequence[float], std: float | Sequence[float]) -> int:
     """Channels of a view: one a window, or as many as there are means or deviations.

@@ -10,8 +10,6 @@ from monai.config.type_definitions import NdarrayOrTensor
 
 from medssl_monai.transforms.draws import sample_generator
 
-__all__ = ["item_generator", "number_range", "probability", "single_key", "slice_array", "view_size"]
-
 
 def slice_array(image: NdarrayOrTensor) -> npt.NDArray[np.generic]:
     """The pixels (H, W) of a slice (1, H, W), without a copy where the memory allows.

@@ -21,18 +21,6 @@ import torch.utils.data
 
 from medssl_monai.transforms.draws import below, log_uniform, uniform
 
-__all__ = [
-    "AIR_HU",
-    "Crop",
-    "Interpolation",
-    "draw_resized_crop",
-    "one_thread_in_workers",
-    "resample",
-    "resample_affine",
-    "rotated_box",
-    "tap_sum",
-]
-
 AIR_HU = -1024
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
 Array: TypeAlias = npt.NDArray[np.float32]

@@ -12,8 +12,6 @@ from medssl_monai.transforms.recipe import ViewRecipe
 from medssl_monai.transforms.spatial import Interpolation
 from medssl_monai.transforms.windows import WindowSpec
 
-__all__ = ["TwoViews", "TwoViewsd"]
-
 
 class TwoViews(MultiCropViews):
     """Two views of one recipe: MoCo v2's (Chen et al. 2020, arXiv 2003.04297) with turns, flips and noise for CT.

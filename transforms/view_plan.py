@@ -16,8 +16,6 @@ from medssl_monai.transforms.photometric import uniform_field
 from medssl_monai.transforms.recipe import ViewParameters
 from medssl_monai.transforms.spatial import Interpolation, rotated_box, tap_sum
 
-__all__ = ["ViewPlan", "plan_views"]
-
 ViewPlan: TypeAlias = dict[str, Tensor]
 """What one view of each slice of a batch takes; a key is missing where no slice needs that step.
 

@@ -36,8 +36,6 @@ from medssl_monai.transforms.windows import (
     window_limits,
 )
 
-__all__ = ["SparKParameters", "SparKViews", "SparKViewsd"]
-
 
 @dataclass(frozen=True)
 class SparKParameters:

@@ -25,21 +25,6 @@ from monai.utils.enums import TraceKeys
 from medssl_monai.errors import ConfigError, NotHounsfieldError
 from medssl_monai.resources import resource_dir
 
-__all__ = [
-    "AdaptiveWindow",
-    "CTWindow",
-    "CTWindowd",
-    "HUWindow",
-    "WindowSpec",
-    "fixed_limits",
-    "parse_windows",
-    "require_hounsfield",
-    "resolve_window",
-    "tags_window",
-    "window_limits",
-    "window_names",
-]
-
 AdaptiveWindow: TypeAlias = Literal["tags", "minmax"]
 WindowSpec: TypeAlias = str | Sequence[float] | Sequence[str | Sequence[float]]
 

@@ -12,8 +12,6 @@ from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.manifests import BACKBONE, architecture_of, backbone_shapes
 from medssl_monai.errors import CheckpointError
 
-__all__ = ["encoder_state", "export_encoder"]
-
 
 def encoder_state(module: nn.Module) -> dict[str, Tensor]:
     """The tensors of an encoder, of a method's ``encoder`` or of a classifier without its ``fc``: torchvision's names.

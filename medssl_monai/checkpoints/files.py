@@ -18,8 +18,6 @@ from safetensors import SafetensorError, safe_open
 
 from medssl_monai.errors import CheckpointError
 
-__all__ = ["MAX_BYTES", "STAND_INS", "read_weights"]
-
 # Six times the largest published file (SparK's training checkpoint, 0.6 GB); more is a mistake or an attack.
 MAX_BYTES = 4 * 2**30
 

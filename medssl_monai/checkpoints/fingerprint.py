@@ -6,8 +6,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["fingerprint"]
-
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) over names in sorted order, types, shapes and values; device and memory format do not matter."""

@@ -7,8 +7,6 @@ A CT slice under one window is the same image in all three channels, so that the
 import torch
 from torch import Tensor
 
-__all__ = ["fold_channels", "spread_channels"]
-
 
 def fold_channels(weight: Tensor) -> Tensor:
     """(out, 3, k, k) to (out, 1, k, k): the same features from one channel as from three equal ones.

@@ -14,8 +14,6 @@ from medssl_monai.checkpoints.manifests import BACKBONE
 from medssl_monai.checkpoints.preprocessing import IMAGENET, REFERENCE, REFERENCE_SPARK, UNKNOWN, Preprocessing
 from medssl_monai.errors import CheckpointError
 
-__all__ = ["ARMS", "FORMATS", "Arm", "Encoder", "Format", "find_encoder", "reason_for"]
-
 # The trained network (MoCo's query, BYOL's online), or its moving average (key, target).
 Arm = Literal["query", "online", "key", "target"]
 ARMS: dict[str, bool] = {"query": False, "online": False, "key": True, "target": True}

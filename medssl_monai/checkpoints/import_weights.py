@@ -7,11 +7,10 @@ import torchvision
 from medssl_monai.atomic import write_json
 from medssl_monai.checkpoints.export import export_encoder
 from medssl_monai.checkpoints.formats import Arm
-from medssl_monai.checkpoints.load import LoadReport, load_encoder, load_into_resnet, put_into_resnet
+from medssl_monai.checkpoints.load import load_encoder, load_into_resnet, put_into_resnet
 from medssl_monai.checkpoints.preprocessing import Preprocessing
+from medssl_monai.checkpoints.report import LoadReport
 from medssl_monai.errors import CheckpointError
-
-__all__ = ["import_weights"]
 
 
 def import_weights(

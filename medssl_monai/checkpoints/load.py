@@ -20,17 +20,6 @@ from medssl_monai.checkpoints.preprocessing import Constants, Preprocessing, Win
 from medssl_monai.checkpoints.report import LoadReport, some
 from medssl_monai.errors import CheckpointError
 
-__all__ = [
-    "LoadReport",
-    "load_encoder",
-    "load_exactly",
-    "load_into_resnet",
-    "preprocessing_for",
-    "preprocessing_of",
-    "put_into_resnet",
-    "weights_file",
-]
-
 logger = logging.getLogger(__name__)
 
 # Where a run keeps its weights, the first that exists is taken.

@@ -3,8 +3,6 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-__all__ = ["BACKBONE", "LAYOUTS", "Layout", "architecture_of", "backbone_shapes"]
-
 Shape = tuple[int, ...]
 
 # First components of the names of an encoder's tensors; everything else (fc, heads, queues) is not the encoder.

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-__all__ = ["describe_data", "model_card"]
-
 # Settings of a run that the section on preprocessing tells, or that matter to the run's own computer only.
 _TOLD_ELSEWHERE = {"window", "window_hu", "mean", "std", "classes", "image_channels", "num_workers", "val_interval"}
 

@@ -23,8 +23,6 @@ from medssl_monai.checkpoints.files import read_weights
 from medssl_monai.checkpoints.manifests import architecture_of
 from medssl_monai.checkpoints.onnx_file import run_onnx, write_onnx
 
-__all__ = ["NETWORK_FILES", "Forward", "NetworkFile", "build"]
-
 Forward = Callable[[Tensor], Tensor]
 
 

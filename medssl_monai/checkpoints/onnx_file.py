@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from medssl_monai.atomic import write_atomically
 from medssl_monai.errors import ConfigError
 
-__all__ = ["require_onnx", "run_onnx", "write_onnx"]
-
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 

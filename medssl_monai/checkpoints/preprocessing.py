@@ -15,17 +15,6 @@ import yaml
 from medssl_monai.errors import CheckpointError
 from medssl_monai.resources import resource_dir
 
-__all__ = [
-    "IMAGENET",
-    "REFERENCE",
-    "REFERENCE_SPARK",
-    "UNKNOWN",
-    "Constants",
-    "Preprocessing",
-    "Window",
-    "check_preprocessing",
-]
-
 Window: TypeAlias = str | Sequence[float] | Sequence[str | Sequence[float]]
 Constants: TypeAlias = float | Sequence[float]
 

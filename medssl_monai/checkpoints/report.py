@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["LoadReport", "some"]
-
 
 @dataclass(frozen=True)
 class LoadReport:

@@ -13,14 +13,13 @@ from medssl_monai.atomic import write_json, write_text
 from medssl_monai.checkpoints.files import read_weights
 from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.first_convolution import fold_channels
-from medssl_monai.checkpoints.load import LoadReport, load_encoder, weights_file
+from medssl_monai.checkpoints.load import load_encoder, weights_file
 from medssl_monai.checkpoints.model_card import model_card
 from medssl_monai.checkpoints.network_files import NETWORK_FILES, NetworkFile, build
 from medssl_monai.checkpoints.onnx_file import require_onnx
 from medssl_monai.checkpoints.preprocessing import Preprocessing
+from medssl_monai.checkpoints.report import LoadReport
 from medssl_monai.errors import CheckpointError
-
-__all__ = ["ExportFormat", "export_run"]
 
 ExportFormat = Literal["safetensors", "torchvision", "torchscript", "onnx", "timm", "bundle"]
 

@@ -22,8 +22,6 @@ from medssl_monai.processes import process_rank
 from medssl_monai.statistics.calibration import TEMPERATURES
 from medssl_monai.statistics.temperature import fit_task_temperature
 
-__all__ = ["Confidence", "fit_confidence", "read_confidence"]
-
 logger = logging.getLogger(__name__)
 
 Slices = Dataset[dict[str, Any]]

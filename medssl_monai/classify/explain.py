@@ -22,8 +22,6 @@ from torch.utils.data import Dataset
 from medssl_monai.atomic import write_atomically
 from medssl_monai.classify.predictions import Predictions
 
-__all__ = ["Example", "choose_examples", "draw_explanations", "grad_cam", "occlusion_map"]
-
 Floats = npt.NDArray[np.floating[Any]]
 
 

@@ -3,18 +3,21 @@
 Shapes: N slices, S × S pixels, D features (the channels of the stages taken, one after another).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["STAGES", "Embedded", "StageFeatures", "embed"]
+from medssl_monai.atomic import write_atomically
 
 STAGES = ("layer2", "layer3", "layer4")
 """Early stages see texture and range of values, the last what the classes need: together they know more of a slice."""
@@ -126,3 +129,11 @@ def embed(
             patients,
             np.concatenate(labels) if labels else None,
         )
+
+
+def write_features(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with ``series_id``, ``slice``, ``patient`` and ``features`` (D,), sorted by series and slice."""
+    rows = sorted(rows, key=lambda row: (row["series_id"], row["slice"]))
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("series_id", "slice", "patient")}
+    columns["features"] = pa.array([row["features"] for row in rows], pa.list_(pa.float32()))
+    write_atomically(path, lambda p: pq.write_table(pa.table(columns), p))

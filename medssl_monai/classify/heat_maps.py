@@ -19,8 +19,6 @@ from medssl_monai.atomic import write_atomically
 from medssl_monai.classify.prediction_result import PredictionResult
 from medssl_monai.transforms.windows import WindowSpec, parse_windows, window_limits
 
-__all__ = ["HeatMap", "choose_rows", "draw_heat_map", "on_slice", "overlay", "windowed_slice"]
-
 Floats = npt.NDArray[np.floating[Any]]
 
 OPACITY = 0.5

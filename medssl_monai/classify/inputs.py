@@ -23,8 +23,6 @@ from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters
 from medssl_monai.store.verdicts import Outcome, RejectedError, Verdict
 
-__all__ = ["AXIAL_CT", "Fetched", "PredictionInput", "fetched", "left_out_entry", "parse_dicomweb", "source_names"]
-
 AXIAL_CT: Filters = [["modality", "==", "CT"], ["plane", "==", "axial"]]
 
 

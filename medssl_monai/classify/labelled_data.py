@@ -11,19 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from medssl_monai.classify.class_balance import balanced_positions
-from medssl_monai.classify.classes import network_classes
+from medssl_monai.classify.classes import balanced_positions, network_classes
 from medssl_monai.classify.pictures.data import PICTURES
 from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.ingest.open_store import open_store
 from medssl_monai.labels.queries import is_query
 from medssl_monai.labels.subsets import Unit, nested_subset
-from medssl_monai.labels.table import read_labels, resolve
+from medssl_monai.labels.table import labelled_slices, read_labels
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.pseudonyms import load_key
 from medssl_monai.store.reader import SliceStore
-
-__all__ = ["LabelledData", "Task"]
 
 Task = Literal["multiclass", "multilabel"]
 
@@ -47,7 +44,7 @@ class LabelledData:
 
     Raises:
         ConfigError: the fraction is not in (0, 1], or the unit or the task is unknown; or see `network_classes`.
-        LabelError: the table does not fit: see `read_labels`, `network_classes` and `resolve`.
+        LabelError: the table does not fit: see `read_labels`, `network_classes` and `labelled_slices`.
     """
 
     def __init__(
@@ -131,7 +128,7 @@ class LabelledData:
         return cast("Dataset[dict[str, Any]]", [])
 
     def _resolve(self, split: str | None) -> list[dict[str, Any]]:
-        rows = resolve(self.table, self.store, self._key, split=split)
+        rows = labelled_slices(self.table, self.store, self._key, split=split)
         places = [self.classes.index(name) for name in self.table.classes]
         for row in rows:
             held = row["label"]

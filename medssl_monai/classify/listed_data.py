@@ -21,13 +21,10 @@ from monai.transforms.spatial.array import Orientation
 from monai.transforms.utility.array import EnsureChannelFirst, Lambda
 from torch.utils.data import Dataset
 
-from medssl_monai.classify.class_balance import balanced_positions
-from medssl_monai.classify.classes import named_classes
+from medssl_monai.classify.classes import balanced_positions, named_classes
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.errors import InputError, LabelError
 from medssl_monai.store.dataset import SampleKey
-
-__all__ = ["ListedData", "ListedSlices", "class_numbers", "labelled_dataset", "read_volume", "training_data"]
 
 Listed = Sequence[Mapping[str, Any]]
 

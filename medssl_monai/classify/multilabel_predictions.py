@@ -11,12 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl_monai.atomic import write_json, write_text
-from medssl_monai.classify.figures import draw_roc
-from medssl_monai.classify.multilabel_figures import draw_label_matrices, draw_label_reliability
+from medssl_monai.classify.figures import draw_label_matrices, draw_label_reliability, draw_roc
 from medssl_monai.statistics.calibration import label_reliability
 from medssl_monai.statistics.multilabel import broadcast_thresholds, label_intervals, multilabel_metrics
-
-__all__ = ["MultilabelPredictions"]
 
 
 @dataclass

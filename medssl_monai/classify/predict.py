@@ -20,8 +20,6 @@ from medssl_monai.ingest.volumes.pictures import is_picture_file
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.settings import check_folder
 
-__all__ = ["PredictionOptions", "predict_studies"]
-
 logger = logging.getLogger(__name__)
 
 HEAT_MAPS = "heat_maps"

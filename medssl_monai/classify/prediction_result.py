@@ -21,8 +21,6 @@ from medssl_monai.atomic import write_json, write_text
 from medssl_monai.classify.confidence import Confidence
 from medssl_monai.statistics.temperature import at_temperature
 
-__all__ = ["FLAG", "PredictionResult"]
-
 Floats = npt.NDArray[np.floating[Any]]
 
 FLAG = "out_of_distribution"

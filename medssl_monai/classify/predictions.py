@@ -16,8 +16,6 @@ from medssl_monai.statistics.calibration import reliability
 from medssl_monai.statistics.intervals import patient_intervals
 from medssl_monai.statistics.metrics import classification_metrics, per_patient, text_report
 
-__all__ = ["Predictions"]
-
 
 @dataclass
 class Predictions:

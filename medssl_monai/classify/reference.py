@@ -21,8 +21,6 @@ from safetensors.numpy import save_file
 from medssl_monai.atomic import write_atomically
 from medssl_monai.errors import CheckpointError
 
-__all__ = ["Reference", "fit_reference", "read_reference"]
-
 Floats = npt.NDArray[np.floating[Any]]
 
 BLOCKS = 5

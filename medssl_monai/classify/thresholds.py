@@ -8,8 +8,6 @@ from typing import Any
 from medssl_monai.errors import ConfigError, InputError
 from medssl_monai.statistics.multilabel import broadcast_thresholds
 
-__all__ = ["chosen_thresholds"]
-
 
 def chosen_thresholds(text: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The override ``thresholds`` for a run's evaluation or prediction; empty where none are given.

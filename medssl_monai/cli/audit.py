@@ -24,8 +24,8 @@ def run(
     import json as standard_json
 
     from medssl_monai.ingest import load_key
-    from medssl_monai.ingest.audit_table import audit_tables
     from medssl_monai.labels.audit import audit
+    from medssl_monai.terminal import audit_tables
 
     report = audit(inputs, store=store, key=load_key(key), distance=distance)
     if out is not None:

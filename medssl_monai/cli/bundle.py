@@ -8,8 +8,6 @@ import typer
 
 from medssl_monai.cli.options import Json, print_json
 
-__all__ = ["VERBS"]
-
 
 def list_(json: Json = False) -> None:
     """The bundles that are installed: name, version, what for, and where."""

@@ -24,8 +24,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Judge a run's classifier on labelled slices, by patient."""
-    from medssl_monai.classify.predict_run import evaluate_run, run_settings
+    from medssl_monai.classify.evaluate import evaluate_run
     from medssl_monai.classify.thresholds import chosen_thresholds
+    from medssl_monai.runs.folder import run_settings
     from medssl_monai.terminal import metrics_table
 
     cuts = chosen_thresholds(thresholds, run_settings(run_dir))

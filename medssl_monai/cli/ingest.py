@@ -50,7 +50,7 @@ def run(
     from medssl_monai.cli.recipes import load_recipe
     from medssl_monai.ingest import SliceStore, ingest, load_key
     from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb, parse_query
-    from medssl_monai.ingest.verdict_table import verdict_counts, verdict_table
+    from medssl_monai.terminal import verdict_counts, verdict_table
 
     if config is not None:
         recipe = _not_given(context, load_recipe(config))

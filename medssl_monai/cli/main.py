@@ -34,8 +34,6 @@ from medssl_monai.cli import (
 from medssl_monai.errors import TRACEBACK, MedSSLError
 from medssl_monai.version import __version__
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     name="medssl",
     help="Turn an archive of CT into a good classifier: ingest, pre-train without labels, fine-tune on few.",

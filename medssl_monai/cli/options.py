@@ -5,8 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Config", "Json", "Key", "Overrides", "RunDir", "Thresholds", "parse_overrides", "print_json"]
-
 Config = Annotated[
     list[str] | None,
     typer.Option("--config", help="Overlay: a YAML file, or a name in configs/ such as demo. May be repeated."),

@@ -45,9 +45,10 @@ def run(
 ) -> None:
     """Classify the slices and studies of clinical files: probabilities, flags, heat maps, DICOM reports."""
     from medssl_monai.classify.predict import PredictionOptions
-    from medssl_monai.classify.predict_run import predict_run, run_settings
+    from medssl_monai.classify.predict_run import predict_run
     from medssl_monai.classify.thresholds import chosen_thresholds
     from medssl_monai.ingest.sources.dicomweb import parse_query
+    from medssl_monai.runs.folder import run_settings
     from medssl_monai.terminal import left_out_table, studies_table
 
     options = PredictionOptions(

@@ -9,8 +9,6 @@ from medssl_monai.errors import ConfigError, InputError
 from medssl_monai.ingest.dicom.modalities import checked_modality
 from medssl_monai.resources import resource_dir
 
-__all__ = ["OPTIONS", "load_recipe"]
-
 OPTIONS: dict[str, type] = {
     "modality": str,
     "assume_hu": bool,

@@ -23,7 +23,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Find the cases of a store that look like a slice or a series."""
-    from medssl_monai.classify.similar_cases import similar_cases
+    from medssl_monai.classify.similar import similar_cases
 
     found = similar_cases(query, store, encoder, out, slice_number, count=count, same_patient=same_patient)
     if json:

@@ -30,8 +30,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Compare encoders by how few labels they need: the paper's figure, with intervals and tests."""
-    from medssl_monai.classify.study_tables import markdown_tables, replace_tables
     from medssl_monai.study.plan import read_plan
+    from medssl_monai.study.report import markdown_tables, replace_tables
     from medssl_monai.study.run import run_study
 
     given = None if data is None else {"labels": str(data), "store": None if store is None else str(store)}

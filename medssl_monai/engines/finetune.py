@@ -9,13 +9,10 @@ from monai.inferers.inferer import SimpleInferer
 
 from medssl_monai.engines.loader import StepLoader
 from medssl_monai.engines.precision import Bfloat16Inferer, check_bfloat16
-from medssl_monai.engines.processes import average_gradients
 from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.engines.unfreezing import BackboneUnfreezing
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
-from medssl_monai.processes import process_count, process_sum
-
-__all__ = ["FinetuneTrainer"]
+from medssl_monai.processes import average_gradients, process_count, process_sum
 
 
 class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):

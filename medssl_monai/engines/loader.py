@@ -10,8 +10,6 @@ from medssl_monai.engines.sampler import StepBatchSampler
 from medssl_monai.processes import process_count, process_rank
 from medssl_monai.transforms.device_views import DeviceViews
 
-__all__ = ["StepLoader"]
-
 
 class StepLoader(DataLoader[dict[str, Any]]):
     """A ``DataLoader`` over `StepBatchSampler`.

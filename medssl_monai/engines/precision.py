@@ -8,8 +8,6 @@ from torch import Tensor
 
 from medssl_monai.errors import ConfigError
 
-__all__ = ["Bfloat16Inferer", "check_bfloat16", "cpu_has_bfloat16"]
-
 
 def cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies in bfloat16 (AVX512-BF16 or AMX); False where PyTorch is too old to tell."""

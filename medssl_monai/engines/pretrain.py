@@ -10,14 +10,11 @@ from torch import Tensor
 
 from medssl_monai.engines.loader import StepLoader
 from medssl_monai.engines.precision import check_bfloat16
-from medssl_monai.engines.processes import average_gradients
 from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
-from medssl_monai.processes import process_count, process_sum
-
-__all__ = ["PretrainTrainer", "Schedule", "split_batch"]
+from medssl_monai.processes import average_gradients, process_count, process_sum
 
 Batch = dict[str, Any]
 

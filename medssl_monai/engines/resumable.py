@@ -10,8 +10,6 @@ from monai.engines.workflow import Workflow
 from medssl_monai.engines.allocation import keep_freed_memory
 from medssl_monai.engines.loader import StepLoader
 
-__all__ = ["ResumableTrainer"]
-
 
 class ResumableTrainer(Trainer):
     """A MONAI ``Trainer`` that can be stopped after any step and carries on as if it never had been.

@@ -9,8 +9,6 @@ from torch.utils.data import Sampler
 from medssl_monai.errors import ConfigError
 from medssl_monai.store.dataset import SampleKey
 
-__all__ = ["StepBatchSampler", "filled_permutation"]
-
 
 def filled_permutation(length: int, total: int, seed: int, epoch: int) -> Tensor:
     """A pass over the data: a permutation of ``range(length)``, filled from its own start to ``total`` entries.

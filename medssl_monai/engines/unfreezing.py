@@ -7,8 +7,6 @@ from torch import nn
 
 from medssl_monai.errors import ConfigError
 
-__all__ = ["BackboneUnfreezing", "Schedule"]
-
 Schedule = Literal["documented", "executed"]
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 

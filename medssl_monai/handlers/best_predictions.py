@@ -8,8 +8,6 @@ from ignite.engine import Engine, Events
 from medssl_monai.handlers.prediction_table import PredictionTable
 from medssl_monai.processes import process_rank
 
-__all__ = ["BestPredictions"]
-
 
 class BestPredictions:
     """Writes what a validation table holds whenever `ModelFile` has found the epoch the best so far.

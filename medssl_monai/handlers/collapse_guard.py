@@ -17,8 +17,6 @@ from medssl_monai.processes import process_rank
 from medssl_monai.statistics.embeddings import alignment, effective_rank, embedding_std, uniformity
 from medssl_monai.store.dataset import SampleKey
 
-__all__ = ["CollapseGuard"]
-
 MIN_PROTOTYPE_ENTROPY = 0.02  # one prototype takes nearly all slices
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,6 @@ from ignite.engine import Engine, Events
 
 from medssl_monai.errors import ConfigError
 
-__all__ = ["EarlyStopping"]
-
 logger = logging.getLogger(__name__)
 
 

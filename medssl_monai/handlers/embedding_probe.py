@@ -15,13 +15,10 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from medssl_monai.atomic import write_atomically, write_text
-from medssl_monai.classify.baselines import encoder_features
-from medssl_monai.classify.probes import free_labels, probe
+from medssl_monai.classify.probes import encoder_features, free_labels, probe
 from medssl_monai.processes import process_rank
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.reader import SliceStore
-
-__all__ = ["EmbeddingProbe", "draw_embeddings"]
 
 logger = logging.getLogger(__name__)
 

@@ -1,18 +1,13 @@
 """Collects an encoder's features and writes them down."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
-from medssl_monai.atomic import write_atomically
-
-__all__ = ["FeatureTable", "write_features"]
+from medssl_monai.classify.features import write_features
 
 
 class FeatureTable:
@@ -42,11 +37,3 @@ class FeatureTable:
 
     def _write(self, engine: Any) -> None:
         write_features(self.path, self.rows)
-
-
-def write_features(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with ``series_id``, ``slice``, ``patient`` and ``features`` (D,), sorted by series and slice."""
-    rows = sorted(rows, key=lambda row: (row["series_id"], row["slice"]))
-    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("series_id", "slice", "patient")}
-    columns["features"] = pa.array([row["features"] for row in rows], pa.list_(pa.float32()))
-    write_atomically(path, lambda p: pq.write_table(pa.table(columns), p))

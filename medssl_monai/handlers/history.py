@@ -13,8 +13,6 @@ from medssl_monai.atomic import write_atomically, write_text
 from medssl_monai.errors import DivergedError
 from medssl_monai.processes import process_rank
 
-__all__ = ["History", "draw_history"]
-
 
 class History:
     """Keeps each step's scalars in ``OUTPUT_DIR/logs/history.jsonl`` and draws ``OUTPUT_DIR/figures/loss.png``.

@@ -12,8 +12,6 @@ from medssl_monai.errors import ConfigError
 from medssl_monai.processes import process_rank
 from medssl_monai.statistics.metrics import CHOICES
 
-__all__ = ["ModelFile"]
-
 
 class ModelFile:
     """Writes ``OUTPUT_DIR/models/model.pt``.

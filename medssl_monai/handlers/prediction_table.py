@@ -14,8 +14,6 @@ from medssl_monai.processes import process_rank
 from medssl_monai.statistics.metrics import figures_for_choice
 from medssl_monai.statistics.multilabel import broadcast_thresholds
 
-__all__ = ["PredictionTable"]
-
 
 class PredictionTable:
     """Writes predictions by slice and by study when an evaluator has finished (see `Predictions.write`).

@@ -7,8 +7,6 @@ from tqdm.auto import tqdm
 
 from medssl_monai.processes import process_rank
 
-__all__ = ["RunProgress"]
-
 
 class RunProgress:
     """A tqdm bar over all steps of a run, starting where a resumed run stands.

@@ -15,8 +15,6 @@ from medssl_monai.methods.spark import SparK
 from medssl_monai.processes import process_rank
 from medssl_monai.store.dataset import SampleKey
 
-__all__ = ["ReconstructionPanel", "draw_reconstructions"]
-
 
 class ReconstructionPanel:
     """Draws input, masked input and reconstruction of a few slices to ``OUTPUT_DIR/figures/reconstruction.png``.

@@ -18,8 +18,6 @@ from medssl_monai.atomic import write_atomically
 from medssl_monai.errors import CheckpointError
 from medssl_monai.processes import any_process, process_rank
 
-__all__ = ["RunCheckpoint", "check_resume", "random_state", "restore_random_state"]
-
 logger = logging.getLogger(__name__)
 
 # Settings that say how long, where and how closely watched a run computes, not what. The length of an epoch is compared

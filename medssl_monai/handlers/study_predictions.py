@@ -16,8 +16,6 @@ from medssl_monai.classify.prediction_result import PredictionResult
 from medssl_monai.statistics.multilabel import broadcast_thresholds
 from medssl_monai.statistics.temperature import at_temperature
 
-__all__ = ["StudyPredictions"]
-
 
 class StudyPredictions:
     """Writes predictions by slice and study when an evaluator has finished (see `PredictionResult.write`).

@@ -12,8 +12,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["TensorBoardRun"]
-
 
 class TensorBoardRun:
     """Writes ``OUTPUT_DIR/logs/events.out.tfevents.*``: what a run logs elsewhere, for TensorBoard.

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from medssl_monai.errors import ConfigError
 
-__all__ = ["complete_tracking"]
-
 _LONGEST = 500
 """Characters of a value; MLflow refuses longer ones in some of its stores."""
 

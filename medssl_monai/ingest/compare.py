@@ -12,8 +12,6 @@ from medssl_monai.store.notes import SeriesNote, broken_id
 from medssl_monai.store.verdicts import Outcome, Reason, Verdict
 from medssl_monai.store.writer import StoreWriter
 
-__all__ = ["Compared", "Job", "StoredSeries", "stored_verdicts", "uid_part"]
-
 
 @dataclass(frozen=True)
 class Job:

@@ -21,16 +21,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from medssl_monai.errors import GeometryError
 
-__all__ = [
-    "Orientation",
-    "canonical_orientation",
-    "classify_spacing",
-    "local_spacing",
-    "off_line_mm",
-    "shear_degrees",
-    "stack_affine",
-]
-
 Vector = NDArray[np.float64]
 
 _FRAMES: dict[str, tuple[Vector, Vector, Vector]] = {

@@ -10,18 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "LOWERED_BY",
-    "PADDING_HU",
-    "HounsfieldSlice",
-    "clip_to_int16",
-    "needs_lowering",
-    "not_hounsfield",
-    "padding_mask",
-    "rescale",
-    "to_slice",
-]
-
 PADDING_HU = -1024
 """What stands outside the field of view."""
 

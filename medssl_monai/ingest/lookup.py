@@ -1,29 +1,33 @@
 """Finds the series of a store that a name stands for: a series id, a SeriesInstanceUID, or a path."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medssl_monai.errors import LabelError, StoreError
 from medssl_monai.ingest.dicom.instance import read_frames, sniff_dicom
 from medssl_monai.ingest.dicom.stacks import series_uid
-from medssl_monai.ingest.scan import find_files, volume_series_id
+from medssl_monai.ingest.plans import volume_series_id
+from medssl_monai.ingest.scan import find_files
 from medssl_monai.ingest.volumes.digest import file_digest
 from medssl_monai.ingest.volumes.pictures import is_picture_file
 from medssl_monai.ingest.volumes.read import is_volume_file
 from medssl_monai.store.pseudonyms import key_check, load_key, pseudonym, source_id
+from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.verdicts import RejectedError
 
-if TYPE_CHECKING:
-    from medssl_monai.store.reader import SliceStore
 
-__all__ = ["resolve"]
+def find_series(store: SliceStore, source: str | Path, key: bytes | None = None) -> str:
+    """The series id that a series id, a SeriesInstanceUID, or the path of a file or folder stands for.
 
+    Args:
+        store: the store to look in.
+        source: any of these.
+        key: that of the store; None loads the user's own (see `pseudonyms.load_key`).
 
-def resolve(store: SliceStore, source: str | Path, key: bytes | None = None) -> str:
-    """The series id that `source` stands for; see `SliceStore.resolve`."""
+    Raises:
+        LabelError: the source is not in the store, or stands for several series.
+        StoreError: the store was made with another key.
+    """
     known = set(store.series_ids)
     if str(source) in known:
         return str(source)

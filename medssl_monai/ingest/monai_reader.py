@@ -28,8 +28,6 @@ from medssl_monai.ingest.geometry import LPS_TO_RAS
 from medssl_monai.ingest.volumes.read import is_volume_file
 from medssl_monai.store.verdicts import RejectedError
 
-__all__ = ["SimpleITKReader"]
-
 
 class SimpleITKReader(ImageReader):
     """Reads volumes for `monai.transforms.LoadImage`.

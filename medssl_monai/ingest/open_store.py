@@ -13,8 +13,6 @@ from medssl_monai.ingest.pipeline import ingest
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import SCHEMA_VERSION
 
-__all__ = ["cache_root", "cached_store_path", "open_store"]
-
 WAIT_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)

@@ -28,24 +28,21 @@ from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.compare import Job, StoredSeries, stored_verdicts, uid_part
 from medssl_monai.ingest.dicom.admission import Rules
 from medssl_monai.ingest.dicom.modalities import checked_modality
-from medssl_monai.ingest.exclusive import exclusive
-from medssl_monai.ingest.scan import Found, find_files, look_at, plan_images, plan_volumes
+from medssl_monai.ingest.plans import VolumePlan, plan_images, plan_volumes
+from medssl_monai.ingest.scan import Found, find_files, look_at
 from medssl_monai.ingest.series_headers import SeriesHeaders
 from medssl_monai.ingest.sources.archives import RefusedFile, unpacked
 from medssl_monai.ingest.sources.dicomweb import PacsSeries, PacsSource, fetch_ahead, not_retrieved
 from medssl_monai.ingest.sources.paths import SourceFile
-from medssl_monai.ingest.summary import IngestSummary
 from medssl_monai.ingest.workers import Workers
-from medssl_monai.ingest.write_series import Plan, VolumePlan, process
-from medssl_monai.store.disk import writing, writing_among_others
+from medssl_monai.ingest.write_series import Plan, process
+from medssl_monai.store.disk import exclusive, writing, writing_among_others
 from medssl_monai.store.notes import SeriesNote
 from medssl_monai.store.pseudonyms import key_check, load_key, pseudonym, source_id
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.report import write_report
 from medssl_monai.store.verdicts import Outcome, Reason, RejectedError, Verdict, merge_verdicts
 from medssl_monai.store.writer import StoreWriter
-
-__all__ = ["IngestSummary", "ingest"]
 
 LOOKED_AT_HERE = 2000
 """Files whose headers the main process reads while the others start, which takes a second."""
@@ -334,3 +331,48 @@ def _nothing(
         f"{where}: no {wanted} that could be read among {files} files{f' ({why})' if why else ''}; "
         "name a folder with DICOM, NIfTI, NRRD or MetaImage files"
     )
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What a run found and did.
+
+    Attributes:
+        store: the finished store's folder.
+        files: how many files were found.
+        series: series of these files that are in the store.
+        slices: slices of those series.
+        added: series that this run wrote.
+        skipped: series that were there already.
+        verdicts: one a series and one a stray file; their `files` add up to `files`.
+    """
+
+    store: Path
+    files: int
+    series: int
+    slices: int
+    added: int
+    skipped: int
+    verdicts: tuple[Verdict, ...]
+
+    def count(self, outcome: Outcome) -> int:
+        """Files that ended in this way."""
+        return sum(verdict.files for verdict in self.verdicts if verdict.outcome is outcome)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rejected files by reason code, most frequent first."""
+        counts: Counter[str] = Counter()
+        for verdict in self.verdicts:
+            if verdict.reason is not None:
+                counts[verdict.reason.value] += verdict.files
+        return dict(counts.most_common())
+
+    def __str__(self) -> str:
+        rejected = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
+        return (
+            f"{self.files} files: {self.series} series with {self.slices} slices in {self.store} "
+            f"({self.added} added, {self.skipped} there already); "
+            f"{self.count(Outcome.ACCEPTED)} files accepted, {self.count(Outcome.REPAIRED)} repaired, "
+            f"{self.count(Outcome.REJECTED)} rejected" + (f" ({rejected})" if rejected else "")
+        )

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from medssl_monai.ingest.dicom.admission import Rules, refusal
 from medssl_monai.ingest.dicom.instance import HEAD_BYTES, Instance, read_frames, sniff_dicom
-from medssl_monai.ingest.dicom.stacks import DicomPlan, common_folder, plan_series, series_uid
 from medssl_monai.ingest.sources.paths import PathList, SourceFile
 from medssl_monai.ingest.volumes.detached import header_of
 from medssl_monai.ingest.volumes.digest import file_digest
-from medssl_monai.ingest.volumes.pictures import PICTURE_MODALITY, PICTURE_SUFFIXES, is_picture_file
+from medssl_monai.ingest.volumes.pictures import PICTURE_SUFFIXES, is_picture_file
 from medssl_monai.ingest.volumes.read import VOLUME_SUFFIXES, is_volume_file
-from medssl_monai.ingest.write_series import VolumePlan
-from medssl_monai.store.pseudonyms import pseudonym, source_id
-from medssl_monai.store.verdicts import Outcome, Reason, RejectedError, Verdict
-
-__all__ = ["Found", "find_files", "look_at", "plan_images", "plan_volumes", "volume_series_id"]
+from medssl_monai.store.verdicts import Reason, RejectedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,58 +75,6 @@ def look_at(file: SourceFile, rules: Rules) -> Found:
     return Found(file, tuple((frame, refusal(frame, rules)) for frame in frames))
 
 
-def plan_images(found: Sequence[Found], key: bytes) -> tuple[list[DicomPlan], list[Verdict]]:
-    """The series to be stored among all files of one SeriesInstanceUID, and verdicts on what is in none of them."""
-    taken = [instance for one in found for instance, refused in one.instances if refused is None]
-    verdicts = _refused_series(found, {instance.path for instance in taken}, key)
-    plans, ambiguous = plan_series(taken, key)
-    return plans, [*verdicts, *ambiguous]
-
-
-def plan_volumes(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list[VolumePlan], list[Verdict]]:
-    """One series for each distinct volume file or picture; further files with the same bytes are copies.
-
-    Files that hold the data of another one's header are counted with it.
-    """
-    plans: dict[str, VolumePlan] = {}
-    copies = []
-    data = Counter(str(one.data_of.resolve()) for one in found if one.data_of is not None)
-    for one in found:
-        if one.data_of is not None:
-            continue
-        source, series_id = source_id(key, one.file.path), volume_series_id(key, one.digest)
-        files = 1 + (data.pop(str(one.file.content.resolve()), 0) if data else 0)
-        if series_id in plans:
-            detail = "has the same bytes as another file of this run"
-            copies.append(
-                Verdict(Outcome.REJECTED, "file", source, files=files, reason=Reason.DUPLICATE, detail=detail)
-            )
-            continue
-        plans[series_id] = VolumePlan(
-            series_id=series_id,
-            # Nothing in a volume file says whose it is: the file stands for the patient.
-            patient=pseudonym(key, "patient", f"file {one.digest}"),
-            source_id=source,
-            path=one.file.content,
-            modality=rules.modality or (PICTURE_MODALITY if is_picture_file(one.file.content) else "CT"),
-            assume_hu=rules.assume_hu,
-            instance_ids=(pseudonym(key, "instance", one.digest),),
-            files=files,
-        )
-    detail = "holds the data of a volume whose header is not among the files; name the header, or the folder of both"
-    alone = [
-        Verdict(Outcome.REJECTED, "file", source_id(key, one.file.path), reason=Reason.NOT_AN_IMAGE_FILE, detail=detail)
-        for one in found
-        if one.data_of is not None and str(one.data_of.resolve()) in data
-    ]
-    return list(plans.values()), [*copies, *alone]
-
-
-def volume_series_id(key: bytes, digest: str) -> str:
-    """The series id of a volume file: of its bytes, so that a moved or renamed file stays the same series."""
-    return pseudonym(key, "series", f"file {digest}")
-
-
 def _walk(folder: str, own: str | None) -> Iterable[str]:
     """Files below a folder, and folders that cannot be read; links are followed, loops are not."""
     seen = set()
@@ -156,35 +98,3 @@ def _may_be_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return True
-
-
-def _refused_series(found: Sequence[Found], counted: set[Path], key: bytes) -> list[Verdict]:
-    """One verdict for all images of a series that were refused for the same reason.
-
-    Args:
-        found: all files of it.
-        counted: files that other verdicts account for, because some of their frames were taken.
-        key: of the pseudonyms.
-    """
-    groups: dict[tuple[str, Reason, str], list[Instance]] = defaultdict(list)
-    for one in found:
-        for instance, refused in one.instances:
-            if refused is not None:
-                groups[(series_uid(instance), *refused)].append(instance)
-    verdicts = []
-    for (uid, reason, detail), members in groups.items():
-        files = {member.path for member in members} - counted
-        counted = counted | files
-        verdicts.append(
-            Verdict(
-                Outcome.REJECTED,
-                "series",
-                source_id(key, common_folder(member.path for member in members)),
-                pseudonym(key, "series", uid),
-                files=len(files),
-                modality=members[0].modality,
-                reason=reason,
-                detail=detail,
-            )
-        )
-    return verdicts

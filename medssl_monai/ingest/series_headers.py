@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from medssl_monai.ingest.dicom.stacks import series_uid
-from medssl_monai.ingest.disk_table import DiskTable
 from medssl_monai.ingest.scan import Found
-
-__all__ = ["SeriesHeaders"]
+from medssl_monai.ingest.sources.paths import DiskTable
 
 PACKED_AT_ONCE = 256
 """Files of one series: more do not compress better."""

@@ -23,8 +23,6 @@ from tqdm import tqdm
 from medssl_monai.cluster import cluster_client
 from medssl_monai.errors import InputError
 
-__all__ = ["Workers"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from medssl_monai.errors import GeometryError
 from medssl_monai.ingest.dicom.instance import Instance
 from medssl_monai.ingest.dicom.pixels import read_pixels
 from medssl_monai.ingest.dicom.stacks import DicomPlan
-from medssl_monai.ingest.dicom.voi import Voi
 from medssl_monai.ingest.geometry import local_spacing, stack_affine
+from medssl_monai.ingest.plans import VolumePlan
 from medssl_monai.ingest.volumes.pictures import is_picture_file, read_picture
 from medssl_monai.ingest.volumes.read import read_volume
 from medssl_monai.ingest.volumes.volume import check_values, cut
 from medssl_monai.store.notes import SeriesNote, broken_id
 from medssl_monai.store.pseudonyms import source_id
+from medssl_monai.store.records import SeriesHeader, SliceRecord, Voi
 from medssl_monai.store.verdicts import FLAGS, REPAIRING_FLAGS, Outcome, Reason, RejectedError, Verdict
-from medssl_monai.store.writer import SeriesHeader, SliceRecord, StoreWriter
-
-__all__ = ["Plan", "VolumePlan", "process"]
+from medssl_monai.store.writer import StoreWriter
 
 
 @dataclass(frozen=True)
@@ -29,20 +27,6 @@ class _LeftOut:
 
     verdicts: tuple[Verdict, ...] = ()
     ids: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class VolumePlan:
-    """A volume file or a picture as it will be written; the names are those of `DicomPlan`."""
-
-    series_id: str
-    patient: str
-    source_id: str
-    path: Path
-    modality: str
-    assume_hu: bool
-    instance_ids: tuple[str, ...]
-    files: int = 1
 
 
 Plan = DicomPlan | VolumePlan

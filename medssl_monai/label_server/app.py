@@ -31,8 +31,6 @@ from medssl_monai.label_server.training import require_labels  # noqa: E402
 from medssl_monai.label_server.workspace import Workspace  # noqa: E402
 from medssl_monai.version import __version__  # noqa: E402
 
-__all__ = ["BusyError", "ClassificationApp", "UnknownTaskError"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -15,8 +15,6 @@ from typing import Any
 from medssl_monai.errors import LabelError
 from medssl_monai.labels.splits import assign_splits
 
-__all__ = ["ClassLabel", "LabelledSeries", "label_table", "parse_class_label"]
-
 # No sign that means something to a label table (|) or to MONAI's configurations ($ @ % # &), into which names travel.
 _CLASS = re.compile(r"[^\W_][\w .,()+/-]{0,63}")
 

@@ -15,8 +15,6 @@ from medssl_monai.errors import InputError
 from medssl_monai.label_server.records import Records
 from medssl_monai.label_server.studies import Studies
 
-__all__ = ["StudiesDatastore"]
-
 
 class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no type hints
     """Studies and records behind MONAI Label's interface.

@@ -8,8 +8,6 @@ named), hence none of it here: who may come in is the proxy's business.
 import re
 from dataclasses import dataclass
 
-__all__ = ["OPEN", "Endpoint", "is_open", "role_of"]
-
 
 @dataclass(frozen=True)
 class Endpoint:

@@ -10,8 +10,6 @@ import numpy.typing as npt
 from medssl_monai.label_server.studies import series_affine
 from medssl_monai.store.reader import SliceStore
 
-__all__ = ["evidence_volume", "write_volume"]
-
 
 def evidence_volume(
     store: SliceStore,

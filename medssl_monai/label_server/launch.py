@@ -11,8 +11,6 @@ from medssl_monai.atomic import write_text
 from medssl_monai.errors import ConfigError
 from medssl_monai.label_server.workspace import ServerSettings, Workspace
 
-__all__ = ["APP_FILE", "check_address", "label_python", "server_command", "server_environment", "write_app"]
-
 CHECKOUT = Path(__file__).resolve().parents[2]
 APP_FILE = (
     "# MONAI Label looks here for the app.\nfrom medssl_monai.label_server.app import ClassificationApp  # noqa: F401\n"

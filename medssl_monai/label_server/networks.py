@@ -25,8 +25,6 @@ from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.transforms import LabelledViewd
 
-__all__ = ["Look", "ModelView", "ServedNetwork", "check_model", "read_model_view"]
-
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]

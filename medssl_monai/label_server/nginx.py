@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from medssl_monai.errors import ConfigError
 from medssl_monai.label_server.endpoints import OPEN, Endpoint
 
-__all__ = ["ProxySite", "nginx_site"]
-
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _PATH = re.compile(r"/[A-Za-z0-9_./-]+")
 

@@ -14,8 +14,6 @@ from medssl_monai.label_server.networks import Look, ServedNetwork
 from medssl_monai.label_server.studies import Studies
 from medssl_monai.label_server.workspace import Workspace
 
-__all__ = ["PredictionsCache"]
-
 
 class PredictionsCache:
     """Answers of a network about the studies of a server.

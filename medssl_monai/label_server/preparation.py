@@ -11,8 +11,6 @@ from medssl_monai.label_server.launch import write_app
 from medssl_monai.label_server.networks import check_model
 from medssl_monai.label_server.workspace import ServerSettings, Workspace, default_root
 
-__all__ = ["prepare_server"]
-
 
 def prepare_server(
     settings: ServerSettings, *, model: Path | None = None, work: Path | None = None, use_given: bool = False

@@ -13,8 +13,6 @@ from medssl_monai.errors import LabelError
 from medssl_monai.label_server.class_labels import ClassLabel, parse_class_label
 from medssl_monai.label_server.workspace import Workspace, locked
 
-__all__ = ["FINAL", "Records"]
-
 FINAL = "final"
 """The tag of labels that a user has finished: these are trained on."""
 PREDICTED = "original"

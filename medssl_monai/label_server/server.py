@@ -27,8 +27,6 @@ from medssl_monai.label_server.app import BusyError, UnknownTaskError  # noqa: E
 from medssl_monai.label_server.endpoints import is_open  # noqa: E402
 from medssl_monai.label_server.studies import UnknownImageError  # noqa: E402
 
-__all__ = ["app"]
-
 STATUS = {UnknownImageError: 404, UnknownTaskError: 404, BusyError: 429, NoImagesError: 422, StoreError: 409}
 
 

@@ -4,8 +4,6 @@ import importlib.util
 import sys
 from types import ModuleType
 
-__all__ = ["provide"]
-
 
 def provide() -> None:
     """Put an empty module where pydicom_seg cannot be imported.

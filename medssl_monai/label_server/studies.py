@@ -19,20 +19,10 @@ import numpy as np
 
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest import SliceStore, ingest, load_key
+from medssl_monai.ingest.lookup import find_series
 from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb
 from medssl_monai.label_server.workspace import ServerSettings, Workspace, limit_folder, locked
 from medssl_monai.store.pseudonyms import pseudonym
-
-__all__ = [
-    "PacsStudies",
-    "Studies",
-    "StudiesFolder",
-    "UnknownImageError",
-    "open_studies",
-    "passing_store",
-    "series_affine",
-    "usable_rows",
-]
 
 LISTING_SECONDS = 30.0
 """How long a PACS's list of series is believed."""
@@ -188,7 +178,7 @@ class StudiesFolder(Studies):
         before = set(self.ids())
         with nameless(file):
             self._ingest([file])
-        added = sorted(set(self.ids()) - before) or [self.store.resolve(file, self.key)]
+        added = sorted(set(self.ids()) - before) or [find_series(self.store, file, self.key)]
         if name and name != added[0]:
             self._alias(name).write_text(added[0], encoding="utf-8")
         return added[0]

@@ -24,8 +24,6 @@ from medssl_monai.label_server.studies import Studies, passing_store, usable_row
 from medssl_monai.label_server.training import METHODS, START_FROM, finetune, last_finetuning, pretrain
 from medssl_monai.label_server.workspace import Workspace
 
-__all__ = ["ChooseNext", "ClassifyAll", "ClassifyStudy", "Finetuning", "Pretraining", "ShowEvidence"]
-
 logger = logging.getLogger(__name__)
 
 LOOKS_A_REQUEST = 20

@@ -14,7 +14,6 @@ from typing import Any
 
 from medssl_monai.atomic import write_text
 from medssl_monai.checkpoints.load import load_encoder
-from medssl_monai.classify.predict_run import run_settings
 from medssl_monai.errors import CheckpointError, ConfigError, LabelError, NoImagesError
 from medssl_monai.label_server.class_labels import LabelledSeries, label_table
 from medssl_monai.label_server.networks import check_model, read_model_view
@@ -23,8 +22,7 @@ from medssl_monai.label_server.studies import Studies
 from medssl_monai.label_server.workspace import Workspace
 from medssl_monai.resources import bundle_dir
 from medssl_monai.runs.bundle import run_bundle
-
-__all__ = ["METHODS", "START_FROM", "TRAINING_KEYS", "finetune", "labelled_series", "plain_settings", "pretrain"]
+from medssl_monai.runs.folder import run_settings
 
 logger = logging.getLogger(__name__)
 

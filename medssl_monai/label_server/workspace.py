@@ -14,8 +14,6 @@ from typing import Any
 from medssl_monai.atomic import write_json
 from medssl_monai.errors import ConfigError
 
-__all__ = ["ServerSettings", "Workspace", "default_root", "limit_folder", "locked"]
-
 # Folders that hold nothing worth keeping once the server is down: uploads, and images of sessions.
 PASSING = ("tmp", "sessions")
 KEPT = ("images", "records", "labels", "runs", "models", "predictions", "app")

@@ -17,10 +17,8 @@ from typing import Any
 from medssl_monai.errors import InputError, LabelError
 from medssl_monai.ingest.open_store import open_store
 from medssl_monai.labels.near_duplicates import Slice, similar_slices
-from medssl_monai.labels.table import SPLITS, LabelTable, read_labels, resolve
+from medssl_monai.labels.table import SPLITS, LabelTable, labelled_slices, read_labels
 from medssl_monai.store.reader import SliceStore
-
-__all__ = ["AuditReport", "NearDuplicate", "SetSummary", "Shared", "audit"]
 
 HARMLESS = frozenset({frozenset({"pre-training", "train"})})
 """Kinds of sets that may share patients: labels of the training set are no part of pre-training."""
@@ -160,7 +158,7 @@ def _splits(
     several = any(one.kind != "pre-training" for one in before)
     found = []
     for split in sorted((*SPLITS, "")):
-        rows = resolve(table, store, key, split=split)
+        rows = labelled_slices(table, store, key, split=split)
         if rows:
             name = f"{path.stem}: {split or 'no split'}" if several else split or "no split"
             found.append(_Set(_unique(name, before), split, store, rows))

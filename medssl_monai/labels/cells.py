@@ -10,8 +10,6 @@ from typing import Any
 
 from medssl_monai.errors import LabelError
 
-__all__ = ["COLUMNS", "read_cells"]
-
 COLUMNS = ("source", "slice", "label", "patient", "split")
 
 

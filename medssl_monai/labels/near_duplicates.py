@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from medssl_monai.errors import InputError
 from medssl_monai.store.reader import SliceStore
 
-__all__ = ["Pair", "Slice", "close_hashes", "similar_slices"]
-
 HASH_BITS = 64
 MAX_DISTANCE = 15
 

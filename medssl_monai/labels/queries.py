@@ -9,8 +9,6 @@ from medssl_monai.errors import LabelError
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import COLUMNS
 
-__all__ = ["check_query", "is_query", "select_slices"]
-
 PREFIX = "query:"
 QUERIED = [name for name in COLUMNS if name != "affine"]
 TERM = re.compile(r"(\w+)\s*(==|!=|<=|>=|<|>)\s*(.+)")

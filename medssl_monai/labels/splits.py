@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from medssl_monai.errors import LabelError
+from medssl_monai.ingest.lookup import find_series
 from medssl_monai.labels.table import SPLITS, LabelTable
 from medssl_monai.store.reader import SliceStore
-
-__all__ = ["SHARES", "assign_splits", "split_table"]
 
 SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
@@ -103,7 +102,7 @@ def split_table(
     unknown = sorted(set(shares) - set(SPLITS))
     if unknown:
         raise LabelError(f"splits: {unknown[0]!r} is none of {', '.join(SPLITS)}; correct the shares")
-    series = {source: store.resolve(source, key) for source in sorted({row.source for row in table.rows})}
+    series = {source: find_series(store, source, key) for source in sorted({row.source for row in table.rows})}
     index = store.index.select(["series_id", "patient"]).group_by(["series_id", "patient"]).aggregate([])
     patient_of = {pair["series_id"]: pair["patient"] for pair in index.to_pylist()}
     patients = [row.patient or patient_of[series[row.source]] for row in table.rows]

@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from medssl_monai.errors import ConfigError
 
-__all__ = ["Unit", "choose_unit", "grouped_split", "nested_subset", "reference_split", "reference_subset"]
-
 Ints = npt.NDArray[np.integer[Any]]
 Unit = Literal["patients", "slices"]
 

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from medssl_monai.errors import LabelError
+from medssl_monai.ingest.lookup import find_series
 from medssl_monai.labels.cells import read_cells
 from medssl_monai.labels.queries import check_query, is_query, select_slices
 from medssl_monai.store.reader import SliceStore
-
-__all__ = ["SPLITS", "LabelRow", "LabelTable", "check_class_name", "read_labels", "resolve"]
 
 SPLITS = ("train", "validation", "test")
 SEPARATOR = "|"  # between the classes of a slice in a multi-label table
@@ -138,7 +137,7 @@ def check_class_name(name: str, where: str) -> None:
         )
 
 
-def resolve(
+def labelled_slices(
     table: LabelTable, store: SliceStore, key: bytes | None, *, split: str | None = None
 ) -> list[dict[str, Any]]:
     """Rows of the store's index for the labelled slices, in the index's order.
@@ -318,13 +317,13 @@ def _series_of(table: LabelTable, asked: list[LabelRow], store: SliceStore, key:
     for row in asked:
         if row.source not in series_of:
             try:
-                series_of[row.source] = store.resolve(row.source, key)
+                series_of[row.source] = find_series(store, row.source, key)
             except LabelError as error:
                 raise LabelError(f"{table.path}, row {row.number}: {error}") from error
     for row in table.rows:
         if row.source not in series_of:
             try:
-                series_of[row.source] = store.resolve(row.source, key)
+                series_of[row.source] = find_series(store, row.source, key)
             except LabelError:
                 logger.debug("%s, row %d: the source is not in this store", table.path, row.number)
     return series_of

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cosine_prediction_loss"]
-
 
 def cosine_prediction_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """−2 cos(prediction, target), averaged over the batch, in [−2, 2]: (). Both (B, D); no gradient to the target.

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["info_nce_logits", "info_nce_loss"]
-
 
 def info_nce_logits(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """Logits (B, 1 + K): the product with one's own key first, then with the negatives, over `temperature`.

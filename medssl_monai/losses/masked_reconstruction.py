@@ -6,8 +6,6 @@ Shapes: B images, C channels, H × W pixels, L = H/P · W/P patches of P × P pi
 import torch
 from torch import Tensor
 
-__all__ = ["PATCH", "masked_reconstruction_loss", "patch_statistics", "patchify", "unpatchify"]
-
 PATCH = 32
 PATCH_VARIANCE_EPS = 1e-6
 

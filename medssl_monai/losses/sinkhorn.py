@@ -8,8 +8,6 @@ from torch import Tensor
 
 from medssl_monai.processes import process_cat
 
-__all__ = ["sinkhorn"]
-
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3, across_processes: bool = False) -> Tensor:

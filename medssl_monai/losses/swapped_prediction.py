@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["swapped_prediction_loss"]
-
 
 def swapped_prediction_loss(scores: Tensor, codes: Sequence[Tensor], temperature: float = 0.1) -> Tensor:
     """Cross-entropy of every view's prediction with the codes of every other view that has one, averaged: ().

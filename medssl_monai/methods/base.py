@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from medssl_monai.networks.resnet import ResNetEncoder
 
-__all__ = ["Method", "Progress"]
-
 
 @dataclass(frozen=True)
 class Progress:

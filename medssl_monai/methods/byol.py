@@ -16,8 +16,6 @@ from medssl_monai.networks.moving_average import follow, follower
 from medssl_monai.networks.projection_heads import byol_mlp
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
 
-__all__ = ["BYOL", "target_momentum"]
-
 
 class BYOL(Method):
     """Predict the target network's projection of one view from the other, both ways.

@@ -19,8 +19,6 @@ from medssl_monai.networks.projection_heads import linear_head, moco_mlp
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
 from medssl_monai.processes import process_cat, process_count, process_rank
 
-__all__ = ["MoCo"]
-
 
 class MoCo(Method):
     """Tell an image's other view from the views of images in past batches.

@@ -12,8 +12,6 @@ from medssl_monai.atomic import write_json
 from medssl_monai.errors import CheckpointError
 from medssl_monai.methods.spark import SparK
 
-__all__ = ["evaluate_reconstruction", "load_method"]
-
 
 def load_method(method: torch.nn.Module, checkpoint: str | Path) -> None:
     """Load a whole method (encoder, decoder and all) from a run's ``checkpoints/last.pt``; nothing is unpickled.

@@ -22,8 +22,6 @@ from medssl_monai.networks.masked import GRID_STRIDE, STAGE_STRIDES, masked_feat
 from medssl_monai.networks.packed import Cells, packed_features
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
 
-__all__ = ["SparK", "draw_mask", "visible_cells"]
-
 
 class SparK(Method):
     """Encode visible patches only, predict the masked ones.

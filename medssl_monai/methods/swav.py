@@ -21,8 +21,6 @@ from medssl_monai.networks.prototypes import Prototypes
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
 from medssl_monai.processes import process_cat, process_count, process_rank
 
-__all__ = ["SwAV"]
-
 CODE_VIEWS = 2  # the large crops, which come first
 
 

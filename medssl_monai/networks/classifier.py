@@ -10,8 +10,6 @@ from medssl_monai.checkpoints.load import load_exactly, load_into_resnet
 from medssl_monai.errors import ConfigError
 from medssl_monai.networks.resnet import ARCHITECTURES
 
-__all__ = ["classifier", "load_classifier"]
-
 logger = logging.getLogger(__name__)
 
 

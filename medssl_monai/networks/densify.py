@@ -7,8 +7,6 @@ from medssl_monai.networks.masked import Visible
 from medssl_monai.networks.masked_batch_norm import masked_batch_norm
 from medssl_monai.networks.packed import Cells, normalised_cells, spread
 
-__all__ = ["Densify"]
-
 
 class Densify(nn.Module):
     """Batch norm over visible positions, a learned mask token at the others, a convolution to the decoder's width.

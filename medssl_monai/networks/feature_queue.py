@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["NewestFirstQueue", "RingQueue"]
-
 
 class RingQueue(nn.Module):
     """MoCo's queue (arXiv 1911.05722, section 3.2): new rows overwrite the oldest, wrapping around at the end.

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-__all__ = ["LightDecoder"]
-
 STAGES = 5  # from stride 32 to stride 1
 
 

@@ -17,8 +17,6 @@ from medssl_monai.networks.recompute import run_block
 from medssl_monai.networks.resnet import ResNetEncoder
 from medssl_monai.networks.stochastic_depth import drop_path_rates, kept_branches
 
-__all__ = ["GRID_STRIDE", "Visible", "masked_features", "visible_at"]
-
 GRID_STRIDE = 32  # pixels along an edge of a masked cell: the stride of a ResNet's last stage
 STAGE_STRIDES = (4, 8, 16, 32)
 

@@ -19,8 +19,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from medssl_monai.processes import process_cat
 
-__all__ = ["masked_batch_norm"]
-
 
 def masked_batch_norm(x: Tensor, mask: Tensor, count: Tensor, norm: _BatchNorm) -> Tensor:
     """Normalise x (B, C, H, W) at visible positions with the parameters and buffers of `norm`; zero elsewhere.

@@ -6,8 +6,6 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-__all__ = ["follow", "follower"]
-
 Network = TypeVar("Network", bound=nn.Module)
 
 

@@ -20,8 +20,6 @@ from medssl_monai.networks.recompute import run_block
 from medssl_monai.networks.resnet import ResNetEncoder, folded_weight
 from medssl_monai.networks.stochastic_depth import drop_path_rates, kept_branches
 
-__all__ = ["Cells", "normalised_cells", "packed_features", "spread"]
-
 SIDES = (16, *(GRID_STRIDE // stride for stride in STAGE_STRIDES))  # of a cell, behind conv1 and in the four stages
 SMALL = 2  # sides up to this: columns times a matrix; larger ones: a convolution of tiles
 

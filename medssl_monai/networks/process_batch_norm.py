@@ -11,8 +11,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from medssl_monai.networks.masked_batch_norm import masked_batch_norm
 from medssl_monai.processes import process_count
 
-__all__ = ["ProcessBatchNorm1d", "ProcessBatchNorm2d", "use_process_batch_norm"]
-
 
 class _ProcessBatchNorm(nn.SyncBatchNorm):
     across_processes = True  # read by masked_batch_norm

@@ -5,8 +5,6 @@ Shapes: B images, F features, H hidden units, D dimensions.
 
 from torch import nn
 
-__all__ = ["byol_mlp", "linear_head", "moco_mlp", "swav_projector"]
-
 
 def linear_head(features: int, dimensions: int) -> nn.Linear:
     """(B, F) to (B, D): the head of MoCo's first version (arXiv 1911.05722, section 3.3)."""

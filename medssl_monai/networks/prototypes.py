@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Prototypes"]
-
 
 class Prototypes(nn.Linear):
     """K vectors of D dimensions: embeddings (…, D) to their products with them (…, K)."""

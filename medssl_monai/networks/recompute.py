@@ -13,8 +13,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["run_block"]
-
 Result = TypeVar("Result")
 
 

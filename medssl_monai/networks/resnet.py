@@ -16,8 +16,6 @@ from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.errors import ConfigError
 from medssl_monai.networks.recompute import run_block
 
-__all__ = ["ARCHITECTURES", "ResNetEncoder", "folded_weight", "resnet_encoder"]
-
 logger = logging.getLogger(__name__)
 
 

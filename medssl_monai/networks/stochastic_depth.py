@@ -5,8 +5,6 @@ from torch import Tensor
 
 from medssl_monai.processes import process_count, process_rank
 
-__all__ = ["drop_path_rates", "kept_branches"]
-
 
 def drop_path_rates(blocks: int, rate: float) -> list[float]:
     """Probability of dropping each of the residual blocks, growing linearly from 0 to `rate` (eq. 4)."""

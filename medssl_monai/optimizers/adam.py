@@ -6,8 +6,6 @@ from torch.optim import Optimizer
 
 from medssl_monai.optimizers.parameter_groups import weight_decay_groups
 
-__all__ = ["byol_adam"]
-
 
 def byol_adam(
     network: nn.Module,

@@ -6,8 +6,6 @@ from torch.optim import Optimizer
 
 from medssl_monai.optimizers.parameter_groups import parameter_groups
 
-__all__ = ["spark_lamb"]
-
 
 def spark_lamb(
     network: nn.Module,

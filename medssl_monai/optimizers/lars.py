@@ -9,8 +9,6 @@ from torch.optim import Optimizer
 
 from medssl_monai.optimizers.parameter_groups import weight_decay_groups
 
-__all__ = ["LARS", "swav_lars"]
-
 
 class LARS(Lars):
     """timm's LARS, except that a tensor whose gradient is exactly zero is left to its momentum, without decay.

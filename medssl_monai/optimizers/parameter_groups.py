@@ -5,8 +5,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["decayed", "parameter_groups", "weight_decay_groups"]
-
 
 def decayed(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay acts on a parameter: not on tensors of one dimension, biases and mask tokens."""

@@ -11,8 +11,6 @@ from torch.optim import Optimizer
 
 from medssl_monai.errors import ConfigError
 
-__all__ = ["RecurringCosine", "WarmupCosine", "cosine", "recurring_cosine", "set_rates", "warmup_cosine"]
-
 
 class Position(Protocol):
     """Where a run stands, e.g. `medssl_monai.methods.base.Progress`."""

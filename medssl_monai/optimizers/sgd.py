@@ -6,8 +6,6 @@ from torch.optim import Optimizer
 
 from medssl_monai.optimizers.parameter_groups import weight_decay_groups
 
-__all__ = ["moco_sgd"]
-
 
 def moco_sgd(
     network: nn.Module, lr: float, weight_decay: float = 1e-4, momentum: float = 0.9, decay_all: bool = True

@@ -13,8 +13,6 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from medssl_monai.errors import TRACEBACK, ConfigError, MedSSLError
 from medssl_monai.runs.settings import check_settings
 
-__all__ = ["run_bundle"]
-
 logger = logging.getLogger(__name__)
 
 _COMPONENT = re.compile(r"Failed to instantiate component '(?P<name>[^']*)' with keywords: (?P<keys>.*)")

@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from monai.bundle import ConfigParser
 
 from medssl_monai.atomic import write_json, write_text
+from medssl_monai.errors import CheckpointError
 from medssl_monai.processes import process_count, process_rank
-
-__all__ = ["copy_configs", "git_state", "record_run"]
 
 _PACKAGES = ("medssl-monai", "torch", "torchvision", "monai", "pytorch-ignite", "numpy", "timm")
 # Where the data lie may name a patient, and is nobody's business once the run is handed on.
@@ -147,3 +147,42 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def run_settings(run: Path) -> dict[str, Any]:
+    """Settings of a fine-tuning run, from its ``configs/train.yaml``.
+
+    Raises:
+        CheckpointError: the folder is no finished fine-tuning run: files are missing, or it was stopped on its way.
+    """
+    config, model = run / "configs" / "train.yaml", run / "models" / "model.pt"
+    if not config.is_file() or not model.is_file():
+        missing = config if not config.is_file() else model
+        raise CheckpointError(
+            f"{run} is no finished fine-tuning run: {missing.relative_to(run)} is missing; give the --out folder of a "
+            "completed `medssl finetune`"
+        )
+    settings: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    refuse_stopped(run, settings)
+    return settings
+
+
+def refuse_stopped(run: Path, settings: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for a fine-tuning that was stopped on its way, which has a model too, its best so far.
+
+    How far a run is stands in its checkpoint. Where there is none (a packed bundle, a run of the label server) or it
+    tells nothing, the run is believed. `settings` are the run's, of which ``patience`` ends it early.
+    """
+    try:
+        content = torch.load(run / "checkpoints" / "last.pt", map_location="cpu", weights_only=True, mmap=True)
+        state = content["trainer"]
+        wanted, best = int(state["max_epochs"]), int(state["best_metric_epoch"])
+        done = int(state["iteration"]) // int(state["epoch_length"])
+    except Exception:
+        return
+    patience = settings.get("patience")
+    if done < wanted and not (patience and best != -1 and done - best >= patience):
+        raise CheckpointError(
+            f"{run} is no finished fine-tuning run: it stands at epoch {done} of {wanted}; the same command as before "
+            f"carries on, and ends there if it is given max_epochs={done}"
+        )

@@ -4,7 +4,6 @@
 dict), ``docs/``, ``LICENSE``; and ``run.json`` and ``SHA256SUMS``. The same run gives the same bytes.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -16,17 +15,14 @@ from typing import Any
 import torch
 import yaml
 
-from medssl_monai.atomic import write_atomically, write_json, write_text
+from medssl_monai.atomic import file_sha256, write_atomically, write_json, write_text
 from medssl_monai.checkpoints.files import read_weights
 from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.checkpoints.run_export import export_run
-from medssl_monai.classify.predict_run import refuse_stopped
 from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.networks.classifier import classifier, load_classifier
 from medssl_monai.resources import bundle_dir, resource_dir
-from medssl_monai.runs.folder import copy_configs
-
-__all__ = ["BundleSummary", "pack_bundle", "shipped_bundles"]
+from medssl_monai.runs.folder import copy_configs, refuse_stopped
 
 CLASSIFICATION = "ct_classification"
 BESIDE = ("encoder.safetensors", "confidence.json", "reference.safetensors")
@@ -97,7 +93,7 @@ def pack_bundle(name: str, run: str | Path, out: str | Path, *, licence: str | N
         write_json(target / "run.json", {key: record[key] for key in _RECORD if key in record})
         _write_sums(target)
         write_atomically(out, lambda path: _write_zip(path, target))
-    digest = _sha256(out)
+    digest = file_sha256(out)
     write_text(out.with_name(out.name + ".sha256"), f"{digest}  {out.name}\n")
     return digest
 
@@ -173,7 +169,7 @@ def _write_configs(bundle: Path, target: Path, settings: dict[str, Any]) -> None
 
 def _write_sums(target: Path) -> None:
     files = sorted(p for p in target.rglob("*") if p.is_file())
-    lines = [f"{_sha256(p)}  {p.relative_to(target).as_posix()}\n" for p in files]
+    lines = [f"{file_sha256(p)}  {p.relative_to(target).as_posix()}\n" for p in files]
     write_text(target / "SHA256SUMS", "".join(lines))
 
 
@@ -184,7 +180,3 @@ def _write_zip(path: Path, target: Path) -> None:
             entry = zipfile.ZipInfo(file.relative_to(target.parent).as_posix(), _MOMENT)
             entry.create_system, entry.external_attr = 3, 0o100644 << 16
             archive.writestr(entry, file.read_bytes())
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -9,8 +9,6 @@ import torch
 
 from medssl_monai.errors import ConfigError
 
-__all__ = ["check_folder", "check_settings"]
-
 # Whole numbers, with the least of each.
 _WHOLE = {
     **dict.fromkeys(("max_epochs", "epoch_length", "batch_size", "val_interval", "probe_interval"), 1),

@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["AIR_HU", "REGIONS", "Anatomy", "Array", "Canvas", "Lesion", "draw_anatomy", "smooth_noise"]
-
 AIR_HU = -1000.0
 REGIONS = ("abdomen_pelvis", "thorax", "head")  # from inferior to superior
 

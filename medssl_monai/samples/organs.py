@@ -5,8 +5,6 @@ from numpy.typing import NDArray
 
 from medssl_monai.samples.anatomy import AIR_HU, Anatomy, Array, Canvas
 
-__all__ = ["draw_slice"]
-
 
 def draw_slice(
     anatomy: Anatomy, height: float, fine: Array, coarse: Array, rng: np.random.Generator

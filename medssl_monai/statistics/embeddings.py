@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["alignment", "effective_rank", "embedding_std", "uniformity"]
-
 
 def embedding_std(embeddings: Tensor) -> float:
     """Standard deviation of unit embeddings over the images, mean over dimensions, times sqrt(D).

@@ -14,15 +14,6 @@ import numpy.typing as npt
 
 from medssl_monai.statistics.calibration import BINS
 
-__all__ = [
-    "MIN_PATIENTS",
-    "bootstrap_counts",
-    "bootstrap_figures",
-    "described_intervals",
-    "patient_intervals",
-    "weighted_auc",
-]
-
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 # With fewer, the percentiles of a bootstrap say more about who happened to be there than about the classifier.

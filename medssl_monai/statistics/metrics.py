@@ -21,8 +21,6 @@ from sklearn.metrics import (
 
 from medssl_monai.statistics.calibration import expected_calibration_error
 
-__all__ = ["CHOICES", "balanced_accuracy", "classification_metrics", "figures_for_choice", "per_patient", "text_report"]
-
 CHOICES = ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_likelihood")
 """What `figures_for_choice` gives."""
 

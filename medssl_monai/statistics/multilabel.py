@@ -16,8 +16,6 @@ from medssl_monai.errors import ConfigError
 from medssl_monai.statistics.calibration import label_reliability
 from medssl_monai.statistics.intervals import bootstrap_counts, described_intervals, weighted_auc
 
-__all__ = ["best_thresholds", "broadcast_thresholds", "label_figures", "label_intervals", "multilabel_metrics"]
-
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]
 

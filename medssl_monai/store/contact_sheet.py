@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from medssl_monai.errors import InputError
 from medssl_monai.store.reader import SliceStore
 
-__all__ = ["contact_sheet"]
-
 TILE_INCHES = 1.25
 TITLE_INCHES = 0.3
 BACKGROUND, FOREGROUND, QUIET = "#101418", "#f0f2f4", "#93a1ad"

@@ -14,8 +14,6 @@ from medssl_monai.errors import NoImagesError, StoreError
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import COLUMNS, Filters
 
-__all__ = ["SampleKey", "SliceDataset"]
-
 USED_COLUMNS = (
     *("series_id", "patient", "slice", "modality"),
     *("spacing_row_mm", "spacing_column_mm", "window_level", "window_width"),

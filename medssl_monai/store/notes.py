@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from medssl_monai.ingest.dicom.voi import Voi
-from medssl_monai.ingest.volumes.digest import file_digest
+from medssl_monai.atomic import file_sha256
+from medssl_monai.store.records import Voi
 from medssl_monai.store.schema import SCHEMA_VERSION, check_version
 from medssl_monai.store.verdicts import Verdict
-
-__all__ = ["NOTE_KEY", "SeriesNote", "broken_id", "read_note"]
 
 NOTE_KEY = b"medssl"
 """Under this key of the parquet schema's metadata."""
@@ -69,7 +67,7 @@ def broken_id(own_id: str, content: Path) -> str:
         own_id: the image's pseudonym.
         content: the file that holds its bytes.
     """
-    return hashlib.sha256(f"{own_id} {file_digest(content)}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{own_id} {file_sha256(content)}".encode()).hexdigest()[:32]
 
 
 def read_note(part: Path) -> SeriesNote:

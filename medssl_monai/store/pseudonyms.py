@@ -16,8 +16,6 @@ from typing import Literal
 
 from medssl_monai.errors import InputError
 
-__all__ = ["KEY_VARIABLE", "default_key_path", "key_check", "load_key", "pseudonym", "shifted_day", "source_id"]
-
 KEY_VARIABLE = "MEDSSL_KEY"
 MINIMUM_KEY_BYTES = 16
 

@@ -30,13 +30,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from medssl_monai.errors import StoreError
-from medssl_monai.ingest.dicom.voi import Voi
 from medssl_monai.store.notes import SeriesNote, read_note
+from medssl_monai.store.records import Voi
 from medssl_monai.store.schema import INDEX_SCHEMA, Filters, check_version, filter_expression
 from medssl_monai.store.verdicts import Verdict, read_verdicts
-
-__all__ = ["SliceStore", "describe"]
-
 
 BATCH_ROWS = 1024
 """Rows of the index in memory where it is read little by little."""
@@ -140,21 +137,6 @@ class SliceStore:
         with pq.ParquetFile(self.path / "index.parquet") as file:
             rows = (row for batch in file.iter_batches(BATCH_ROWS, use_threads=False) for row in batch.to_pylist())
             yield from (list(series) for _, series in groupby(rows, key=itemgetter("series_id")))
-
-    def resolve(self, source: str | Path, key: bytes | None = None) -> str:
-        """The series id that a series id, a SeriesInstanceUID, or the path of a file or folder stands for.
-
-        Args:
-            source: any of these.
-            key: that of the store; None loads the user's own (see `pseudonyms.load_key`).
-
-        Raises:
-            LabelError: the source is not in the store, or stands for several series.
-            StoreError: the store was made with another key.
-        """
-        from medssl_monai.ingest.lookup import resolve
-
-        return resolve(self, source, key)
 
     def note(self, series_id: str) -> SeriesNote:
         """What ingestion remembers of a series beside its rows."""

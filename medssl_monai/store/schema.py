@@ -10,8 +10,6 @@ import pyarrow as pa
 
 from medssl_monai.errors import StoreError
 
-__all__ = ["COLUMNS", "INDEX_SCHEMA", "SCHEMA_VERSION", "Filters", "check_version", "filter_expression"]
-
 SCHEMA_VERSION = 2
 
 COLUMNS: Mapping[str, tuple[Any, str]] = {

@@ -16,17 +16,6 @@ from typing import Any
 
 from medssl_monai.errors import InputError
 
-__all__ = [
-    "FLAGS",
-    "Outcome",
-    "Reason",
-    "RejectedError",
-    "Verdict",
-    "merge_verdicts",
-    "read_verdicts",
-    "write_verdicts",
-]
-
 
 class Outcome(str, Enum):
     """The three ways in which a file can end."""

@@ -21,27 +21,23 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from medssl_monai.atomic import file_sha256
 from medssl_monai.errors import StoreError
-from medssl_monai.ingest.exclusive import LOCK_NAME
-from medssl_monai.ingest.volumes.digest import file_digest
-from medssl_monai.store.disk import disk_refused
+from medssl_monai.store.disk import LOCK_NAME, disk_refused
 from medssl_monai.store.measures import body_fraction, perceptual_hash
 from medssl_monai.store.notes import NOTE_KEY, SeriesNote, read_note
 from medssl_monai.store.reader import describe
+from medssl_monai.store.records import SeriesHeader, SliceRecord
 from medssl_monai.store.schema import INDEX_SCHEMA, SCHEMA_VERSION
 from medssl_monai.store.verdicts import Outcome, Verdict, merge_verdicts, read_verdicts, write_verdicts
-
-__all__ = ["SeriesHeader", "SliceRecord", "StoreWriter"]
 
 SUFFIXES = (".b2nd", ".parquet")
 """Of a series' array and its part, in the order in which they take their place."""
@@ -51,50 +47,6 @@ NEWER = ".newer"
 
 ROWS_TOGETHER = 2048
 """Rows of the index written at once, at least."""
-
-
-class SliceRecord(NamedTuple):
-    """A slice on its way into the store.
-
-    Attributes:
-        pixels: (H, W) int16, canonical orientation.
-        z_mm: z of its centre; None where unknown.
-        spacing_mm: (row, column); None where unknown.
-        slice_spacing_mm: distance to the next; None where unknown.
-        window_level, window_width: of the tags, HU; None where there are none.
-        flags: words of `verdicts.FLAGS` for this slice alone.
-    """
-
-    pixels: NDArray[np.int16]
-    z_mm: float | None = None
-    spacing_mm: tuple[float, float] | None = None
-    slice_spacing_mm: float | None = None
-    window_level: float | None = None
-    window_width: float | None = None
-    flags: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class SeriesHeader:
-    """What all slices of a series share; the names are those of the index's columns.
-
-    Attributes:
-        shape: (slices, H, W).
-        affine: 16 numbers, or None where the geometry is unknown.
-        shifted_day: of the study, moved by a secret of the patient's; None where no date is known.
-    """
-
-    series_id: str
-    patient: str
-    source_id: str
-    modality: str
-    plane: str
-    shape: tuple[int, int, int]
-    body_part: str = ""
-    kernel: str = ""
-    flags: frozenset[str] = frozenset()
-    affine: tuple[float, ...] | None = None
-    shifted_day: int | None = None
 
 
 class StoreWriter:
@@ -158,7 +110,7 @@ class StoreWriter:
         with self._draft_folder() as drafts:
             array, part = drafts / "array.b2nd", drafts / "part.parquet"
             rows, flags = _write_array(array, header, slices)
-            whole = dataclasses.replace(note(flags), array_sha256=file_digest(array))
+            whole = dataclasses.replace(note(flags), array_sha256=file_sha256(array))
             table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA).replace_schema_metadata(
                 {NOTE_KEY: whole.to_bytes()}
             )

@@ -19,18 +19,15 @@ from monai.utils import set_determinism
 from torch.utils.data import DataLoader, Dataset
 
 from medssl_monai.atomic import write_json, write_text
-from medssl_monai.classify.baselines import Floats
+from medssl_monai.classify.evaluate import evaluate_run
 from medssl_monai.classify.multilabel_predictions import MultilabelPredictions
-from medssl_monai.classify.predict_run import evaluate_run
 from medssl_monai.classify.predictions import Predictions
-from medssl_monai.classify.probes import nearest_votes, probe_linearly
+from medssl_monai.classify.probes import Floats, nearest_votes, probe_linearly
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.study.inputs import StudyInputs, public_key, weights_fingerprint
 from medssl_monai.study.made_by import made_by
 from medssl_monai.study.plan import Cell, StudyPlan, digest
-
-__all__ = ["cell_done", "cell_made_by", "run_cell"]
 
 
 def cell_done(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path) -> bool:

@@ -30,8 +30,6 @@ from medssl_monai.store.pseudonyms import KEY_VARIABLE
 from medssl_monai.study.made_by import made_by
 from medssl_monai.study.plan import StudyPlan, digest
 
-__all__ = ["REMEDY", "StudyInputs", "prepare", "public_key", "weights_fingerprint"]
-
 logger = logging.getLogger(__name__)
 
 # The phantom is nobody: with one key for everyone its slices have the same order, and the figures are the same.

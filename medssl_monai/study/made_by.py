@@ -11,20 +11,20 @@ import medssl_monai
 from medssl_monai.resources import resource_dir
 from medssl_monai.version import __version__
 
-__all__ = ["made_by"]
-
 LIBRARIES = ("torch", "torchvision", "monai", "pytorch-ignite", "numpy", "scikit-learn")
 # What decides a training's numbers once the store is there. The store has a fingerprint of its own, and pictures and
 # reports are drawn again whenever a study ends.
 FOLDERS = ("checkpoints", "engines", "handlers", "networks")
 PRETRAINING = ("losses", "methods", "optimizers")
 FILES = {
-    "ingest": ("label_queries", "labels", "slice_dataset", "store"),
-    "downstream": (
-        *("baselines", "calibration", "class_balance", "classify", "image_data", "image_table", "image_tasks"),
-        *("image_view", "labelled_data", "metrics", "multilabel_metrics", "multilabel_predictions", "predictions"),
-        *("probes", "study_cells", "subsets"),
+    "store": ("dataset", "reader"),
+    "labels": ("queries", "subsets", "table"),
+    "statistics": ("calibration", "metrics", "multilabel"),
+    "classify": (
+        *("classes", "evaluate", "features", "labelled_data", "listed_data", "multilabel_predictions", "predictions"),
+        *("probes", "pictures/data", "pictures/published", "pictures/table", "pictures/view"),
     ),
+    "study": ("cells",),
 }
 
 

@@ -13,8 +13,6 @@ from medssl_monai.checkpoints.preprocessing import IMAGENET
 from medssl_monai.errors import ConfigError
 from medssl_monai.resources import resource_dir
 
-__all__ = ["HEADS", "METRICS", "Cell", "EncoderSource", "Head", "StudyPlan", "digest", "read_plan"]
-
 Head = Literal["finetune", "linear", "knn"]
 HEADS = {
     "finetune": "fine-tuned",

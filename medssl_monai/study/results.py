@@ -26,8 +26,6 @@ from medssl_monai.study.inputs import StudyInputs
 from medssl_monai.study.made_by import made_by
 from medssl_monai.study.plan import Cell, EncoderSource, StudyPlan
 
-__all__ = ["Contrast", "Point", "StudyResults", "collect"]
-
 FIGURES = ("accuracy", "balanced_accuracy", "f1_macro", "auc", "ece")
 
 

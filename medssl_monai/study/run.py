@@ -13,8 +13,6 @@ from medssl_monai.study.report import write_report
 from medssl_monai.study.results import StudyResults, collect
 from medssl_monai.study.workers import run_cells
 
-__all__ = ["run_study"]
-
 logger = logging.getLogger(__name__)
 
 

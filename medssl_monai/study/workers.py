@@ -16,8 +16,6 @@ from medssl_monai.study.cells import run_cell
 from medssl_monai.study.inputs import StudyInputs
 from medssl_monai.study.plan import Cell, StudyPlan
 
-__all__ = ["run_cells"]
-
 
 def run_cells(
     plan: StudyPlan, inputs: StudyInputs, cells: Sequence[Cell], out: Path, scheduler: str | None = None

@@ -14,7 +14,8 @@ from monai.bundle import ConfigWorkflow
 
 from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.checkpoints.run_export import export_run
-from medssl_monai.classify.predict_run import evaluate_run, predict_run
+from medssl_monai.classify.evaluate import evaluate_run
+from medssl_monai.classify.predict_run import predict_run
 from medssl_monai.errors import CheckpointError, ConfigError, LabelError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir, config_file

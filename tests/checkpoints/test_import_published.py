@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.import_weights import import_weights
-from medssl_monai.checkpoints.load import LoadReport, load_encoder
+from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.checkpoints.manifests import backbone_shapes
+from medssl_monai.checkpoints.report import LoadReport
 from medssl_monai.methods.spark import SparK
 from medssl_monai.networks.masked import masked_features
 from medssl_monai.networks.resnet import resnet_encoder

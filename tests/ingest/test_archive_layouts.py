@@ -14,6 +14,7 @@ from medssl_monai.cli import ingest as ingest_verb
 from medssl_monai.cli.recipes import load_recipe
 from medssl_monai.errors import ConfigError
 from medssl_monai.ingest import SliceStore
+from medssl_monai.ingest.lookup import find_series
 from tests.ingest.dicom_fixtures import KEY, dataset, phantom, uid, write, write_series
 from tests.ingest.matrix import stored
 
@@ -55,9 +56,9 @@ def test_lidc(lidc: Path, tmp_path: Path) -> None:
     store = SliceStore(tmp_path / "store")
     assert len({row["patient"] for row in store.select()}) == 2
     for number in (1, 2):
-        series = store.resolve(uid(f"LIDC-IDRI-{number:04d}"), KEY)
+        series = find_series(store, uid(f"LIDC-IDRI-{number:04d}"), KEY)
         assert np.array_equal(store.read_series(series), phantom(seed=number))
-        assert store.resolve(lidc / f"LIDC-IDRI-{number:04d}" / f"01-01-2000-{number}0178", KEY) == series
+        assert find_series(store, lidc / f"LIDC-IDRI-{number:04d}" / f"01-01-2000-{number}0178", KEY) == series
     # What the command line says wins over the recipe.
     run(
         lidc,

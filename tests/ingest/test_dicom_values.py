@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from medssl_monai.ingest import Outcome, Reason
-from medssl_monai.ingest.dicom.voi import Voi
+from medssl_monai.store.records import Voi
 from tests.ingest.conftest import Ingest, only, rejections, volume
 from tests.ingest.dicom_fixtures import axial_positions, dataset, phantom, write, write_series
 

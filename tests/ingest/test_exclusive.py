@@ -14,14 +14,14 @@ import pytest
 
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest import ingest
-from medssl_monai.ingest.exclusive import LOCK_NAME, exclusive
 from medssl_monai.ingest.open_store import cached_store_path, open_store
+from medssl_monai.store.disk import LOCK_NAME, exclusive
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write_series
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from medssl_monai.ingest.exclusive import exclusive
+from medssl_monai.store.disk import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(120)

@@ -20,6 +20,7 @@ import pytest
 
 from medssl_monai.errors import InputError, LabelError, NoImagesError, StoreError
 from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest.lookup import find_series
 from medssl_monai.store.pseudonyms import default_key_path, load_key, pseudonym
 from medssl_monai.store.writer import StoreWriter
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, uid, write, write_series
@@ -101,7 +102,7 @@ def test_images_that_share_one_uid_are_told_apart(tmp_path: Path) -> None:
         assert (summary.added, summary.slices) == (added, count)
     store = SliceStore(tmp_path / "store")
     assert np.array_equal(store.read_series(store.series_ids[0]), hu)
-    assert store.resolve(paths[4], KEY) == store.series_ids[0]
+    assert find_series(store, paths[4], KEY) == store.series_ids[0]
 
 
 def test_later_runs_do_not_deny_what_is_stored(source: Path, whole: Path, tmp_path: Path) -> None:
@@ -297,23 +298,23 @@ def test_summary_reads_well(source: Path, tmp_path: Path) -> None:
 def test_resolve(source: Path, whole: Path, tmp_path: Path) -> None:
     store = SliceStore(whole)
     two = pseudonym(KEY, "series", uid("two"))
-    assert store.resolve(two) == two
-    assert store.resolve(uid("two"), KEY) == two
-    assert store.resolve(source / "two", KEY) == two
-    assert store.resolve(str(source / "two" / "003.dcm"), KEY) == two
+    assert find_series(store, two) == two
+    assert find_series(store, uid("two"), KEY) == two
+    assert find_series(store, source / "two", KEY) == two
+    assert find_series(store, str(source / "two" / "003.dcm"), KEY) == two
     (tmp_path / "moved").mkdir()
     (tmp_path / "moved" / "x").write_bytes((source / "two" / "003.dcm").read_bytes())
-    assert store.resolve(tmp_path / "moved", KEY) == two
+    assert find_series(store, tmp_path / "moved", KEY) == two
     with pytest.raises(LabelError, match="stands for 4 series"):
-        store.resolve(source, KEY)
+        find_series(store, source, KEY)
     with pytest.raises(LabelError, match="is not in store"):
-        store.resolve("1.2.3", KEY)
+        find_series(store, "1.2.3", KEY)
     with pytest.raises(LabelError, match="is not in store"):
-        store.resolve(source / "PLANTED-ID-4711.txt", KEY)
+        find_series(store, source / "PLANTED-ID-4711.txt", KEY)
     with pytest.raises(LabelError, match="neither a path that exists"):
-        store.resolve("no/such/path", KEY)
+        find_series(store, "no/such/path", KEY)
     with pytest.raises(StoreError, match="another key"):
-        store.resolve(uid("two"), b"another key of 16 bytes")
+        find_series(store, uid("two"), b"another key of 16 bytes")
 
 
 def test_resolve_parts_of_a_series(tmp_path: Path) -> None:
@@ -325,8 +326,8 @@ def test_resolve_parts_of_a_series(tmp_path: Path) -> None:
     ingest([tmp_path / "wide", tmp_path / "narrow"], tmp_path / "store", key=KEY, progress=False)
     store = SliceStore(tmp_path / "store")
     with pytest.raises(LabelError, match="stands for 2 series"):
-        store.resolve(uid("one"), KEY)
-    found = store.resolve(tmp_path / "narrow", KEY)
+        find_series(store, uid("one"), KEY)
+    found = find_series(store, tmp_path / "narrow", KEY)
     assert store.select([["series_id", "==", found]])[0]["spacing_row_mm"] == 0.5
 
 
@@ -373,4 +374,4 @@ def test_values_survive_workers(source: Path, tmp_path: Path) -> None:
     ingest([source], tmp_path / "out", key=KEY, workers=2, progress=False)
     store = SliceStore(tmp_path / "out")
     for seed, series in enumerate(SERIES):
-        assert np.array_equal(store.read_series(store.resolve(uid(series), KEY)), phantom(4, seed=seed))
+        assert np.array_equal(store.read_series(find_series(store, uid(series), KEY)), phantom(4, seed=seed))

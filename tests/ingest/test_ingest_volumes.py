@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from medssl_monai.errors import NoImagesError
 from medssl_monai.ingest import Outcome, Reason, SliceStore
+from medssl_monai.ingest.lookup import find_series
 from medssl_monai.ingest.volumes.read import read_volume
 from medssl_monai.ingest.volumes.volume import Volume, cut
 from medssl_monai.store.verdicts import RejectedError
@@ -181,7 +182,7 @@ def test_same_bytes_twice_and_moved_files(tmp_path: Path, run: Ingest) -> None:
     store, summary = run(first, tmp_path / "sub")
     assert [v.reason for v in summary.verdicts if v.reason] == [Reason.DUPLICATE]
     for path in (first, tmp_path / "sub" / "b.nii.gz", tmp_path / "sub"):
-        assert store.resolve(path, KEY) == store.series_ids[0]
+        assert find_series(store, path, KEY) == store.series_ids[0]
     first.unlink()
     assert run(tmp_path / "sub")[1].added == 0
 
@@ -271,7 +272,7 @@ def test_volumes_whose_data_lie_beside_their_header(tmp_path: Path, run: Ingest,
     assert summary.added == 1
     assert phantom(seed=5).tobytes() in [store.read_series(series_id).tobytes() for series_id in store.series_ids]
     moved = (tmp_path / "in" / "a").rename(tmp_path / "moved")
-    assert store.resolve(moved / f"ct.1{suffix}", KEY) in store.series_ids
+    assert find_series(store, moved / f"ct.1{suffix}", KEY) in store.series_ids
 
 
 def test_data_without_their_header(tmp_path: Path, run: Ingest) -> None:

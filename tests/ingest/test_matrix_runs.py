@@ -14,6 +14,7 @@ import pydicom
 import pytest
 
 from medssl_monai.ingest import IngestSummary
+from medssl_monai.ingest.lookup import find_series
 from medssl_monai.ingest.sources.archives import ArchiveLimits, unpacked
 from medssl_monai.labels.audit import audit
 from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, phantom, tree_bytes, uid, write, write_series
@@ -63,7 +64,7 @@ def archives(bench: Bench) -> IngestSummary:
     assert not list(store.path.glob(".draft*"))
     assert not (bench.folder / "outside.dcm").exists()
     # A series in an archive is found by the archive's path, as in a folder.
-    assert store.resolve(source / "study.tar" / "tar", KEY) in store.series_ids
+    assert find_series(store, source / "study.tar" / "tar", KEY) in store.series_ids
     return summary
 
 
@@ -106,7 +107,7 @@ def paths(bench: Bench) -> IngestSummary:
     assert len(store.series_ids) == 4
     assert tree_bytes(bench.source) == before
     for folder in folders:
-        assert store.resolve(folder, KEY) in store.series_ids
+        assert find_series(store, folder, KEY) in store.series_ids
     return summary
 
 
@@ -228,7 +229,7 @@ def one_patient_twice(bench: Bench) -> IngestSummary:
     write_series(bench.source / "b", mine + rng.integers(-8, 8, mine.shape).astype(np.int16), series="b", PatientID="B")
     write_series(bench.source / "c", anatomy(1), series="c", PatientID="C")
     store, summary = bench.run()
-    ids = {name: store.resolve(uid(name), KEY) for name in "abc"}
+    ids = {name: find_series(store, uid(name), KEY) for name in "abc"}
     table = bench.folder / "labels.csv"
     rows = [f"{ids['a']},x,train", f"{ids['b']},y,test", f"{ids['c']},x,validation"]
     table.write_text("source,label,split\n" + "\n".join(rows) + "\n")

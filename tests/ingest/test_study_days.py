@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest.lookup import find_series
 from medssl_monai.store.notes import NOTE_KEY
 from medssl_monai.store.pseudonyms import shifted_day
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, uid, write_series
@@ -36,7 +37,7 @@ def write_all(tmp_path: Path) -> None:
 
 
 def days(store: SliceStore) -> dict[str, int | None]:
-    names = {store.resolve(uid(name), KEY): name for name in (*DAYS, *(f"none {letter}" for letter in "ACDEF"))}
+    names = {find_series(store, uid(name), KEY): name for name in (*DAYS, *(f"none {letter}" for letter in "ACDEF"))}
     return {names[row["series_id"]]: row["study_day"] for row in store.select()}
 
 
@@ -63,7 +64,7 @@ def test_parts_tell_no_date(source: Path, tmp_path: Path) -> None:
     for key in (KEY, b"another key of 16 bytes"):
         ingest([source], tmp_path / str(len(stored)), key=key, progress=False)
         store = SliceStore(tmp_path / str(len(stored)))
-        series = [store.resolve(uid(name), key) for name in ("a1", "a2", "g")]
+        series = [find_series(store, uid(name), key) for name in ("a1", "a2", "g")]
         parts = [pq.read_table(store.path / "series" / f"{name}.parquet") for name in series]
         stored.append([part.column("study_day").to_pylist()[0] for part in parts])
     assert [second - first for first, second, _ in stored] == [1, 1]

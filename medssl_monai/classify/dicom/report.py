@@ -5,7 +5,6 @@ The report is a Comprehensive SR by template 1500 (PS3.16 TID 1500, 1501); a pic
 (PS3.3 A.8.1) that names its source image (PS3.3 C.7.6.1.1.4). Classes are coded in the private scheme 99MEDSSL.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from medssl_monai.atomic import write_atomically
+from medssl_monai.atomic import file_sha256, write_atomically
 from medssl_monai.classify.dicom.sources import SourceImage, source_images
 from medssl_monai.classify.heat_maps import HeatMap, overlay
 from medssl_monai.classify.inputs import PredictionInput
@@ -28,8 +27,6 @@ from medssl_monai.classify.prediction_result import PredictionResult
 from medssl_monai.errors import InputError
 from medssl_monai.ingest.dicom.tags import quiet
 from medssl_monai.version import __version__
-
-__all__ = ["SCHEME", "heat_map_picture", "write_dicom"]
 
 SCHEME = "99MEDSSL"
 MAKER = "medssl-monai"
@@ -112,7 +109,7 @@ def _save(dataset: Dataset, path: Path) -> Path:
 
 
 def _algorithm(result: PredictionResult, run: Path) -> hd.sr.AlgorithmIdentification:
-    weights = hashlib.sha256((run / "models" / "model.pt").read_bytes()).hexdigest()
+    weights = file_sha256(run / "models" / "model.pt")
     about = result.confidence
     return hd.sr.AlgorithmIdentification(
         name=f"{MAKER} ct_classification",

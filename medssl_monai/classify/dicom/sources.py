@@ -19,8 +19,6 @@ from medssl_monai.ingest.sources.archives import unpacked
 from medssl_monai.store.pseudonyms import load_key, pseudonym
 from medssl_monai.store.verdicts import RejectedError
 
-__all__ = ["SourceImage", "source_images"]
-
 
 @dataclass(frozen=True)
 class SourceImage:

@@ -15,12 +15,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from medssl_monai.classify.class_balance import balanced_positions
+from medssl_monai.classify.classes import balanced_positions
 from medssl_monai.errors import LabelError
 from medssl_monai.labels.subsets import Unit, nested_subset
 from medssl_monai.store.dataset import SampleKey
-
-__all__ = ["PICTURES", "ImageData", "ImageDataset", "ImageFiles"]
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})  # endings of file names
 

@@ -18,8 +18,6 @@ from medssl_monai.ingest.scan import find_files
 from medssl_monai.ingest.sources.archives import unpacked
 from medssl_monai.store.pseudonyms import load_key, source_id
 
-__all__ = ["PictureInput"]
-
 
 class PictureInput(Dataset[dict[str, Any]]):
     """Items as of `ImageDataset` without labels: ``image`` uint8 (3, H, W), ``series_id``, ``slice`` 0, no patient.

@@ -17,8 +17,6 @@ from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.labels.subsets import Unit, grouped_split, reference_split, reference_subset
 from medssl_monai.labels.table import check_class_name
 
-__all__ = ["ORGANS", "covid_ct", "folder_classes", "image_task", "organ_s_mnist"]
-
 logger = logging.getLogger(__name__)
 
 TaskName = Literal["covid_ct", "organ_s_mnist", "folders", "table"]

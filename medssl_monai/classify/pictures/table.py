@@ -11,8 +11,6 @@ from medssl_monai.errors import LabelError
 from medssl_monai.labels.subsets import grouped_split
 from medssl_monai.labels.table import SPLITS, LabelTable, read_labels
 
-__all__ = ["image_table"]
-
 TEST_SHARE, VALIDATION_SHARE, SEED = 0.2, 0.15, 42  # of what is drawn where the table has no split, as for folders
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from medssl_monai.transforms.draws import chance
 from medssl_monai.transforms.samples import item_generator
 
-__all__ = ["COVID_STATISTICS", "ORGAN_STATISTICS", "ImageViewd"]
-
 # Mean and standard deviation that Wolf et al. 2023 used; their brain task took the COVID-19 figures.
 COVID_STATISTICS = ((0.5600, 0.5596, 0.5596), (0.2905, 0.2907, 0.2908))
 ORGAN_STATISTICS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from medssl_monai.ingest.dicom.instance import Instance
 from medssl_monai.store.verdicts import Reason
 
-__all__ = ["Rules", "refusal"]
-
 DERIVED_WORDS = frozenset({"MIP", "MINIP", "PROJECTION IMAGE", "VOLUME RENDERING", "VRT", "SSD", "SCREEN SAVE", "3D"})
 """Words of ImageType for pictures made of many slices (PS3.3 C.7.6.1.1.2 leaves the words to the maker)."""
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from medssl_monai.ingest.dicom.instance import UNCOMPRESSED_SYNTAXES
 from medssl_monai.ingest.dicom.tags import integer, text
 
-__all__ = ["bits_stored", "declared_padding", "fits", "lowest_value", "significant_bits"]
-
 CELL_SYNTAXES = UNCOMPRESSED_SYNTAXES | {"1.2.840.10008.1.2.5"}
 """Transfer syntaxes that keep pixel cells bit by bit, RLE among them; the others keep the values in them."""
 

@@ -9,8 +9,6 @@ from medssl_monai.ingest.dicom.instance import Instance
 from medssl_monai.ingest.dicom.pixels import pixel_digest
 from medssl_monai.store.verdicts import RejectedError
 
-__all__ = ["Copies", "distinct", "drop_copies"]
-
 
 @dataclass
 class Copies:

@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-__all__ = ["TEXT_VRS", "Fields", "PlainHeader", "asked_for", "plain_header", "split_text"]
-
 TEXT_VRS = frozenset({"AS", "CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "UI"})
 """Value representations that are text with backslashes between values (PS3.5 6.2)."""
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-__all__ = ["FUNCTIONAL_GROUPS", "FrameHeader", "described_frames"]
-
 FUNCTIONAL_GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
     "ImagePositionPatient": (("PlanePositionSequence", "ImagePositionPatient"),),
     "ImageOrientationPatient": (("PlaneOrientationSequence", "ImageOrientationPatient"),),

@@ -18,12 +18,11 @@ from medssl_monai.errors import GeometryError
 from medssl_monai.ingest.dicom.fast_header import asked_for, plain_header
 from medssl_monai.ingest.dicom.frames import FrameHeader, described_frames
 from medssl_monai.ingest.dicom.tags import day, integer, number, numbers, quiet, reading, text, texts
-from medssl_monai.ingest.dicom.voi import Voi, read_voi
+from medssl_monai.ingest.dicom.voi import read_voi
 from medssl_monai.ingest.dicom.words import body_part, kernel
 from medssl_monai.ingest.geometry import canonical_orientation
+from medssl_monai.store.records import Voi
 from medssl_monai.store.verdicts import Reason, RejectedError
-
-__all__ = ["DISCRIMINATORS", "HEAD_BYTES", "IMAGE_CLASSES", "Instance", "read_frames", "read_instance", "sniff_dicom"]
 
 IMAGE_CLASSES: dict[str, str] = {
     "1.2.840.10008.5.1.4.1.1.1": "CR",

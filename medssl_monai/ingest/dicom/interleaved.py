@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from medssl_monai.ingest.dicom.instance import DISCRIMINATORS, Instance
 from medssl_monai.ingest.geometry import classify_spacing
 
-__all__ = ["without_interleaving"]
-
 CONSTANT_IN_A_STACK = frozenset(
     {
         *("ConvolutionKernel", "ImageType", "KVP", "EchoNumbers", "DiffusionBValue"),

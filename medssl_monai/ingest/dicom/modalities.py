@@ -5,8 +5,6 @@ from __future__ import annotations
 from medssl_monai.errors import InputError
 from medssl_monai.ingest.dicom.instance import IMAGE_CLASSES
 
-__all__ = ["MODALITIES", "checked_modality"]
-
 MODALITIES = frozenset(
     {
         *IMAGE_CLASSES.values(),

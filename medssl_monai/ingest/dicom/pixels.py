@@ -29,8 +29,6 @@ from medssl_monai.ingest.hounsfield import (
 )
 from medssl_monai.store.verdicts import Reason, RejectedError
 
-__all__ = ["pixel_digest", "read_pixels"]
-
 PLUGINS: dict[str, str] = {
     "1.2.840.10008.1.2.4.50": "python-gdcm",
     "1.2.840.10008.1.2.4.51": "pylibjpeg-libjpeg pylibjpeg",

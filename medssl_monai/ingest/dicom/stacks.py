@@ -28,8 +28,6 @@ from medssl_monai.ingest.geometry import (
 from medssl_monai.store.pseudonyms import pseudonym, shifted_day, source_id
 from medssl_monai.store.verdicts import Outcome, Reason, Verdict
 
-__all__ = ["STACK_FLAGS", "DicomPlan", "common_folder", "plan_series", "series_uid"]
-
 SAME_POSITION_MM = 0.01
 SAME_COSINE = 0.005
 SAME_SPACING = 0.001

@@ -24,8 +24,6 @@ from pydicom.tag import BaseTag, Tag
 from medssl_monai.ingest.dicom.fast_header import TEXT_VRS, PlainHeader, split_text
 from medssl_monai.store.verdicts import Reason, RejectedError
 
-__all__ = ["day", "integer", "number", "numbers", "quiet", "reading", "text", "texts"]
-
 SILENT = logging.CRITICAL + 1
 
 EXACT = 2.0**53

@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from medssl_monai.ingest.dicom.fast_header import PlainHeader
 from medssl_monai.ingest.dicom.tags import quiet, text, texts
-
-__all__ = ["Voi", "read_voi"]
+from medssl_monai.store.records import Voi
 
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-
-
-class Voi(NamedTuple):
-    """Windows and tables of an image.
-
-    Attributes:
-        windows: (WindowCenter, WindowWidth) of each, HU for CT, in the order of the tags.
-        function: VOILUTFunction, LINEAR where the tag is missing or unknown (PS3.3 C.11.2.1.3).
-        tables: of each item of a VOI LUT sequence its LUTDescriptor: entries, first value mapped, bits an entry.
-    """
-
-    windows: tuple[tuple[float, float], ...] = ()
-    function: str = "LINEAR"
-    tables: tuple[tuple[int, int, int], ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return self._asdict()
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Voi:
-        """The inverse of `to_json`."""
-        windows = tuple((float(level), float(width)) for level, width in values["windows"])
-        tables = tuple((int(entries), int(first), int(bits)) for entries, first, bits in values["tables"])
-        return cls(windows, str(values["function"]), tables)
 
 
 def read_voi(dataset: Any) -> Voi:

@@ -25,8 +25,6 @@ from medssl_monai.ingest.sources.paths import SourceFile, SourceFiles
 from medssl_monai.store.disk import disk_refused, writing
 from medssl_monai.store.verdicts import Reason, RejectedError
 
-__all__ = ["ARCHIVE_SUFFIXES", "ArchiveLimits", "RefusedFile", "is_archive", "unpacked"]
-
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 BLOCK_BYTES = 1 << 20

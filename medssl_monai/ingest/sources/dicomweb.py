@@ -29,8 +29,6 @@ from medssl_monai.store.disk import disk_refused, writing
 from medssl_monai.store.pseudonyms import pseudonym, source_id
 from medssl_monai.store.verdicts import Outcome, Reason, RejectedError, Verdict
 
-__all__ = ["PacsSeries", "PacsSource", "fetch_ahead", "is_dicomweb", "not_retrieved", "parse_query"]
-
 CONNECTIONS = 4
 """Series fetched at once."""
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from medssl_monai.errors import InputError
 
-__all__ = ["dicomweb_client", "unlogged"]
-
 TIMEOUT_SECONDS = (10, 300)
 STATUS_TO_RETRY = (429, 500, 502, 503, 504)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from medssl_monai.ingest.disk_table import DiskTable
+from medssl_monai.errors import InputError
 
-__all__ = ["PathList", "SourceFile", "SourceFiles"]
+CACHE_KB = 512
 
 
 class PathList(Collection[Path]):
@@ -71,3 +72,46 @@ def _but_once(first: str | Path, second: str | Path) -> tuple[bytes, bytes | Non
     """Both names as bytes, the second only where it is another."""
     names = os.fsencode(first), os.fsencode(second)
     return names[0], None if names[0] == names[1] else names[1]
+
+
+class DiskTable:
+    """One table, `kept`, that lives as long as this object.
+
+    Args:
+        definition: what follows the table's name in SQL's CREATE TABLE.
+
+    Raises:
+        InputError: by any of the methods, where the disk refuses.
+    """
+
+    def __init__(self, definition: str) -> None:
+        self._database = sqlite3.connect("")
+        self._database.execute(f"PRAGMA cache_size = -{CACHE_KB}")
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(f"CREATE TABLE kept {definition}")
+        width = len(self._database.execute("SELECT * FROM kept").description)
+        self._insert = f"INSERT OR IGNORE INTO kept VALUES ({', '.join('?' * width)})"
+
+    def __len__(self) -> int:
+        return int(next(self.select("SELECT count(*) FROM kept"))[0])
+
+    def add(self, rows: Iterable[Sequence[Any]]) -> None:
+        """More rows; those whose key is there already are left out."""
+        try:
+            self._database.executemany(self._insert, rows)
+        except sqlite3.Error as error:
+            raise _refused(error) from error
+
+    def select(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, one after another."""
+        try:
+            yield from self._database.execute(query, values)
+        except sqlite3.Error as error:
+            raise _refused(error) from error
+
+
+def _refused(error: sqlite3.Error) -> InputError:
+    return InputError(
+        f"the list of files cannot be kept on disk ({error}); free space in the folder for temporary files, "
+        "/var/tmp unless the environment variable TMPDIR names another"
+    )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["HEADER_BYTES", "HEADER_SUFFIXES", "data_file", "header_of", "lies_beside"]
-
 HEADER_SUFFIXES = (".mhd", ".nhdr", ".mha", ".nrrd")
 """Formats that can name another file; the latter two seldom do."""
 

@@ -20,8 +20,6 @@ from medssl_monai.ingest.volumes.detached import HEADER_BYTES, lies_beside
 from medssl_monai.ingest.volumes.volume import Volume
 from medssl_monai.store.verdicts import Reason, RejectedError
 
-__all__ = ["read_meta_image", "read_nrrd"]
-
 _C_TYPES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "met_char"), "i1"),
     **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t", "met_uchar"), "u1"),

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from medssl_monai.ingest.hounsfield import LOWERED_BY, HounsfieldSlice, clip_to_int16, needs_lowering
 from medssl_monai.store.verdicts import Reason, RejectedError
 
-__all__ = ["PICTURE_MODALITY", "PICTURE_SUFFIXES", "is_picture_file", "read_picture"]
-
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -13,8 +13,6 @@ from medssl_monai.ingest.volumes.nrrd_metaimage import read_meta_image, read_nrr
 from medssl_monai.ingest.volumes.volume import Volume
 from medssl_monai.store.verdicts import Reason, RejectedError
 
-__all__ = ["NIFTI_SUFFIXES", "VOLUME_SUFFIXES", "is_volume_file", "read_volume"]
-
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, ".mha", ".mhd")

@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from medssl_monai.errors import GeometryError
 from medssl_monai.ingest.geometry import Orientation, canonical_orientation, stack_affine
 from medssl_monai.ingest.hounsfield import LOWERED_BY, clip_to_int16, needs_lowering, not_hounsfield, rescale, to_slice
+from medssl_monai.store.records import SliceRecord
 from medssl_monai.store.verdicts import Reason, RejectedError
-from medssl_monai.store.writer import SliceRecord
-
-__all__ = ["Cut", "Volume", "check_values", "cut"]
 
 COARSER = 1.5
 SAMPLE_VOXELS = 4_000_000

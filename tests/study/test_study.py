@@ -1,0 +1,357 @@
+"""The study: its plan, a small one from end to end, what is run again and what is not, its report."""
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+from medssl_monai.cli.study import _encoders
+from medssl_monai.errors import ConfigError, InputError
+from medssl_monai.networks.resnet import resnet_encoder
+from medssl_monai.resources import resource_dir
+from medssl_monai.statistics.comparison import delong_test
+from medssl_monai.study import cells, made_by
+from medssl_monai.study.inputs import StudyInputs
+from medssl_monai.study.plan import Cell, EncoderSource, StudyPlan, read_plan
+from medssl_monai.study.report import draw_study, markdown_tables, replace_tables, statements
+from medssl_monai.study.results import Contrast, Judged, Point, StudyResults, _contrasts, _origin
+from medssl_monai.study.run import run_study
+from medssl_monai.terminal import study_table
+
+TINY = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0, "device": "cpu"}
+TINY |= {"max_epochs": 1, "epoch_length": 2, "frozen_epochs": 0, "augment": False}
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
+    weights = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
+    torch.manual_seed(5)
+    save_file({k: v.contiguous() for k, v in resnet_encoder("resnet18").state_dict().items()}, weights)
+    return StudyPlan(
+        title="Tiny & quick",
+        data={"phantom": {"patients": 20, "size": 32, "slices": 3, "seed": 0}},
+        encoders={"scratch": EncoderSource(), "given": EncoderSource(str(weights))},
+        settings=TINY,
+        heads=("finetune", "linear"),
+        fractions=(0.25, 1.0),
+        seeds=(0,),
+        baseline="scratch",
+    )
+
+
+@pytest.fixture(scope="module")
+def done(plan: StudyPlan, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyResults, Path]:
+    out = tmp_path_factory.mktemp("study")
+    return run_study(plan, out), out
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_all_cells_are_in_the_results(done: tuple[StudyResults, Path], plan: StudyPlan) -> None:
+    results, out = done
+    table = rows(out / "results.csv")
+    assert len(table) == len(plan.cells) == 8
+    assert {r["steps"] for r in table if r["head"] == "finetune"} == {"2"}, "equal budgets"
+    by_fraction = {r["fraction"]: (r["train_patients"], r["train_slices"]) for r in table}
+    assert by_fraction == {"0.25": ("3", "9"), "1": ("12", "36")}
+    assert {r["test_patients"] for r in table} == {"8"}
+    assert results.record["subset_unit"] == "patients"
+    assert len(rows(out / "comparisons.csv")) == 4
+    assert all(c.p is None and "fewer than 10" in c.note for c in results.contrasts)
+    for point in results.points:
+        mine = [r for r in table if (r["encoder"], r["head"], float(r["fraction"])) == point_key(point)]
+        assert point.mean == pytest.approx(np.mean([float(r["balanced_accuracy"]) for r in mine]), abs=1e-5)
+        assert point.low is None
+    assert study_table(results.points, results.interval_note).row_count == 4
+
+
+def point_key(point: Point) -> tuple[str, str, float]:
+    return (point.encoder, point.head, point.fraction)
+
+
+def test_report_stands_alone_and_tells_no_path(done: tuple[StudyResults, Path]) -> None:
+    _, out = done
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Tiny &amp; quick" in page
+    assert "fewer than 10: too few for an interval" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert str(out) not in page
+    assert str(out) not in (out / "study.json").read_text()
+    assert (out / "figures" / "study.png").stat().st_size > 10_000
+
+
+def test_only_what_is_missing_is_run(
+    done: tuple[StudyResults, Path], plan: StudyPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, out = done
+    ran: list[str] = []
+    whole = cells._frozen
+
+    def counted(*arguments: Any) -> Any:
+        ran.append(arguments[2].folder)
+        return whole(*arguments)
+
+    monkeypatch.setattr(cells, "_frozen", counted)
+    monkeypatch.setattr(cells, "_finetune", lambda *_: pytest.fail("a finished cell was trained again"))
+    again = run_study(plan, out)
+    assert ran == []
+    assert again.points == results.points
+    (out / "cells" / "scratch-linear-1-seed0" / "cell.json").unlink()
+    assert run_study(plan, out).points == results.points, "the same seed gives the same figures"
+    assert ran == ["scratch-linear-1-seed0"]
+    more = replace(plan, heads=("linear", "knn"), encoders={"given": plan.encoders["given"]}, baseline="given")
+    found = run_study(more, out)
+    assert ran[1:] == ["given-knn-0.25-seed0", "given-knn-1-seed0"]
+    assert found.contrasts == []
+
+
+def test_what_other_code_made_is_kept_and_told(
+    done: tuple[StudyResults, Path], plan: StudyPlan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    results, out = done
+    assert results.record["cells_of_other_code"] == 0
+    linear = replace(plan, heads=("linear",), encoders={"scratch": EncoderSource()})
+    ran: list[str] = []
+
+    def remade(_: Any, __: Any, cell: Cell, ___: Path) -> dict[str, Any]:
+        ran.append(cell.folder)
+        return {"steps": 0, "train_slices": 1, "train_patients": 1}
+
+    monkeypatch.setattr(cells, "_frozen", remade)
+    mark = out / "cells" / "scratch-linear-1-seed0" / "cell.json"
+    before = mark.read_text(encoding="utf-8")
+    content = json.loads(before)
+    mark.write_text(json.dumps({**content, "made_by": {**content["made_by"], "torch": "2.0"}}))
+    try:
+        found = run_study(linear, out)
+        assert ran == []
+        assert found.record["cells_of_other_code"] == 1
+        assert "1 of 2 trainings were made by other code or libraries and are kept; give --anew" in caplog.text
+        assert "1 trainings were made by other code" in (out / "report.html").read_text()
+        run_study(linear, out, anew=True)
+        assert ran == ["scratch-linear-1-seed0"]
+    finally:
+        mark.write_text(before)
+
+
+def test_the_code_has_a_fingerprint_that_comments_do_not_change(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{i}.py" for i in range(3))
+    first.write_text('"""Doc."""\ndef f(x):\n    """Doc."""\n    return x  # as it is\n')
+    second.write_text("def f(x):\n\n    return x\n")
+    third.write_text("def f(x):\n    return -x\n")
+    assert made_by._meaning(first) == made_by._meaning(second) != made_by._meaning(third)
+    assert made_by.made_by()["code"] != made_by.made_by(pretraining=True)["code"]
+    assert made_by.made_by()["torch"] == torch.__version__.split("+")[0]
+
+
+def test_tables_go_into_a_page(done: tuple[StudyResults, Path], tmp_path: Path) -> None:
+    results, out = done
+    assert (out / "tables.md").is_file()
+    text = markdown_tables(results)
+    assert "| encoder | 25%: 3 patients, 9 slices | 100%: 12 patients, 36 slices |" in text
+    point = next(p for p in results.points if point_key(p) == ("given", "linear", 1.0))
+    assert f"| {point.mean:.3f} ({point.lowest:.3f}–{point.highest:.3f}) |" in text
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- tiny -->\nold\n<!-- end tiny -->\nafter\n")
+    for _ in range(2):
+        replace_tables(page, "tiny", text)
+    assert page.read_text() == f"before\n<!-- tiny -->\n{text}<!-- end tiny -->\nafter\n"
+    with pytest.raises(InputError, match="needs the lines <!-- other -->"):
+        replace_tables(page, "other", text)
+    assert "1 of 1 comparisons have p < 0.05" in markdown_tables(contrived())
+
+
+def test_imagenet_weights_are_an_encoder(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    encoders = {
+        "ImageNet": {"imagenet": "r.pth"},
+        "narrow": {"imagenet": "r.pth", "settings": {"window": "lung"}},
+        "other": {"weights": "w.pt", "settings": {"mean": 0.5}},
+    }
+    path.write_text(yaml.safe_dump({"data": {"labels": "x.csv"}, "encoders": encoders}))
+    plan = read_plan(path)
+    assert plan.encoders["ImageNet"].weights == "r.pth"
+    assert plan.encoders["ImageNet"].settings["mean"] == [0.485, 0.456, 0.406]
+    assert plan.encoders["narrow"].settings == {**plan.encoders["ImageNet"].settings, "window": "lung"}
+    assert _origin(plan.encoders["other"]) == "weights of a file (mean 0.5)"
+    inputs = StudyInputs({}, [], "patients", [], None, "", {"ImageNet": "r.pth"})
+    cell = Cell("ImageNet", "linear", 1.0, 0)
+    assert cells._overrides(plan, inputs, cell)["std"] == [0.229, 0.224, 0.225]
+    path.write_text(yaml.safe_dump({"encoders": {"x": {"weights": "w", "settings": {"learning_rate": 1}}}}))
+    with pytest.raises(ConfigError, match="may set mean, std, window of its own"):
+        read_plan(path)
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same(done: tuple[StudyResults, Path], plan: StudyPlan, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
+    linear = replace(plan, heads=("linear",))
+    options: Any = {"processes": True, "host": "127.0.0.1", "dashboard_address": None, "n_workers": 1}
+    with distributed.LocalCluster(**options, threads_per_worker=1) as cluster:
+        found = run_study(linear, tmp_path / "out", scheduler=cluster.scheduler_address)
+    assert found.points == [p for p in done[0].points if p.head == "linear"]
+    with (
+        distributed.LocalCluster(**options, threads_per_worker=2) as cluster,
+        pytest.raises(InputError, match="workers of one thread each, found workers with 2"),
+    ):
+        run_study(linear, tmp_path / "other", scheduler=cluster.scheduler_address)
+
+
+def contrived(heads: tuple[Any, ...] = ("finetune",), metric: str = "balanced_accuracy") -> StudyResults:
+    encoders = {name: EncoderSource() for name in ("scratch", "SwAV", "MoCo v2", "BYOL", "SparK")}
+    plan = StudyPlan("t", {}, encoders, heads=heads, baseline="scratch", metric=metric)
+    points = [
+        Point(e, h, f, 3, 0.5 + 0.1 * i * f, 0.44 + 0.1 * i * f, 0.56 + 0.1 * i * f, 0.45, 0.8, 100 * f, None)
+        for h in heads
+        for i, e in enumerate(encoders)
+        for f in plan.fractions
+    ]
+    record = {"subset_unit": "slices", "classes": ["a", "b"], "test_slices": 9, "test_patients": None, "steps": [0, 5]}
+    record |= {"encoders": dict.fromkeys(encoders, "x")}
+    return StudyResults(
+        plan, ["a", "b"], points, [Contrast("SwAV", "finetune", 0.1, 0.1, 0.0001, 0.001, None, "n")], record, "note"
+    )
+
+
+def test_slices_for_patients_are_labelled_so(tmp_path: Path) -> None:
+    results = contrived(("finetune", "linear", "knn"))
+    assert any("not a study of few labelled patients" in s for s in statements(results))
+    draw_study(results, tmp_path / "study.png")
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in resource_dir("configs").glob("study_*.yaml")))
+def test_shipped_studies_are_valid(name: str, tmp_path: Path) -> None:
+    plan = read_plan(name, data={"labels": "x.csv"}, encoders={"ImageNet": "i.pt"})
+    assert plan.baseline == "scratch"
+    assert plan.encoders["ImageNet"].weights == "i.pt"
+    assert len({cell.folder for cell in plan.cells}) == len(plan.cells)
+    if name == "study_fractions":
+        with pytest.raises(ConfigError, match="data: give one of"):
+            read_plan(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fractions": [0, 1]}, "fractions"),
+        ({"heads": ["svm"]}, "heads"),
+        ({"metric": "loss"}, "metric"),
+        ({"baseline": "imagenet"}, "baseline"),
+        ({"encoder": {}}, r"\['encoder'\] not known"),
+        ({"encoders": {"a b": None, "a-b": None}}, "differ in letters"),
+        ({"encoders": {"x": {"bundle": "ct_ssl_spark"}}}, "'pretrain'"),
+        ({"seeds": [1, 1]}, "seeds"),
+    ],
+)
+def test_mistakes_in_a_study_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    content = {"data": {"labels": "x.csv"}, "encoders": {"scratch": None}, **change}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=message):
+        read_plan(path)
+    with pytest.raises(ConfigError, match="neither a YAML file nor one of study_demo"):
+        read_plan("study_dmeo")
+    with pytest.raises(ConfigError, match="NAME=FILE"):
+        _encoders(["x"])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (EncoderSource("nofile.pt"), "the encoder 'mine': nofile.pt: no such file or run"),
+        (EncoderSource("WEIGHTS"), "the encoder 'mine': its weights are of a resnet18, the study is of resnet50"),
+        (EncoderSource(bundle="ct_ssl_other"), "bundle 'ct_ssl_other' does not exist"),
+        (EncoderSource(bundle="ct_ssl_spark", overlays=["fast"]), "configuration 'fast' is neither"),
+    ],
+)
+def test_encoders_are_looked_at_before_anything_is_made(
+    plan: StudyPlan, source: EncoderSource, message: str, tmp_path: Path
+) -> None:
+    if source.weights == "WEIGHTS":
+        source = replace(source, weights=plan.encoders["given"].weights)
+    encoders = {"first": EncoderSource(bundle="ct_ssl_spark"), "mine": source}
+    wrong = replace(plan, encoders=encoders, settings={**TINY, "arch": "resnet50"}, baseline="first")
+    with pytest.raises(InputError, match=message):
+        run_study(wrong, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_cell_of_other_settings_starts_anew(done: tuple[StudyResults, Path], plan: StudyPlan) -> None:
+    from medssl_monai.study.inputs import prepare, public_key
+
+    _, out = done
+    cell = Cell("scratch", "linear", 0.25, 0)
+    with public_key(plan):
+        inputs = prepare(plan, out)
+    assert cells.cell_done(plan, inputs, cell, out)
+    changed = replace(plan, settings={**TINY, "image_size": 48})
+    assert not cells.cell_done(changed, inputs, cell, out)
+    assert json.loads((out / "cells" / cell.folder / "cell.json").read_text())["train_slices"] == 9
+
+
+def test_contrasts_of_two_classes_have_delongs_p() -> None:
+    plan = StudyPlan("t", {}, {"scratch": EncoderSource(), "a": EncoderSource()}, fractions=(1.0,), baseline="scratch")
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(24) % 2, 3)
+    patients = np.repeat([f"p{i:02d}" for i in range(24)], 3)
+
+    def judged(signal: float) -> Judged:
+        score = 1 / (1 + np.exp(-generator.normal(signal * (2 * labels - 1), 1)))
+        return Judged(labels, np.stack([1 - score, score], axis=1), patients)
+
+    good, poor = judged(3), judged(0)
+    (contrast,) = _contrasts(plan, {("finetune", "scratch", 1.0): poor, ("finetune", "a", 1.0): good})
+    assert contrast.encoder == "a"
+    assert contrast.difference > 0.3
+    assert contrast.p is not None
+    assert contrast.p < 0.01
+    assert contrast.p_holm == contrast.p
+    names = np.arange(24)
+    means = [[j.probabilities[patients == f"p{i:02d}", 1].mean() for i in names] for j in (good, poor)]
+    wanted = delong_test(names % 2 == 1, np.array(means[0]), np.array(means[1]))
+    assert contrast.p_delong == pytest.approx(wanted.p)
+    unknown = replace(good, patients=np.full(72, ""))
+    (other,) = _contrasts(plan, {("finetune", "scratch", 1.0): poor, ("finetune", "a", 1.0): unknown})
+    assert (other.p, other.p_holm, other.p_delong) == (None, None, None)
+    assert other.difference == contrast.difference
+    assert other.note == "patients unknown: no test"
+
+
+def test_a_study_of_pictures(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for label, level in (("bleeding", 60), ("none", 180)):
+        for i in range(12):
+            path = tmp_path / "data" / label / f"DOE-{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.normal(level, 10, (24, 20)).clip(0, 255).astype(np.uint8)).save(path)
+    plan = StudyPlan(
+        "pictures",
+        {"images": "folders", "root": str(tmp_path / "data")},
+        {"scratch": EncoderSource()},
+        settings=TINY,
+        heads=("finetune", "knn"),
+        fractions=(0.25, 1.0),
+        seeds=(0,),
+        baseline="scratch",
+    )
+    results = run_study(plan, tmp_path / "out")
+    assert results.record["subset_unit"] == "slices"
+    assert [p.train_slices for p in results.points if p.head == "knn"] == [4, 16]
+    assert all((p.mean or 0) > 0.9 for p in results.points if p.head == "knn")
+    assert "unknown number of patients" in (tmp_path / "out" / "report.html").read_text()
+    assert not any("DOE" in p.read_text(errors="replace") for p in (tmp_path / "out").rglob("*") if p.is_file())
+    with pytest.raises(ConfigError, match="cannot be pre-trained on pictures"):
+        run_study(replace(plan, encoders={"scratch": EncoderSource(bundle="ct_ssl_spark")}), tmp_path / "no")
