@@ -106,7 +106,7 @@ def study_table(points: Sequence[Any], note: str) -> Table:
     """A study's metric: one row an encoder and head, one column a share of the labels.
 
     Args:
-        points: `medssl_monai.study.results.Point`.
+        points: `medssl_monai.experiment.results.Point`.
         note: on the intervals.
     """
     table = Table(title="Mean over seeds, by share of labels", caption=note)

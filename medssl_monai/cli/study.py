@@ -30,14 +30,14 @@ def run(
     json: Json = False,
 ) -> None:
     """Compare encoders by how few labels they need: the paper's figure, with intervals and tests."""
-    from medssl_monai.study.plan import read_plan
-    from medssl_monai.study.report import markdown_tables, replace_tables
-    from medssl_monai.study.run import run_study
+    from medssl_monai.experiment.plan import read_plan
+    from medssl_monai.experiment.report import markdown_tables, replace_tables
+    from medssl_monai.experiment.run import study
 
     given = None if data is None else {"labels": str(data), "store": None if store is None else str(store)}
     encoders = _encoders(encoder) | ({} if imagenet is None else {"ImageNet": {"imagenet": str(imagenet)}})
     plan = read_plan(config, data=given, encoders=encoders, workers=workers)
-    results = run_study(plan, out, scheduler=scheduler, anew=anew)
+    results = study(plan, out, scheduler=scheduler, anew=anew)
     if into is not None:
         replace_tables(into, Path(config).stem, markdown_tables(results))
     if json:

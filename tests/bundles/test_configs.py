@@ -104,7 +104,7 @@ def test_overlays_change_only_what_is_there(overlay: str) -> None:
             config_file(overlay)  # the table of presets
         return
     if overlay.startswith("study_"):
-        return  # no overlay: the plan of a study, which tests/study/test_study.py reads
+        return  # no overlay: the plan of a study, which tests/experiment/test_study.py reads
     own = overlay.replace("paper_", "ct_ssl_")
     for_pretraining = PRETRAINING if overlay in {"demo", "ddp", "small"} else ["ct_classification"]
     meant = [own] if own in PRETRAINING else for_pretraining

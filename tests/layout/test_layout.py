@@ -16,7 +16,7 @@ LAYERS = [
     {"ingest", "networks"},
     {"labels", "methods", "runs"},
     {"classify", "engines", "terminal"},
-    {"handlers", "study"},
+    {"handlers", "experiment"},
     {"demo", "label_server"},
     {"cli"},
     {"__main__"},

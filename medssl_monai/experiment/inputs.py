@@ -27,8 +27,8 @@ from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.samples.phantom import write_phantom
 from medssl_monai.store.pseudonyms import KEY_VARIABLE
-from medssl_monai.study.made_by import made_by
-from medssl_monai.study.plan import StudyPlan, digest
+from medssl_monai.experiment.made_by import made_by
+from medssl_monai.experiment.plan import StudyPlan, digest
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from medssl_monai.classify.predictions import Predictions
 from medssl_monai.classify.probes import Floats, nearest_votes, probe_linearly
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.runs.bundle import run_bundle
-from medssl_monai.study.inputs import StudyInputs, public_key, weights_fingerprint
-from medssl_monai.study.made_by import made_by
-from medssl_monai.study.plan import Cell, StudyPlan, digest
+from medssl_monai.experiment.inputs import StudyInputs, public_key, weights_fingerprint
+from medssl_monai.experiment.made_by import made_by
+from medssl_monai.experiment.plan import Cell, StudyPlan, digest
 
 
 def cell_done(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path) -> bool:

@@ -19,12 +19,12 @@ from medssl_monai.errors import ConfigError, InputError
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.resources import resource_dir
 from medssl_monai.statistics.comparison import delong_test
-from medssl_monai.study import cells, made_by
-from medssl_monai.study.inputs import StudyInputs
-from medssl_monai.study.plan import Cell, EncoderSource, StudyPlan, read_plan
-from medssl_monai.study.report import draw_study, markdown_tables, replace_tables, statements
-from medssl_monai.study.results import Contrast, Judged, Point, StudyResults, _contrasts, _origin
-from medssl_monai.study.run import run_study
+from medssl_monai.experiment import cells, made_by
+from medssl_monai.experiment.inputs import StudyInputs
+from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan, read_plan
+from medssl_monai.experiment.report import draw_study, markdown_tables, replace_tables, statements
+from medssl_monai.experiment.results import Contrast, Judged, Point, StudyResults, _contrasts, _origin
+from medssl_monai.experiment.run import study
 from medssl_monai.terminal import study_table
 
 TINY = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0, "device": "cpu"}
@@ -51,7 +51,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
 @pytest.fixture(scope="module")
 def done(plan: StudyPlan, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyResults, Path]:
     out = tmp_path_factory.mktemp("study")
-    return run_study(plan, out), out
+    return study(plan, out), out
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -105,14 +105,14 @@ def test_only_what_is_missing_is_run(
 
     monkeypatch.setattr(cells, "_frozen", counted)
     monkeypatch.setattr(cells, "_finetune", lambda *_: pytest.fail("a finished cell was trained again"))
-    again = run_study(plan, out)
+    again = study(plan, out)
     assert ran == []
     assert again.points == results.points
     (out / "cells" / "scratch-linear-1-seed0" / "cell.json").unlink()
-    assert run_study(plan, out).points == results.points, "the same seed gives the same figures"
+    assert study(plan, out).points == results.points, "the same seed gives the same figures"
     assert ran == ["scratch-linear-1-seed0"]
     more = replace(plan, heads=("linear", "knn"), encoders={"given": plan.encoders["given"]}, baseline="given")
-    found = run_study(more, out)
+    found = study(more, out)
     assert ran[1:] == ["given-knn-0.25-seed0", "given-knn-1-seed0"]
     assert found.contrasts == []
 
@@ -135,12 +135,12 @@ def test_what_other_code_made_is_kept_and_told(
     content = json.loads(before)
     mark.write_text(json.dumps({**content, "made_by": {**content["made_by"], "torch": "2.0"}}))
     try:
-        found = run_study(linear, out)
+        found = study(linear, out)
         assert ran == []
         assert found.record["cells_of_other_code"] == 1
         assert "1 of 2 trainings were made by other code or libraries and are kept; give --anew" in caplog.text
         assert "1 trainings were made by other code" in (out / "report.html").read_text()
-        run_study(linear, out, anew=True)
+        study(linear, out, anew=True)
         assert ran == ["scratch-linear-1-seed0"]
     finally:
         mark.write_text(before)
@@ -200,13 +200,13 @@ def test_a_cluster_gives_the_same(done: tuple[StudyResults, Path], plan: StudyPl
     linear = replace(plan, heads=("linear",))
     options: Any = {"processes": True, "host": "127.0.0.1", "dashboard_address": None, "n_workers": 1}
     with distributed.LocalCluster(**options, threads_per_worker=1) as cluster:
-        found = run_study(linear, tmp_path / "out", scheduler=cluster.scheduler_address)
+        found = study(linear, tmp_path / "out", scheduler=cluster.scheduler_address)
     assert found.points == [p for p in done[0].points if p.head == "linear"]
     with (
         distributed.LocalCluster(**options, threads_per_worker=2) as cluster,
         pytest.raises(InputError, match="workers of one thread each, found workers with 2"),
     ):
-        run_study(linear, tmp_path / "other", scheduler=cluster.scheduler_address)
+        study(linear, tmp_path / "other", scheduler=cluster.scheduler_address)
 
 
 def contrived(heads: tuple[Any, ...] = ("finetune",), metric: str = "balanced_accuracy") -> StudyResults:
@@ -285,12 +285,12 @@ def test_encoders_are_looked_at_before_anything_is_made(
     encoders = {"first": EncoderSource(bundle="ct_ssl_spark"), "mine": source}
     wrong = replace(plan, encoders=encoders, settings={**TINY, "arch": "resnet50"}, baseline="first")
     with pytest.raises(InputError, match=message):
-        run_study(wrong, tmp_path / "out")
+        study(wrong, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_cell_of_other_settings_starts_anew(done: tuple[StudyResults, Path], plan: StudyPlan) -> None:
-    from medssl_monai.study.inputs import prepare, public_key
+    from medssl_monai.experiment.inputs import prepare, public_key
 
     _, out = done
     cell = Cell("scratch", "linear", 0.25, 0)
@@ -347,11 +347,11 @@ def test_a_study_of_pictures(tmp_path: Path) -> None:
         seeds=(0,),
         baseline="scratch",
     )
-    results = run_study(plan, tmp_path / "out")
+    results = study(plan, tmp_path / "out")
     assert results.record["subset_unit"] == "slices"
     assert [p.train_slices for p in results.points if p.head == "knn"] == [4, 16]
     assert all((p.mean or 0) > 0.9 for p in results.points if p.head == "knn")
     assert "unknown number of patients" in (tmp_path / "out" / "report.html").read_text()
     assert not any("DOE" in p.read_text(errors="replace") for p in (tmp_path / "out").rglob("*") if p.is_file())
     with pytest.raises(ConfigError, match="cannot be pre-trained on pictures"):
-        run_study(replace(plan, encoders={"scratch": EncoderSource(bundle="ct_ssl_spark")}), tmp_path / "no")
+        study(replace(plan, encoders={"scratch": EncoderSource(bundle="ct_ssl_spark")}), tmp_path / "no")

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 from medssl_monai.cluster import cluster_client
 from medssl_monai.errors import InputError
-from medssl_monai.study.cells import run_cell
-from medssl_monai.study.inputs import StudyInputs
-from medssl_monai.study.plan import Cell, StudyPlan
+from medssl_monai.experiment.cells import run_cell
+from medssl_monai.experiment.inputs import StudyInputs
+from medssl_monai.experiment.plan import Cell, StudyPlan
 
 
 def run_cells(

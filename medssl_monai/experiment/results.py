@@ -21,10 +21,10 @@ from medssl_monai.statistics.comparison import (
 )
 from medssl_monai.statistics.intervals import patient_intervals
 from medssl_monai.statistics.multilabel import broadcast_thresholds, label_intervals
-from medssl_monai.study.cells import cell_made_by
-from medssl_monai.study.inputs import StudyInputs
-from medssl_monai.study.made_by import made_by
-from medssl_monai.study.plan import Cell, EncoderSource, StudyPlan
+from medssl_monai.experiment.cells import cell_made_by
+from medssl_monai.experiment.inputs import StudyInputs
+from medssl_monai.experiment.made_by import made_by
+from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan
 
 FIGURES = ("accuracy", "balanced_accuracy", "f1_macro", "auc", "ece")
 

@@ -12,8 +12,8 @@ from matplotlib.ticker import NullLocator
 
 from medssl_monai.atomic import write_atomically, write_text
 from medssl_monai.errors import InputError
-from medssl_monai.study.plan import HEADS, METRICS
-from medssl_monai.study.results import Contrast, Point, StudyResults
+from medssl_monai.experiment.plan import HEADS, METRICS
+from medssl_monai.experiment.results import Contrast, Point, StudyResults
 
 # Okabe and Ito's colours, told apart by all; markers tell them apart in print.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

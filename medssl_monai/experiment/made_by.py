@@ -24,7 +24,7 @@ FILES = {
         *("classes", "evaluate", "features", "labelled_data", "listed_data", "multilabel_predictions", "predictions"),
         *("probes", "pictures/data", "pictures/published", "pictures/table", "pictures/view"),
     ),
-    "study": ("cells",),
+    "experiment": ("cells",),
 }
 
 

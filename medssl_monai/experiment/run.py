@@ -5,18 +5,18 @@ from pathlib import Path
 
 from medssl_monai.atomic import write_json
 from medssl_monai.runs.settings import check_folder
-from medssl_monai.study.cells import cell_done, cell_made_by
-from medssl_monai.study.inputs import REMEDY, prepare, public_key
-from medssl_monai.study.made_by import made_by
-from medssl_monai.study.plan import StudyPlan
-from medssl_monai.study.report import write_report
-from medssl_monai.study.results import StudyResults, collect
-from medssl_monai.study.workers import run_cells
+from medssl_monai.experiment.cells import cell_done, cell_made_by
+from medssl_monai.experiment.inputs import REMEDY, prepare, public_key
+from medssl_monai.experiment.made_by import made_by
+from medssl_monai.experiment.plan import StudyPlan
+from medssl_monai.experiment.report import write_report
+from medssl_monai.experiment.results import StudyResults, collect
+from medssl_monai.experiment.workers import run_cells
 
 logger = logging.getLogger(__name__)
 
 
-def run_study(plan: StudyPlan, out: Path, *, scheduler: str | None = None, anew: bool = False) -> StudyResults:
+def study(plan: StudyPlan, out: Path, *, scheduler: str | None = None, anew: bool = False) -> StudyResults:
     """Run what is missing of a study, and write its results.
 
     A cell that is done is not run again, so that a stopped study carries on, and one with another seed or encoder only
