@@ -39,7 +39,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.classify.probes import encoder_features
-from medssl_monai.ingest import ingest
+from medssl_monai.ingest import build_store
 from medssl_monai.labels.table import read_labels
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.resources import bundle_dir, config_file
@@ -140,7 +140,7 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Path, Path]:
     rows = read_labels(labels).rows
     for split in ("train", "test"):
         sources = sorted({Path(row.source) for row in rows if row.split == split})
-        ingest(sources, out / split, modality="CT", progress=False)
+        build_store(sources, out / split, modality="CT", progress=False)
     return labels, out / "train", out / "test"
 
 

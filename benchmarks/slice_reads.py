@@ -24,7 +24,7 @@ import pydicom
 from ingest_corpus import chest, machine, write_series
 from numpy.typing import NDArray
 
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.transforms import CTWindow
 
 KEY = b"a key for benchmarks"
@@ -51,7 +51,7 @@ def prepare(samples: Path, out: Path) -> tuple[dict[str, Read], float]:
         grey = np.rint(np.asarray(window(image[None]))[0] * 255).astype(np.uint8)
         cv2.imwrite(str(out / "png" / f"{number:04d}.png"), grey)
     if not (out / "store").exists():
-        ingest([out / "uncompressed"], out / "store", key=KEY, progress=False)
+        build_store([out / "uncompressed"], out / "store", key=KEY, progress=False)
     store = SliceStore(out / "store")
     (series,) = store.series_ids
     size = (store.path / "series" / f"{series}.b2nd").stat().st_size / hu.nbytes

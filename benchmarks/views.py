@@ -40,7 +40,7 @@ from torchvision.transforms.v2 import functional as tvf
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import arguments, compare, ratio, show, start
 
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.samples.phantom import write_phantom
 from medssl_monai.store.dataset import SampleKey, SliceDataset
 from medssl_monai.transforms import Crop, DeviceViews, MultiCropViewsd, SparKViewsd, TwoViewsd, resample
@@ -56,7 +56,7 @@ RECIPES: dict[str, Any] = {
 def phantom_store(folder: Path, slices: int, size: int = 512) -> SliceStore:
     """A store of phantom slices of a scanner's size."""
     write_phantom(folder / "dicom", patients=1, seed=0, size=size, slices=slices)
-    ingest([folder / "dicom"], folder / "store", key=b"benchmark", progress=False)
+    build_store([folder / "dicom"], folder / "store", key=b"benchmark", progress=False)
     return SliceStore(folder / "store")
 
 

@@ -18,7 +18,7 @@ from matplotlib.patches import Polygon
 from PIL import Image
 
 from medssl_monai.handlers.reconstruction_panel import draw_reconstructions
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.losses.sinkhorn import sinkhorn
 from medssl_monai.methods.byol import target_momentum
 from medssl_monai.methods.spark import SparK
@@ -203,8 +203,8 @@ def draw_reconstruction(out: Path) -> None:
         folder = Path(name)
         write_phantom(folder / "learn", patients=12, seed=4, size=128, slices=24)
         write_phantom(folder / "unseen", patients=2, seed=5, size=128, slices=24)
-        ingest([folder / "learn"], folder / "store", modality="CT", progress=False)
-        ingest([folder / "unseen"], folder / "others", modality="CT", progress=False)
+        build_store([folder / "learn"], folder / "store", modality="CT", progress=False)
+        build_store([folder / "unseen"], folder / "others", modality="CT", progress=False)
         settings = {
             "dataset_dir": str(folder / "store"),
             "output_dir": str(folder / "run"),

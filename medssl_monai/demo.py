@@ -22,7 +22,7 @@ from medssl_monai.classify.evaluate import evaluate_run
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.classify.predict_run import predict_run
 from medssl_monai.classify.probes import Floats, encoder_features, linear_probe, pixel_forest
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.labels.table import read_labels
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.resources import bundle_dir, config_file
@@ -71,7 +71,7 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, di
         data = _phantom(out / "phantom") if offline else _samples(out / "samples")
     with _step("2. Ingest the training patients"):
         store = out / "stores" / "train"
-        console.print(verdict_table(ingest(data.train, store, modality="CT", workers=2).verdicts))
+        console.print(verdict_table(build_store(data.train, store, modality="CT", workers=2).verdicts))
         contact_sheet(SliceStore(store), out / "figures" / "store.png")
     with _step("3. Pre-train SparK on them, without labels"):
         _pretrain(store, out / "pretrain", seed)
@@ -88,7 +88,7 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, di
         )
     with _step("7. Evaluate on the test patients"):
         test_store = out / "stores" / "test"
-        ingest([*data.test, data.unseen], test_store, modality="CT")
+        build_store([*data.test, data.unseen], test_store, modality="CT")
         runs = {"SparK, fine-tuned": out / "finetune", "from scratch": out / "scratch"}
         metrics = {
             name: evaluate_run(run, data.labels, out / "evaluation" / run.name, store=test_store)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medssl_monai.ingest import SliceStore, ingest, load_key
+from medssl_monai.ingest import SliceStore, build_store, load_key
 from medssl_monai.samples.phantom import write_phantom
 
 
@@ -30,5 +30,5 @@ def phantom_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def phantom_store(phantom_labels: Path, tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
     """The phantom's slices."""
     out = tmp_path_factory.mktemp("stores") / "phantom"
-    ingest([phantom_labels.parent], out, key=load_key(), modality="CT", progress=False)
+    build_store([phantom_labels.parent], out, key=load_key(), modality="CT", progress=False)
     return SliceStore(out)

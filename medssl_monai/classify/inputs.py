@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from medssl_monai.errors import InputError, NoImagesError
-from medssl_monai.ingest.pipeline import ingest
+from medssl_monai.ingest.pipeline import build_store
 from medssl_monai.ingest.scan import find_files
 from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb, not_retrieved
 from medssl_monai.store.pseudonyms import load_key, source_id
@@ -62,7 +62,7 @@ class PredictionInput:
             met = list(self.store.verdicts)
         else:
             out = self._store_folder(sources, cache_dir, modality)
-            summary = ingest(sources, out, key=key, modality=modality, progress=False)
+            summary = build_store(sources, out, key=key, modality=modality, progress=False)
             self.store = SliceStore(out)
             met = list(summary.verdicts)
         # A kept store may hold what lay in these folders at another time.

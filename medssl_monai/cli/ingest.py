@@ -48,7 +48,7 @@ def run(
 ) -> None:
     """Read clinical images into a store of Hounsfield-unit slices, with a verdict for every series."""
     from medssl_monai.cli.recipes import load_recipe
-    from medssl_monai.ingest import SliceStore, ingest, load_key
+    from medssl_monai.ingest import SliceStore, build_store, load_key
     from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb, parse_query
     from medssl_monai.terminal import verdict_counts, verdict_table
 
@@ -60,7 +60,7 @@ def run(
         verify_tls, report = recipe.get("verify_tls", verify_tls), recipe.get("report", report)
     wanted = parse_query(query or [], modality)
     with _terminable():
-        summary = ingest(
+        summary = build_store(
             [PacsSource(one, wanted, verify_tls) if is_dicomweb(one) else Path(one) for one in sources],
             out,
             key=load_key(key),

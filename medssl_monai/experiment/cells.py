@@ -23,11 +23,11 @@ from medssl_monai.classify.evaluate import evaluate_run
 from medssl_monai.classify.multilabel_predictions import MultilabelPredictions
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.classify.probes import Floats, nearest_votes, probe_linearly
-from medssl_monai.networks.resnet import resnet_encoder
-from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.experiment.inputs import StudyInputs, public_key, weights_fingerprint
 from medssl_monai.experiment.made_by import made_by
 from medssl_monai.experiment.plan import Cell, StudyPlan, digest
+from medssl_monai.networks.resnet import resnet_encoder
+from medssl_monai.runs.bundle import run_bundle
 
 
 def cell_done(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path) -> bool:

@@ -20,15 +20,15 @@ from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.classify.pictures.published import image_task
 from medssl_monai.errors import CheckpointError, ConfigError
-from medssl_monai.ingest import ingest
+from medssl_monai.experiment.made_by import made_by
+from medssl_monai.experiment.plan import StudyPlan, digest
+from medssl_monai.ingest import build_store
 from medssl_monai.labels.subsets import Unit, choose_unit
 from medssl_monai.labels.table import SPLITS
 from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.samples.phantom import write_phantom
 from medssl_monai.store.pseudonyms import KEY_VARIABLE
-from medssl_monai.experiment.made_by import made_by
-from medssl_monai.experiment.plan import StudyPlan, digest
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def prepare(plan: StudyPlan, out: Path, *, anew: bool = False) -> StudyInputs:
     if plan.data.get("phantom"):
         labels = write_phantom(out / "data" / "phantom", **plan.data["phantom"])
         store = out / "data" / "store"
-        ingest([labels.parent], store, modality="CT", progress=False)
+        build_store([labels.parent], store, modality="CT", progress=False)
     assert labels is not None  # read_plan saw to it
     data = LabelledData(
         labels,

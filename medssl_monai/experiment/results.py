@@ -12,6 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl_monai.atomic import write_text
+from medssl_monai.experiment.cells import cell_made_by
+from medssl_monai.experiment.inputs import StudyInputs
+from medssl_monai.experiment.made_by import made_by
+from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan
 from medssl_monai.statistics.comparison import (
     Comparison,
     delong_test,
@@ -21,10 +25,6 @@ from medssl_monai.statistics.comparison import (
 )
 from medssl_monai.statistics.intervals import patient_intervals
 from medssl_monai.statistics.multilabel import broadcast_thresholds, label_intervals
-from medssl_monai.experiment.cells import cell_made_by
-from medssl_monai.experiment.inputs import StudyInputs
-from medssl_monai.experiment.made_by import made_by
-from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan
 
 FIGURES = ("accuracy", "balanced_accuracy", "f1_macro", "auc", "ece")
 

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 from medssl_monai.atomic import write_json
-from medssl_monai.runs.settings import check_folder
 from medssl_monai.experiment.cells import cell_done, cell_made_by
 from medssl_monai.experiment.inputs import REMEDY, prepare, public_key
 from medssl_monai.experiment.made_by import made_by
@@ -12,6 +11,7 @@ from medssl_monai.experiment.plan import StudyPlan
 from medssl_monai.experiment.report import write_report
 from medssl_monai.experiment.results import StudyResults, collect
 from medssl_monai.experiment.workers import run_cells
+from medssl_monai.runs.settings import check_folder
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ Importing this does not import torch or MONAI. What needs them is imported by it
 `medssl_monai.store.dataset.SliceDataset` and `medssl_monai.ingest.monai_reader.SimpleITKReader`.
 """
 
-from medssl_monai.ingest.pipeline import IngestSummary, ingest
+from medssl_monai.ingest.pipeline import IngestSummary, build_store
 from medssl_monai.store.pseudonyms import load_key
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.verdicts import Outcome, Reason, Verdict
 
-__all__ = ["IngestSummary", "Outcome", "Reason", "SliceStore", "Verdict", "ingest", "load_key"]
+__all__ = ["IngestSummary", "Outcome", "Reason", "SliceStore", "Verdict", "build_store", "load_key"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medssl_monai.errors import BusyStoreError, InputError
 from medssl_monai.ingest.dicom.modalities import checked_modality
-from medssl_monai.ingest.pipeline import ingest
+from medssl_monai.ingest.pipeline import build_store
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import SCHEMA_VERSION
 
@@ -52,7 +52,7 @@ def open_store(
     nothing is kept, and a process that still reads it from there is told so by an error.
 
     Args:
-        data: a store, or what `ingest` takes.
+        data: a store, or what `build_store` takes.
         modality: what is ingested.
         cache_dir: folder of such stores; by default `cache_root`.
         key: of the pseudonyms; by default the user's own.
@@ -72,7 +72,7 @@ def open_store(
     out = cached_store_path(sources, cache_dir, modality)
     while True:
         try:
-            ingest(sources, out, key=key, modality=modality, workers=workers, exact=True)
+            build_store(sources, out, key=key, modality=modality, workers=workers, exact=True)
             return SliceStore(out)
         except BusyStoreError:  # a run on the same files, or another process of this one, makes the very store
             logger.info("waiting for another run that ingests the same files")

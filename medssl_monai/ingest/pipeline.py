@@ -51,7 +51,7 @@ PACS_BATCH = 1000
 """Images fetched before they are read: so many lie in a private folder of the store at a time, if series allow."""
 
 
-def ingest(
+def build_store(
     sources: Sequence[Path | PacsSource],
     out: Path,
     *,

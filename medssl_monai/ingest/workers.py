@@ -178,7 +178,7 @@ class Workers:
 def _context() -> Any:
     """Not forked from this process: it may have threads (torch, blosc2), which do not survive a fork.
 
-    Nor do they import the caller's main module, as started processes do: a script that calls `ingest` without
+    Nor do they import the caller's main module, as started processes do: a script that calls `build_store` without
     ``if __name__ == "__main__"`` would begin again in each of them.
     """
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"

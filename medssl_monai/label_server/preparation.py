@@ -5,7 +5,7 @@ from pathlib import Path
 from medssl_monai.atomic import write_json
 from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.errors import InputError
-from medssl_monai.ingest import SliceStore, ingest, load_key
+from medssl_monai.ingest import SliceStore, build_store, load_key
 from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb
 from medssl_monai.label_server.launch import write_app
 from medssl_monai.label_server.networks import check_model
@@ -65,7 +65,7 @@ def _read_studies(workspace: Workspace, settings: ServerSettings) -> str:
     if (Path(settings.studies) / "store.json").is_file():
         store = SliceStore(settings.studies)
         return f"{len(store.series_ids)} series with {len(store)} slices in the store"
-    return str(ingest([Path(settings.studies)], workspace.store, key=key, modality=settings.modality))
+    return str(build_store([Path(settings.studies)], workspace.store, key=key, modality=settings.modality))
 
 
 def _serve(workspace: Workspace, model: Path, *, use_given: bool) -> str:

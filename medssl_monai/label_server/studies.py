@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from medssl_monai.errors import InputError, NoImagesError
-from medssl_monai.ingest import SliceStore, ingest, load_key
+from medssl_monai.ingest import SliceStore, build_store, load_key
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb
 from medssl_monai.label_server.workspace import ServerSettings, Workspace, limit_folder, locked
@@ -138,7 +138,7 @@ class Studies(ABC):
 
     def _ingest(self, sources: list[Any]) -> None:
         with locked(self.workspace.root / ".store.lock"):
-            ingest(sources, self.store_path, key=self.key, modality=self.settings.modality, progress=False)
+            build_store(sources, self.store_path, key=self.key, modality=self.settings.modality, progress=False)
 
 
 class StudiesFolder(Studies):
@@ -283,7 +283,7 @@ def passing_store(file: Path, settings: ServerSettings, key: bytes, folder: Path
     out = Path(tempfile.mkdtemp(prefix="upload-", dir=folder))
     try:
         with nameless(file):
-            ingest([file], out / "store", key=key, modality=settings.modality, progress=False)
+            build_store([file], out / "store", key=key, modality=settings.modality, progress=False)
         yield SliceStore(out / "store")
     finally:
         shutil.rmtree(out, ignore_errors=True)

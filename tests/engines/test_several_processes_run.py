@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.resources import bundle_dir, config_file
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
@@ -41,7 +41,7 @@ def run(bundle: str, overlay: str, processes: int, settings: dict[str, object], 
 def store_of_one_key(phantom_labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a key of a run's own, another order of slices each time would start BYOL's loss anywhere about 0."""
     out = tmp_path_factory.mktemp("stores") / "one-key"
-    ingest([phantom_labels.parent], out, key=b"a key for tests, 16 bytes or more", modality="CT", progress=False)
+    build_store([phantom_labels.parent], out, key=b"a key for tests, 16 bytes or more", modality="CT", progress=False)
     return out
 
 

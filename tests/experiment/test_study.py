@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 
 from medssl_monai.cli.study import _encoders
 from medssl_monai.errors import ConfigError, InputError
-from medssl_monai.networks.resnet import resnet_encoder
-from medssl_monai.resources import resource_dir
-from medssl_monai.statistics.comparison import delong_test
 from medssl_monai.experiment import cells, made_by
 from medssl_monai.experiment.inputs import StudyInputs
 from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan, read_plan
 from medssl_monai.experiment.report import draw_study, markdown_tables, replace_tables, statements
 from medssl_monai.experiment.results import Contrast, Judged, Point, StudyResults, _contrasts, _origin
 from medssl_monai.experiment.run import study
+from medssl_monai.networks.resnet import resnet_encoder
+from medssl_monai.resources import resource_dir
+from medssl_monai.statistics.comparison import delong_test
 from medssl_monai.terminal import study_table
 
 TINY = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0, "device": "cpu"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medssl_monai.ingest import IngestSummary, Outcome, Reason, SliceStore, Verdict, ingest
+from medssl_monai.ingest import IngestSummary, Outcome, Reason, SliceStore, Verdict, build_store
 from tests.ingest.dicom_fixtures import KEY
 
 Ingest = Callable[..., tuple[SliceStore, IngestSummary]]
@@ -18,7 +18,7 @@ Ingest = Callable[..., tuple[SliceStore, IngestSummary]]
 @pytest.fixture
 def run(tmp_path: Path) -> Ingest:
     def run(*sources: Path, out: str = "store", **options: Any) -> tuple[SliceStore, IngestSummary]:
-        summary = ingest(sources or [tmp_path / "in"], tmp_path / out, key=KEY, progress=False, **options)
+        summary = build_store(sources or [tmp_path / "in"], tmp_path / out, key=KEY, progress=False, **options)
         assert sum(verdict.files for verdict in summary.verdicts) == summary.files
         return SliceStore(tmp_path / out), summary
 

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 from pydicom.data import get_testdata_file
 
-from medssl_monai.ingest import IngestSummary, SliceStore, ingest
+from medssl_monai.ingest import IngestSummary, SliceStore, build_store
 from tests.ingest.dicom_fixtures import KEY
 
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -45,7 +45,7 @@ class Bench:
         """Into a store of its own; files must add up."""
         self.runs += 1
         out = self.folder / f"store{self.runs}"
-        summary = ingest(sources or [self.source], out, key=KEY, progress=False, **options)
+        summary = build_store(sources or [self.source], out, key=KEY, progress=False, **options)
         assert sum(verdict.files for verdict in summary.verdicts) == summary.files
         return SliceStore(out), summary
 

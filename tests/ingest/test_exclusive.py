@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medssl_monai.errors import StoreError
-from medssl_monai.ingest import ingest
+from medssl_monai.ingest import build_store
 from medssl_monai.ingest.open_store import cached_store_path, open_store
 from medssl_monai.store.disk import LOCK_NAME, exclusive
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write_series
@@ -68,8 +68,8 @@ def test_killed_run_locks_nothing(source: Path, tmp_path: Path, holder: subproce
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     assert (tmp_path / "store" / LOCK_NAME).exists()
-    ingest([source], tmp_path / "store", key=KEY, progress=False)
-    ingest([source], tmp_path / "other", key=KEY, progress=False)
+    build_store([source], tmp_path / "store", key=KEY, progress=False)
+    build_store([source], tmp_path / "other", key=KEY, progress=False)
     assert not (tmp_path / "store" / LOCK_NAME).exists()
     assert tree_bytes(tmp_path / "store") == tree_bytes(tmp_path / "other")
 

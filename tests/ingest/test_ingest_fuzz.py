@@ -16,7 +16,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from medssl_monai.errors import GeometryError
-from medssl_monai.ingest import ingest
+from medssl_monai.ingest import build_store
 from medssl_monai.ingest.dicom.admission import Rules
 from medssl_monai.ingest.dicom.pixels import read_pixels
 from medssl_monai.ingest.dicom.stacks import plan_series
@@ -153,7 +153,7 @@ def test_a_run_over_mutated_files(seeds: list[Path], tmp_path: Path) -> None:
         seed = draw.choice(seeds)
         path = tmp_path / "in" / f"{number}{''.join(seed.suffixes)}"
         path.write_bytes(mutated(seed.read_bytes(), draw))
-    summary = ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    summary = build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
     assert sum(verdict.files for verdict in summary.verdicts) == summary.files >= 66
     good = [verdict for verdict in summary.verdicts if verdict.slices == 6 and verdict.files == 6]
     assert good

@@ -13,8 +13,8 @@ from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from medssl_monai.ingest import ingest
-ingest([Path(sys.argv[1])], Path(sys.argv[2]), key={key!r}, progress=False)
+from medssl_monai.ingest import build_store
+build_store([Path(sys.argv[1])], Path(sys.argv[2]), key={key!r}, progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

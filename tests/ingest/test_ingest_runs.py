@@ -19,7 +19,7 @@ import pydicom
 import pytest
 
 from medssl_monai.errors import InputError, LabelError, NoImagesError, StoreError
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.store.pseudonyms import default_key_path, load_key, pseudonym
 from medssl_monai.store.writer import StoreWriter
@@ -39,27 +39,27 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def whole(source: Path, tmp_path: Path) -> Path:
-    ingest([source], tmp_path / "whole", key=KEY, progress=False)
+    build_store([source], tmp_path / "whole", key=KEY, progress=False)
     return tmp_path / "whole"
 
 
 def test_second_run_touches_nothing(source: Path, whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    summary = ingest([source], whole, key=KEY, progress=False)
+    summary = build_store([source], whole, key=KEY, progress=False)
     assert (summary.added, summary.skipped, summary.series, summary.slices) == (0, 4, 4, 16)
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
 def test_two_workers_give_the_same_bytes(source: Path, whole: Path, tmp_path: Path) -> None:
-    ingest([source], tmp_path / "two", key=KEY, workers=2, progress=False)
+    build_store([source], tmp_path / "two", key=KEY, workers=2, progress=False)
     assert tree_bytes(tmp_path / "two") == tree_bytes(whole)
 
 
 def test_sources_one_after_another(source: Path, whole: Path, tmp_path: Path) -> None:
     for name in (*reversed(SERIES), "PLANTED-ID-4711.txt"):
         if (source / name).is_dir():
-            ingest([source / name], tmp_path / "parts", key=KEY, progress=False)
-    ingest([source, source / "one"], tmp_path / "parts", key=KEY, progress=False)
+            build_store([source / name], tmp_path / "parts", key=KEY, progress=False)
+    build_store([source, source / "one"], tmp_path / "parts", key=KEY, progress=False)
     assert tree_bytes(tmp_path / "parts") == tree_bytes(whole)
 
 
@@ -72,22 +72,22 @@ def test_a_file_that_was_mended_is_read(tmp_path: Path, split: bool) -> None:
         others = write_series(tmp_path / "in" / "b", phantom(6, seed=1), ConvolutionKernel="B70f", SOPInstanceUID=None)
         assert len(others) == 6
     whole = paths[2].read_bytes()
-    ingest([tmp_path / "in"], tmp_path / "whole", key=KEY, progress=False)
+    build_store([tmp_path / "in"], tmp_path / "whole", key=KEY, progress=False)
     (tmp_path / "in" / "b").mkdir(exist_ok=True)
     (tmp_path / "in" / "b").rename(tmp_path / "b")
     paths[2].write_bytes(whole[:-200])
-    first = ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    first = build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
     assert (first.slices, first.added) == (5, 1)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
-    again = ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    again = build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
     assert (again.added, again.verdicts) == (0, first.verdicts)
-    without = ingest([*paths[:2], *paths[3:]], tmp_path / "store", key=KEY, progress=False)
+    without = build_store([*paths[:2], *paths[3:]], tmp_path / "store", key=KEY, progress=False)
     assert (without.added, sum(verdict.files for verdict in without.verdicts)) == (0, 5)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")} == before
     (tmp_path / "b").rename(tmp_path / "in" / "b")
-    ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
     paths[2].write_bytes(whole)
-    ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
     store = SliceStore(tmp_path / "store")
     assert store.fingerprint == SliceStore(tmp_path / "whole").fingerprint
     assert max(len(store.read_series(one)) for one in store.series_ids) == 6
@@ -98,7 +98,7 @@ def test_images_that_share_one_uid_are_told_apart(tmp_path: Path) -> None:
     hu = phantom(6)
     paths = write_series(tmp_path / "all", hu, SOPInstanceUID=uid("one for all"))
     for count, added in ((1, 1), (3, 1), (6, 1), (6, 0)):
-        summary = ingest(paths[:count], tmp_path / "store", key=KEY, progress=False)
+        summary = build_store(paths[:count], tmp_path / "store", key=KEY, progress=False)
         assert (summary.added, summary.slices) == (added, count)
     store = SliceStore(tmp_path / "store")
     assert np.array_equal(store.read_series(store.series_ids[0]), hu)
@@ -108,12 +108,12 @@ def test_images_that_share_one_uid_are_told_apart(tmp_path: Path) -> None:
 def test_later_runs_do_not_deny_what_is_stored(source: Path, whole: Path, tmp_path: Path) -> None:
     """A run over a part of a series, one for another modality, and one into a folder that was there, but empty."""
     before = tree_bytes(whole)
-    part = ingest([source / "one" / "001.dcm"], whole, key=KEY, progress=False)
+    part = build_store([source / "one" / "001.dcm"], whole, key=KEY, progress=False)
     assert (part.files, part.added, part.series, part.slices) == (1, 0, 1, 4)
     assert tree_bytes(whole) == before
     mr = phantom(1)
     write_series(tmp_path / "mr", mr, series="mr", SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="MR")
-    ingest([source, tmp_path / "mr"], whole, key=KEY, modality="MR", progress=False)
+    build_store([source, tmp_path / "mr"], whole, key=KEY, modality="MR", progress=False)
     store = SliceStore(whole)
     assert len(store.series_ids) == 5
     assert sum(verdict.slices for verdict in store.verdicts) == len(store)
@@ -122,7 +122,7 @@ def test_later_runs_do_not_deny_what_is_stored(source: Path, whole: Path, tmp_pa
     paths = write_series(tmp_path / "broken", mr, series="broken")
     paths[0].write_bytes(paths[0].read_bytes()[:-50])
     with pytest.raises(NoImagesError):
-        ingest([tmp_path / "broken"], tmp_path / "empty", key=KEY, progress=False)
+        build_store([tmp_path / "broken"], tmp_path / "empty", key=KEY, progress=False)
     assert list((tmp_path / "empty").iterdir()) == []
 
 
@@ -141,7 +141,7 @@ def test_interrupted_run_is_completed(
 
     monkeypatch.setattr(StoreWriter, "write", write)
     with pytest.raises(interruption):
-        ingest([source], out, key=KEY, progress=False)
+        build_store([source], out, key=KEY, progress=False)
     monkeypatch.undo()
     with pytest.raises(StoreError, match="did not finish"):
         SliceStore(out)
@@ -150,7 +150,7 @@ def test_interrupted_run_is_completed(
     (out / ".draft-1-abcd" / "array.b2nd").write_bytes(b"half")
     (out / ".draft-report.html").write_bytes(b"half")
     (out / "series" / "sorphan.b2nd").write_bytes(b"whole")
-    summary = ingest([source], out, key=KEY, progress=False)
+    summary = build_store([source], out, key=KEY, progress=False)
     assert (summary.added, summary.skipped) == (2, 2)
     assert tree_bytes(out) == tree_bytes(whole)
 
@@ -160,7 +160,7 @@ def test_killed_run_is_completed(source: Path, whole: Path, tmp_path: Path) -> N
     # Stops for good after the second series, as far as the outside can tell in the middle of the third.
     program = (
         "import time; from pathlib import Path\n"
-        "from medssl_monai.ingest import ingest; from medssl_monai.store import writer\n"
+        "from medssl_monai.ingest import build_store; from medssl_monai.store import writer\n"
         "calls = []\n"
         "def row(*arguments, real=writer._row):\n"
         "    calls.append(1)\n"
@@ -177,7 +177,7 @@ def test_killed_run_is_completed(source: Path, whole: Path, tmp_path: Path) -> N
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert list(out.glob(".draft-*"))
-    assert ingest([source], out, key=KEY, progress=False).added == 2
+    assert build_store([source], out, key=KEY, progress=False).added == 2
     assert tree_bytes(out) == tree_bytes(whole)
 
 
@@ -189,11 +189,11 @@ def test_killed_at_random_points(tmp_path: Path) -> None:
     with zipfile.ZipFile(source / "study.zip", "w") as archive:
         for path in write_series(tmp_path / "z", phantom(5, seed=99), series="zip"):
             archive.write(path, path.name)
-    ingest([source], tmp_path / "whole", key=KEY, progress=False, report=True)
+    build_store([source], tmp_path / "whole", key=KEY, progress=False, report=True)
     program = (
-        "from pathlib import Path; from medssl_monai.ingest import ingest\n"
+        "from pathlib import Path; from medssl_monai.ingest import build_store\n"
         "if __name__ == '__main__':\n"
-        f"    ingest([Path({str(source)!r})], Path({str(out)!r}), key={KEY!r}, "
+        f"    build_store([Path({str(source)!r})], Path({str(out)!r}), key={KEY!r}, "
         "progress=False, workers=%d, report=True)\n"
     )
     (tmp_path / "program.py").write_text(program % 1)
@@ -212,7 +212,7 @@ def test_killed_at_random_points(tmp_path: Path) -> None:
         stored.append(len(list((out / "series").glob("*.parquet"))))
     assert stored == sorted(stored)
     assert stored[0] < 31
-    ingest([source], out, key=KEY, progress=False, report=True)
+    build_store([source], out, key=KEY, progress=False, report=True)
     assert tree_bytes(out) == tree_bytes(tmp_path / "whole")
 
 
@@ -242,7 +242,7 @@ def test_nobody_can_be_recognised(source: Path, whole: Path, capfd: pytest.Captu
         uid("study"),
         uid("frame"),
     ]
-    ingest([source], whole, key=KEY, progress=True)
+    build_store([source], whole, key=KEY, progress=True)
     store = SliceStore(whole)
     printed = "".join(capfd.readouterr())
     texts = [repr(store.select()), repr(store.verdicts), repr([store.note(s) for s in store.series_ids]), printed]
@@ -260,8 +260,8 @@ def test_nobody_can_be_recognised(source: Path, whole: Path, capfd: pytest.Captu
 
 def test_pseudonyms_depend_on_the_key(source: Path, whole: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="another key"):
-        ingest([source], whole, key=b"another key of 16 bytes", progress=False)
-    ingest([source], tmp_path / "other", key=b"another key of 16 bytes", progress=False)
+        build_store([source], whole, key=b"another key of 16 bytes", progress=False)
+    build_store([source], tmp_path / "other", key=b"another key of 16 bytes", progress=False)
     mine, other = SliceStore(whole), SliceStore(tmp_path / "other")
     for column in ("patient", "series_id", "source_id"):
         assert not set(mine.index.column(column).to_pylist()) & set(other.index.column(column).to_pylist())
@@ -272,23 +272,23 @@ def test_nothing_to_ingest(source: Path, whole: Path, tmp_path: Path) -> None:
     before = tree_bytes(whole)
     for out in (whole, tmp_path / "new"):
         with pytest.raises(NoImagesError, match="among 0 files"):
-            ingest([tmp_path / "empty"], out, key=KEY, progress=False)
+            build_store([tmp_path / "empty"], out, key=KEY, progress=False)
         with pytest.raises(NoImagesError, match=r"no MR images .* 17 files .*16 OTHER_MODALITY"):
-            ingest([source], out, key=KEY, modality="MR", progress=False)
+            build_store([source], out, key=KEY, modality="MR", progress=False)
     assert tree_bytes(whole) == before
     assert not (tmp_path / "new").exists()
     with pytest.raises(InputError, match="does not exist"):
-        ingest([tmp_path / "missing"], tmp_path / "new", key=KEY, progress=False)
+        build_store([tmp_path / "missing"], tmp_path / "new", key=KEY, progress=False)
 
 
 def test_store_inside_its_source(source: Path) -> None:
-    first = ingest([source], source / "store", key=KEY, progress=False)
-    second = ingest([source], source / "store", key=KEY, progress=False)
+    first = build_store([source], source / "store", key=KEY, progress=False)
+    second = build_store([source], source / "store", key=KEY, progress=False)
     assert first.files == second.files == 17
 
 
 def test_summary_reads_well(source: Path, tmp_path: Path) -> None:
-    summary = ingest([source], tmp_path / "out", key=KEY, progress=False)
+    summary = build_store([source], tmp_path / "out", key=KEY, progress=False)
     assert str(summary) == (
         f"17 files: 4 series with 16 slices in {tmp_path / 'out'} (4 added, 0 there already); "
         "16 files accepted, 0 repaired, 1 rejected (1 NOT_AN_IMAGE_FILE)"
@@ -323,7 +323,7 @@ def test_resolve_parts_of_a_series(tmp_path: Path) -> None:
             image = pydicom.dcmread(path)
             image.SOPInstanceUID = uid(name, path.name)
             write(image, path)
-    ingest([tmp_path / "wide", tmp_path / "narrow"], tmp_path / "store", key=KEY, progress=False)
+    build_store([tmp_path / "wide", tmp_path / "narrow"], tmp_path / "store", key=KEY, progress=False)
     store = SliceStore(tmp_path / "store")
     with pytest.raises(LabelError, match="stands for 2 series"):
         find_series(store, uid("one"), KEY)
@@ -371,7 +371,7 @@ def test_importing_needs_no_torch() -> None:
 
 
 def test_values_survive_workers(source: Path, tmp_path: Path) -> None:
-    ingest([source], tmp_path / "out", key=KEY, workers=2, progress=False)
+    build_store([source], tmp_path / "out", key=KEY, workers=2, progress=False)
     store = SliceStore(tmp_path / "out")
     for seed, series in enumerate(SERIES):
         assert np.array_equal(store.read_series(find_series(store, uid(series), KEY)), phantom(4, seed=seed))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from medssl_monai.errors import NoImagesError
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.lookup import find_series
 from tests.ingest.dicom_fixtures import KEY, axial_positions, phantom, tree_bytes, write_series
 
@@ -34,7 +34,7 @@ main()
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     write_series(tmp_path / "first", phantom(3, seed=9), series="first")
-    ingest([tmp_path / "first"], tmp_path / "store", key=KEY, progress=False)
+    build_store([tmp_path / "first"], tmp_path / "store", key=KEY, progress=False)
     return tmp_path / "store"
 
 
@@ -56,7 +56,7 @@ def test_what_was_unpacked_goes(store: Path, tmp_path: Path, ended_by: signal.Si
     if ended_by is signal.SIGKILL:
         (tmp_path / "nothing").mkdir()
         with pytest.raises(NoImagesError):
-            ingest([tmp_path / "nothing"], store, key=KEY, progress=False)
+            build_store([tmp_path / "nothing"], store, key=KEY, progress=False)
     else:
         assert process.returncode == 130
         assert "Traceback" not in said
@@ -81,7 +81,7 @@ def test_a_replacement_that_is_killed_loses_nothing_and_never_lies(
     paths = write_series(tmp_path / "in", volume, positions=positions)
     for path in paths[:4]:
         path.rename(tmp_path / path.name)
-    ingest([tmp_path / "in"], store, key=KEY, progress=False)
+    build_store([tmp_path / "in"], store, key=KEY, progress=False)
     for path in paths[:4]:
         (tmp_path / path.name).rename(path)
     done, replace = [0], Path.replace
@@ -96,12 +96,12 @@ def test_a_replacement_that_is_killed_loses_nothing_and_never_lies(
     monkeypatch.setattr(Path, "replace", killed)
     if renames < 4:
         with pytest.raises(KilledError):
-            ingest([tmp_path / "in"], store, key=KEY, progress=False)
+            build_store([tmp_path / "in"], store, key=KEY, progress=False)
     else:
-        ingest([tmp_path / "in"], store, key=KEY, progress=False)
+        build_store([tmp_path / "in"], store, key=KEY, progress=False)
     monkeypatch.undo()
     write_series(tmp_path / "other", phantom(2, seed=5), series="other")
-    ingest([tmp_path / "other"], store, key=KEY, progress=False)
+    build_store([tmp_path / "other"], store, key=KEY, progress=False)
     found = SliceStore(store)
     for row in found.select():
         assert (row["hu_max"], row["hu_min"]) == (
@@ -111,6 +111,6 @@ def test_a_replacement_that_is_killed_loses_nothing_and_never_lies(
     replaced = found.read_series(find_series(found, tmp_path / "in", KEY))
     assert np.array_equal(replaced, volume if renames >= 2 else volume[4:])
     assert len(found) == 3 + 2 + len(replaced)
-    ingest([tmp_path / "in"], store, key=KEY, progress=False)
-    ingest([tmp_path / name for name in ("first", "in", "other")], tmp_path / "whole", key=KEY, progress=False)
+    build_store([tmp_path / "in"], store, key=KEY, progress=False)
+    build_store([tmp_path / name for name in ("first", "in", "other")], tmp_path / "whole", key=KEY, progress=False)
     assert tree_bytes(store) == tree_bytes(tmp_path / "whole")

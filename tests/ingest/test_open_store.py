@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from medssl_monai.errors import NoImagesError, StoreError
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.open_store import open_store
 from medssl_monai.store.schema import SCHEMA_VERSION
 from tests.ingest.dicom_fixtures import KEY, anatomy, axial_positions, phantom, tree_bytes, write_series
@@ -69,7 +69,7 @@ def test_what_changed_in_the_folder_changed_in_the_store(folder: Path, change: C
     after = opened(folder)
     assert after.path == before.path
     fresh = folder.parent / "fresh"
-    ingest([folder], fresh, key=KEY, modality="CT", progress=False)
+    build_store([folder], fresh, key=KEY, modality="CT", progress=False)
     assert tree_bytes(after.path) == tree_bytes(fresh)
     assert {row["patient"] for row in after.select()} == {row["patient"] for row in SliceStore(fresh).select()}
     times = {path: path.stat().st_mtime_ns for path in after.path.rglob("*")}
@@ -88,10 +88,10 @@ def test_an_emptied_folder_is_an_error_and_loses_nothing(folder: Path) -> None:
 
 
 def test_stores_that_are_named_keep_what_they_have(folder: Path, tmp_path: Path) -> None:
-    """`ingest` adds to them, as its page says."""
-    ingest([folder], tmp_path / "store", key=KEY, progress=False)
+    """`build_store` adds to them, as its page says."""
+    build_store([folder], tmp_path / "store", key=KEY, progress=False)
     a_series_less(folder)
-    ingest([folder], tmp_path / "store", key=KEY, progress=False)
+    build_store([folder], tmp_path / "store", key=KEY, progress=False)
     assert len(SliceStore(tmp_path / "store").series_ids) == 3
 
 

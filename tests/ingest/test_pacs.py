@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medssl_monai.errors import InputError, NoImagesError
-from medssl_monai.ingest import Reason, SliceStore, ingest
+from medssl_monai.ingest import Reason, SliceStore, build_store
 from medssl_monai.ingest.sources.dicomweb import PacsSeries, PacsSource
 from tests.ingest.dicom_fixtures import KEY, dataset, phantom, tree_bytes, uid, write, write_series
 from tests.ingest.matrix import judged
@@ -56,9 +56,9 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("credentials")
 def test_the_same_store_as_from_files(address: str, files: Path, tmp_path: Path) -> None:
     """But for where the images came from; and the second run fetches nothing that is stored."""
-    summary = ingest([PacsSource(address)], tmp_path / "pacs", key=KEY, progress=False)
+    summary = build_store([PacsSource(address)], tmp_path / "pacs", key=KEY, progress=False)
     assert judged(summary) == {"accepted": 18, "NOT_AN_IMAGE": 1}
-    ingest([files], tmp_path / "files", key=KEY, progress=False)
+    build_store([files], tmp_path / "files", key=KEY, progress=False)
     pacs, plain = SliceStore(tmp_path / "pacs"), SliceStore(tmp_path / "files")
     assert pacs.series_ids == plain.series_ids
     for mine, yours in zip(pacs.select(), plain.select(), strict=True):
@@ -86,7 +86,7 @@ def test_resumes_without_fetching_again(address: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr(PacsSource, "retrieve", counted)
     monkeypatch.setattr("medssl_monai.ingest.pipeline.PACS_BATCH", 1)
     with pytest.raises(KeyboardInterrupt):
-        ingest(
+        build_store(
             [PacsSource(address, {"Modality": "CT"}), PacsSource(address)], tmp_path / "store", key=KEY, progress=False
         )
     first = list(fetched)
@@ -97,12 +97,12 @@ def test_resumes_without_fetching_again(address: str, tmp_path: Path, monkeypatc
         return retrieve(self, series, folder)
 
     monkeypatch.setattr(PacsSource, "retrieve", noted)
-    summary = ingest([PacsSource(address)], tmp_path / "store", key=KEY, progress=False)
+    summary = build_store([PacsSource(address)], tmp_path / "store", key=KEY, progress=False)
     assert set(first) == {uid("a"), uid("b")}
     # The report is no image, so that nothing of it is stored; the rest is new.
     assert set(fetched) == {uid("c"), uid("d")}
     assert judged(summary) == {"accepted": 18, "NOT_AN_IMAGE": 1}
-    ingest([PacsSource(address)], tmp_path / "whole", key=KEY, progress=False)
+    build_store([PacsSource(address)], tmp_path / "whole", key=KEY, progress=False)
     assert tree_bytes(tmp_path / "store") == tree_bytes(tmp_path / "whole")
 
 
@@ -121,7 +121,7 @@ def test_queries(address: str, query: dict[str, str], series: set[str]) -> None:
 
 def test_wrong_password_and_no_answer(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"status 401.*MEDSSL_DICOMWEB_USER"):
-        ingest([PacsSource(address)], tmp_path / "store", key=KEY, progress=False)
+        build_store([PacsSource(address)], tmp_path / "store", key=KEY, progress=False)
     monkeypatch.setattr("medssl_monai.ingest.sources.dicomweb.ATTEMPTS", 1)
     with pytest.raises(InputError, match="QIDO-RS did not answer"):
         list(PacsSource(f"http://127.0.0.1:{free_port()}/dicom-web").series())
@@ -137,14 +137,16 @@ def test_series_that_does_not_come(address: str, tmp_path: Path, monkeypatch: py
         return (*listed(self, client, study, series), *(("1.2.3",) if series == uid("a") else ()))
 
     monkeypatch.setattr(PacsSource, "_instances", one_more)
-    summary = ingest([PacsSource(address, {"Modality": "CT"})], tmp_path / "store", key=KEY, progress=False)
+    summary = build_store([PacsSource(address, {"Modality": "CT"})], tmp_path / "store", key=KEY, progress=False)
     assert judged(summary) == {"accepted": 6, Reason.NOT_RETRIEVED.value: 7}
     monkeypatch.undo()
     for name, value in (("USER", USER), ("PASSWORD", PASSWORD)):
         monkeypatch.setenv(f"MEDSSL_DICOMWEB_{name}", value)
-    assert ingest([PacsSource(address, {"Modality": "CT"})], tmp_path / "store", key=KEY, progress=False).added == 1
-    ingest([PacsSource(address, {"Modality": "CT"})], tmp_path / "whole", key=KEY, progress=False)
+    assert (
+        build_store([PacsSource(address, {"Modality": "CT"})], tmp_path / "store", key=KEY, progress=False).added == 1
+    )
+    build_store([PacsSource(address, {"Modality": "CT"})], tmp_path / "whole", key=KEY, progress=False)
     assert tree_bytes(tmp_path / "store") == tree_bytes(tmp_path / "whole")
     with pytest.raises(NoImagesError, match="among 0 files"):
-        ingest([PacsSource(address, {"Modality": "XA"})], tmp_path / "none", key=KEY, progress=False)
+        build_store([PacsSource(address, {"Modality": "XA"})], tmp_path / "none", key=KEY, progress=False)
     assert os.environ["MEDSSL_DICOMWEB_USER"] == USER

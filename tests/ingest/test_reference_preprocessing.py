@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.transforms import CTWindow
 from tests.ingest.dicom_fixtures import KEY, dataset, write
 
@@ -23,7 +23,7 @@ def stored_slice(folder: Path, case: int) -> NDArray[np.int16]:
     slope, intercept = tags.get("RescaleSlope", 1.0), tags.get("RescaleIntercept", -1024.0)
     image = dataset(GOLDEN[f"c{case}_pixel_array"], slope=slope, intercept=intercept)
     write(image, folder / "in" / "image")
-    ingest([folder / "in"], folder / "store", key=KEY, progress=False)
+    build_store([folder / "in"], folder / "store", key=KEY, progress=False)
     store = SliceStore(folder / "store")
     return store.read(store.series_ids[0], 0)
 

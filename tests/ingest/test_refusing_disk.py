@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest import ingest
+from medssl_monai.ingest import build_store
 from tests.ingest.dicom_fixtures import KEY, tree_bytes, write_series
 
 
@@ -29,7 +29,7 @@ def test_a_store_where_none_can_be(source: Path, out: str) -> None:
     if not Path(out).parent.exists():
         pytest.skip("needs the files of Linux")
     with pytest.raises(InputError, match=rf"{out}: cannot be written \(.*\); .* name another folder"):
-        ingest([source], Path(out), key=KEY, progress=False)
+        build_store([source], Path(out), key=KEY, progress=False)
 
 
 LIMITED = """
@@ -52,7 +52,7 @@ def test_a_disk_that_takes_no_more(source: Path, tmp_path: Path) -> None:
     assert "store: cannot be written (the disk took no more slices); free space there" in done.stderr
     assert "Traceback" not in done.stderr
     assert tree_bytes(tmp_path / "store") == {}
-    assert ingest([source], tmp_path / "store", key=KEY, progress=False).added == 1
+    assert build_store([source], tmp_path / "store", key=KEY, progress=False).added == 1
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
@@ -65,8 +65,8 @@ def test_only_what_a_disk_says_is_the_disk_s(
     monkeypatch.setattr("medssl_monai.store.writer.pq.write_table", refuse)
     if number == errno.ENOSPC:
         with pytest.raises(InputError, match=r"store: cannot be written \(No space left on device\)") as caught:
-            ingest([source], tmp_path / "store", key=KEY, progress=False)
+            build_store([source], tmp_path / "store", key=KEY, progress=False)
         assert "PLANTED" not in str(caught.value)
     else:
         with pytest.raises(PermissionError):
-            ingest([source], tmp_path / "store", key=KEY, progress=False)
+            build_store([source], tmp_path / "store", key=KEY, progress=False)

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medssl_monai.ingest import Outcome, SliceStore, ingest
+from medssl_monai.ingest import Outcome, SliceStore, build_store
 from medssl_monai.labels.audit import audit
 from medssl_monai.store.measures import hamming_distance, perceptual_hash
 from medssl_monai.store.verdicts import FLAGS
@@ -33,7 +33,7 @@ def test_x_ray_keeps_all_values(tmp_path: Path, inverted: bool) -> None:
     image = wide()[0]
     kind = "MONOCHROME1" if inverted else "MONOCHROME2"
     write(dataset(image, PhotometricInterpretation=kind, **DX), tmp_path / "in" / "x")
-    summary = ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    summary = build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
     store = SliceStore(tmp_path / "store")
     shown = 65535 - image.astype(np.int64) if inverted else image.astype(np.int64)
     assert np.array_equal(store.read(store.series_ids[0], 0).astype(np.int64) + 32768, shown)
@@ -48,7 +48,7 @@ def test_whole_series_is_lowered_if_one_slice_needs_it(tmp_path: Path) -> None:
     images[:2] //= 4
     for number, image in enumerate(images):
         write(dataset(image, name=number, position=(0, 0, number), **MR), tmp_path / "in" / str(number))
-    ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
     store = SliceStore(tmp_path / "store")
     found = store.read_series(store.series_ids[0]).astype(np.int64) + 32768
     assert np.array_equal(found, images)
@@ -58,7 +58,7 @@ def test_whole_series_is_lowered_if_one_slice_needs_it(tmp_path: Path) -> None:
 def test_what_fits_stays_as_it_is(tmp_path: Path) -> None:
     image = (wide()[0] // 2).astype(np.uint16)
     write(dataset(image, **DX), tmp_path / "in" / "x")
-    ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
     store = SliceStore(tmp_path / "store")
     assert np.array_equal(store.read(store.series_ids[0], 0), image)
     assert store.select()[0]["flags"] == ""
@@ -69,7 +69,7 @@ def test_pictures_and_volumes(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     assert cv2.imwrite(str(tmp_path / "in" / "x.png"), images[0])
     nibabel.save(nibabel.Nifti1Image(images.transpose(2, 1, 0), np.diag([-1, -1, 2, 1])), tmp_path / "in" / "v.nii")  # type: ignore[no-untyped-call]
-    ingest([tmp_path / "in"], tmp_path / "store", key=KEY, modality="MR", progress=False)
+    build_store([tmp_path / "in"], tmp_path / "store", key=KEY, modality="MR", progress=False)
     store = SliceStore(tmp_path / "store")
     found = {len(one): one.astype(np.int64) + 32768 for one in map(store.read_series, store.series_ids)}
     assert np.array_equal(found[1][0], images[0])
@@ -85,12 +85,12 @@ def test_they_are_told_apart_and_found_again(tmp_path: Path) -> None:
         for number, image in enumerate(wide(seed)):
             place: dict[str, Any] = {"position": (0, 0, number), "series": name, "name": number, "PatientID": name}
             write(dataset(image, **place, **MR), tmp_path / name / str(number))
-        ingest([tmp_path / name], tmp_path / f"store {name}", key=KEY, progress=False)
+        build_store([tmp_path / name], tmp_path / f"store {name}", key=KEY, progress=False)
     found = audit([tmp_path / f"store {name}" for name in "abc"]).near_duplicates
     assert [one.slices for one in found] == [2]
 
 
 def test_ct_is_not_lowered(tmp_path: Path) -> None:
     write_series(tmp_path / "in", np.full((1, 8, 8), 100, np.int16), slope=1000.0)
-    ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
     assert SliceStore(tmp_path / "store").select()[0]["flags"] == "clipped"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medssl_monai.errors import NoImagesError
-from medssl_monai.ingest import Outcome, Reason, ingest
+from medssl_monai.ingest import Outcome, Reason, build_store
 from tests.ingest.conftest import Ingest, only, rejections, volume
 from tests.ingest.dicom_fixtures import KEY, axial_positions, dataset, phantom, tree_bytes, uid, write, write_series
 
@@ -26,7 +26,7 @@ def test_names_and_numbers_do_not_matter(tmp_path_factory: pytest.TempPathFactor
     tmp_path = tmp_path_factory.mktemp("shuffle")
     hu, draw = phantom(seed=seed), random.Random(seed)
     write_series(tmp_path / "in", hu)
-    ingest([tmp_path / "in"], tmp_path / "plain", key=KEY, progress=False)
+    build_store([tmp_path / "in"], tmp_path / "plain", key=KEY, progress=False)
     names = [f"IM{i}" for i in range(len(hu))]
     draw.shuffle(names)
     stored = (hu.astype(int) + 1024).astype(np.uint16)
@@ -37,7 +37,7 @@ def test_names_and_numbers_do_not_matter(tmp_path_factory: pytest.TempPathFactor
         number = draw.choice([None, 1, -3, 7])
         image = dataset(stored[i], position=positions[i], name=i, number=number)
         write(image, tmp_path / "in" / names[i])
-    ingest([tmp_path / "in"], tmp_path / "shuffled", key=KEY, progress=False)
+    build_store([tmp_path / "in"], tmp_path / "shuffled", key=KEY, progress=False)
     assert tree_bytes(tmp_path / "plain") == tree_bytes(tmp_path / "shuffled")
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medssl_monai.errors import StoreError
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.store.notes import NOTE_KEY
 from medssl_monai.store.pseudonyms import shifted_day
@@ -42,7 +42,7 @@ def days(store: SliceStore) -> dict[str, int | None]:
 
 
 def test_days_count_from_each_patients_first(source: Path, tmp_path: Path) -> None:
-    ingest([source], tmp_path / "store", key=KEY, progress=False)
+    build_store([source], tmp_path / "store", key=KEY, progress=False)
     found = days(SliceStore(tmp_path / "store"))
     assert {name: found[name] for name in DAYS} == {"a1": 0, "a2": 1, "a3": 367, "b1": 0}
     assert {found[f"none {letter}"] for letter in "ACDEF"} == {None}
@@ -50,10 +50,10 @@ def test_days_count_from_each_patients_first(source: Path, tmp_path: Path) -> No
 
 def test_order_and_workers_do_not_show(source: Path, tmp_path: Path) -> None:
     """An earlier study that comes later moves the days of what is there."""
-    ingest([source], tmp_path / "whole", key=KEY, progress=False, workers=2)
-    ingest([source / "a3", source / "b1"], tmp_path / "parts", key=KEY, progress=False)
+    build_store([source], tmp_path / "whole", key=KEY, progress=False, workers=2)
+    build_store([source / "a3", source / "b1"], tmp_path / "parts", key=KEY, progress=False)
     assert SliceStore(tmp_path / "parts").index.column("study_day").to_pylist() == [0, 0, 0, 0]
-    ingest([source], tmp_path / "parts", key=KEY, progress=False)
+    build_store([source], tmp_path / "parts", key=KEY, progress=False)
     assert tree_bytes(tmp_path / "whole") == tree_bytes(tmp_path / "parts")
 
 
@@ -62,7 +62,7 @@ def test_parts_tell_no_date(source: Path, tmp_path: Path) -> None:
     write_series(source / "g", phantom(2, seed=7), series="g", PatientID="G", StudyDate="20190228")
     stored: list[list[int]] = []
     for key in (KEY, b"another key of 16 bytes"):
-        ingest([source], tmp_path / str(len(stored)), key=key, progress=False)
+        build_store([source], tmp_path / str(len(stored)), key=key, progress=False)
         store = SliceStore(tmp_path / str(len(stored)))
         series = [find_series(store, uid(name), key) for name in ("a1", "a2", "g")]
         parts = [pq.read_table(store.path / "series" / f"{name}.parquet") for name in series]
@@ -83,10 +83,10 @@ def test_shift_keeps_distances_and_fits(patient: str, one: int, other: int) -> N
 def test_store_of_the_older_schema_is_refused(source: Path, tmp_path: Path) -> None:
     """Finished or not; the sentence says what to do."""
     out = tmp_path / "old"
-    ingest([source / "a1"], out, key=KEY, progress=False)
+    build_store([source / "a1"], out, key=KEY, progress=False)
     description = json.loads((out / "store.json").read_text())
     (out / "store.json").write_text(json.dumps({**description, "schema_version": 1}))
-    for attempt in (lambda: SliceStore(out), lambda: ingest([source], out, key=KEY, progress=False)):
+    for attempt in (lambda: SliceStore(out), lambda: build_store([source], out, key=KEY, progress=False)):
         with pytest.raises(StoreError, match="has schema version 1, this program reads 2; ingest the source again"):
             attempt()
     (out / "store.json").unlink()
@@ -97,4 +97,4 @@ def test_store_of_the_older_schema_is_refused(source: Path, tmp_path: Path) -> N
     old = table.drop_columns(["study_day"]).replace_schema_metadata({NOTE_KEY: json.dumps(note).encode()})
     pq.write_table(old, part)
     with pytest.raises(StoreError, match="has schema version 1, this program reads 2; ingest the source again"):
-        ingest([source], out, key=KEY, progress=False)
+        build_store([source], out, key=KEY, progress=False)

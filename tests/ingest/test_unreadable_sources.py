@@ -16,7 +16,7 @@ import pytest
 from pydicom.uid import RLELossless
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest import Reason, ingest
+from medssl_monai.ingest import Reason, build_store
 from medssl_monai.ingest.plans import plan_volumes
 from medssl_monai.store.pseudonyms import source_id
 from tests.ingest.conftest import Ingest
@@ -54,18 +54,18 @@ def test_folders_without_rights_have_verdicts(
     folder: Path, request: pytest.FixtureRequest, rights: int, unreadable: int
 ) -> None:
     """Neither listed nor entered; listed, but its files cannot be told from folders; entered, but not listed."""
-    ingest([folder / "in" / "open"], folder / "first", key=KEY, progress=False)  # imports what nobody may not read
+    build_store([folder / "in" / "open"], folder / "first", key=KEY, progress=False)  # imports what nobody may not read
     closed = folder / "in" / "DOE_JOHN"
     closed.chmod(rights * 0o111)
     request.getfixturevalue("as_nobody")
-    summary = ingest([folder / "in"], folder / "store", key=KEY, progress=False)
+    summary = build_store([folder / "in"], folder / "store", key=KEY, progress=False)
     assert judged(summary) == {"accepted": 6, "UNREADABLE": unreadable}
     refused = [one for one in summary.verdicts if one.reason is Reason.UNREADABLE]
     assert all("correct its permissions" in one.detail and "DOE" not in one.detail for one in refused)
     if unreadable == 1:
         assert refused[0].source_id == source_id(KEY, closed)
         with pytest.raises(InputError, match="does not exist, or its folder may not be read"):
-            ingest([closed / "none"], folder / "other", key=KEY, progress=False)
+            build_store([closed / "none"], folder / "other", key=KEY, progress=False)
 
 
 def picture(folder: Path, seed: int) -> None:

@@ -15,7 +15,7 @@ import pytest
 from pydicom.uid import RLELossless
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.workers import Workers
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write, write_series
 
@@ -43,12 +43,14 @@ def test_cluster_gives_the_same_bytes(cluster: str, tmp_path: Path) -> None:
     for seed in range(5):
         write_series(tmp_path / "in" / str(seed), phantom(4, seed=seed), series=str(seed))
     (tmp_path / "in" / "text").write_text("no image")
-    plain = ingest([tmp_path / "in"], tmp_path / "plain", key=KEY, progress=False, report=True)
-    spread = ingest([tmp_path / "in"], tmp_path / "spread", key=KEY, progress=False, report=True, scheduler=cluster)
+    plain = build_store([tmp_path / "in"], tmp_path / "plain", key=KEY, progress=False, report=True)
+    spread = build_store(
+        [tmp_path / "in"], tmp_path / "spread", key=KEY, progress=False, report=True, scheduler=cluster
+    )
     assert spread.verdicts == plain.verdicts
     assert tree_bytes(tmp_path / "spread") == tree_bytes(tmp_path / "plain")
     assert len(SliceStore(tmp_path / "spread").series_ids) == 5
-    assert ingest([tmp_path / "in"], tmp_path / "spread", key=KEY, progress=False, scheduler=cluster).added == 0
+    assert build_store([tmp_path / "in"], tmp_path / "spread", key=KEY, progress=False, scheduler=cluster).added == 0
 
 
 def test_items_are_asked_for_little_by_little() -> None:
@@ -126,10 +128,10 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from medssl_monai.ingest import ingest
+from medssl_monai.ingest import build_store
 
 print("begun", flush=True)
-ingest([Path(sys.argv[1])], Path(sys.argv[2]), key=b"a key for tests, 16 bytes or more", workers=int(sys.argv[3]))
+build_store([Path(sys.argv[1])], Path(sys.argv[2]), key=b"a key for tests, 16 bytes or more", workers=int(sys.argv[3]))
 """
 
 

@@ -110,9 +110,9 @@ def test_dx_of_a_pacs(address: str, radiographs: Path, tmp_path: Path) -> None:
     """Windows in HU mean nothing in X-rays: the classifier is trained with the window of each image's own range."""
     table = tmp_path / "labels.csv"
     table.write_text(f"source,label\n{radiographs}/0.dcm,plain\n{radiographs}/1.dcm,odd\n")
-    from medssl_monai.ingest import ingest
+    from medssl_monai.ingest import build_store
 
-    ingest([radiographs], tmp_path / "store", modality="DX", progress=False)
+    build_store([radiographs], tmp_path / "store", modality="DX", progress=False)
     run_bundle(
         [bundle_dir("ct_classification") / "configs" / "train.yaml"],
         {

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from medssl_monai.cli import audit as audit_verb
 from medssl_monai.errors import InputError
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.labels.audit import audit
 from medssl_monai.labels.near_duplicates import close_hashes
@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
             name = f"{store}{patient}"
             hu = anatomy(10 * ord(patient) + (store == "few"), 4)
             write_series(tmp_path / store / name, hu, series=name, PatientID=patient)
-        ingest([tmp_path / store], tmp_path / f"{store}.store", key=KEY, progress=False)
+        build_store([tmp_path / store], tmp_path / f"{store}.store", key=KEY, progress=False)
     few = SliceStore(tmp_path / "few.store")
     ids = [find_series(few, uid(f"few{patient}"), KEY) for patient in "ACD"]
     rows = [f"{name},x,{split}" for name, split in zip(ids, ("train", "test", "validation"), strict=True)]
@@ -98,7 +98,7 @@ def test_table_that_contradicts_itself_is_reported(folder: Path) -> None:
 
 
 def test_stores_of_different_keys(folder: Path) -> None:
-    ingest([folder / "pre"], folder / "other.store", key=b"another key of 16 bytes", progress=False)
+    build_store([folder / "pre"], folder / "other.store", key=b"another key of 16 bytes", progress=False)
     report = audit([folder / "pre.store", folder / "other.store"])
     assert any("different keys" in sentence for sentence in report.statements)
     # The pictures are the same, and say so.

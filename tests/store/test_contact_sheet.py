@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.store.contact_sheet import contact_sheet
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 
@@ -14,7 +14,7 @@ from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 def store(tmp_path: Path) -> SliceStore:
     write_series(tmp_path / "in" / "one", phantom(9), series="one")
     write_series(tmp_path / "in" / "two", phantom(2), series="two", SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
-    ingest([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
     return SliceStore(tmp_path / "store")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.store.report import write_report
 from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, phantom, tree_bytes, uid, write, write_series
 
@@ -52,7 +52,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_page_is_whole_and_says_what_is_there(source: Path, tmp_path: Path) -> None:
-    ingest([source], tmp_path / "store", key=KEY, progress=False, report=True)
+    build_store([source], tmp_path / "store", key=KEY, progress=False, report=True)
     page = (tmp_path / "store" / "report.html").read_text(encoding="utf-8")
     tags = outline(page).tags
     sources = [attributes.get("src") or attributes.get("href") or "" for _, attributes in tags]
@@ -72,25 +72,25 @@ def test_page_is_whole_and_says_what_is_there(source: Path, tmp_path: Path) -> N
 
 
 def test_equal_stores_have_equal_reports(source: Path, tmp_path: Path) -> None:
-    ingest([source], tmp_path / "one", key=KEY, progress=False, report=True)
-    ingest([source / "b"], tmp_path / "two", key=KEY, progress=False, report=True)
-    ingest([source], tmp_path / "two", key=KEY, progress=False, report=True, workers=2)
+    build_store([source], tmp_path / "one", key=KEY, progress=False, report=True)
+    build_store([source / "b"], tmp_path / "two", key=KEY, progress=False, report=True)
+    build_store([source], tmp_path / "two", key=KEY, progress=False, report=True, workers=2)
     assert tree_bytes(tmp_path / "one") == tree_bytes(tmp_path / "two")
     before = (tmp_path / "one" / "report.html").stat().st_mtime_ns
-    ingest([source], tmp_path / "one", key=KEY, progress=False, report=True)
+    build_store([source], tmp_path / "one", key=KEY, progress=False, report=True)
     assert (tmp_path / "one" / "report.html").stat().st_mtime_ns == before
 
 
 def test_stale_report_is_taken_away(source: Path, tmp_path: Path) -> None:
-    ingest([source / "a"], tmp_path / "store", key=KEY, progress=False, report=True)
-    ingest([source / "a"], tmp_path / "store", key=KEY, progress=False)
+    build_store([source / "a"], tmp_path / "store", key=KEY, progress=False, report=True)
+    build_store([source / "a"], tmp_path / "store", key=KEY, progress=False)
     assert (tmp_path / "store" / "report.html").is_file()
-    ingest([source], tmp_path / "store", key=KEY, progress=False)
+    build_store([source], tmp_path / "store", key=KEY, progress=False)
     assert not (tmp_path / "store" / "report.html").exists()
 
 
 def test_pictures_are_limited(source: Path, tmp_path: Path) -> None:
-    ingest([source], tmp_path / "store", key=KEY, progress=False)
+    build_store([source], tmp_path / "store", key=KEY, progress=False)
     page = write_report(SliceStore(tmp_path / "store"), max_pictures=1).read_text(encoding="utf-8")
     assert page.count("<img") == 1
     assert page.count('class="series"') == 3

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, phantom, write, write_series
 
 pytestmark = pytest.mark.browser
@@ -43,7 +43,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
     mr: dict[str, Any] = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR"}
     write(dataset(np.abs(phantom()[0]).astype("u2"), series="mr", **mr), folder / "in" / "mr")
     (folder / "in" / "notes.txt").write_text("no image")
-    ingest([folder / "in"], folder / "store", key=KEY, progress=False, report=True)
+    build_store([folder / "in"], folder / "store", key=KEY, progress=False, report=True)
     return SliceStore(folder / "store")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from medssl_monai.errors import NoImagesError, StoreError
-from medssl_monai.ingest import SliceStore, ingest
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.store.dataset import SampleKey, SliceDataset
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 
@@ -19,7 +19,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
     folder = tmp_path_factory.mktemp("data")
     write_series(folder / "in" / "one", phantom(4, seed=1), series="one", WindowCenter=40, WindowWidth=400)
     write_series(folder / "in" / "two", phantom(3, seed=2), series="two", PatientID="another")
-    ingest([folder / "in"], folder / "store", key=KEY, progress=False)
+    build_store([folder / "in"], folder / "store", key=KEY, progress=False)
     return SliceStore(folder / "store")
 
 
