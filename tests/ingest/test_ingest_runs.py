@@ -167,7 +167,7 @@ def test_killed_run_is_completed(source: Path, whole: Path, tmp_path: Path) -> N
         "    if len(calls) > 9: time.sleep(60)\n"
         "    return real(*arguments)\n"
         "writer._row = row\n"
-        f"ingest([Path({str(source)!r})], Path({str(out)!r}), key={KEY!r}, progress=False)\n"
+        f"build_store([Path({str(source)!r})], Path({str(out)!r}), key={KEY!r}, progress=False)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program])
     deadline = time.monotonic() + 30
