@@ -1,5 +1,6 @@
 """Windows and views for CT slices: array classes, and dictionary classes whose names end in ``d``."""
 
+from medssl_monai.transforms.ct_window import CTWindow, CTWindowd
 from medssl_monai.transforms.device_views import DeviceViews
 from medssl_monai.transforms.draws import sample_generator
 from medssl_monai.transforms.labelled import LabelledParameters, LabelledView, LabelledViewd
@@ -8,7 +9,6 @@ from medssl_monai.transforms.recipe import ViewParameters, ViewRecipe, view_chan
 from medssl_monai.transforms.spatial import Crop, resample
 from medssl_monai.transforms.two_views import TwoViews, TwoViewsd
 from medssl_monai.transforms.views import SparKParameters, SparKViews, SparKViewsd
-from medssl_monai.transforms.windows import CTWindow, CTWindowd, fixed_limits, resolve_window, window_names
 
 __all__ = [
     "CTWindow",
@@ -28,10 +28,7 @@ __all__ = [
     "TwoViewsd",
     "ViewParameters",
     "ViewRecipe",
-    "fixed_limits",
     "resample",
-    "resolve_window",
     "sample_generator",
     "view_channels",
-    "window_names",
 ]

@@ -14,13 +14,13 @@ from torch.utils.data import default_collate
 
 from medssl_monai.errors import ConfigError
 from medssl_monai.transforms.batched import apply_plan
+from medssl_monai.transforms.ct_window import require_hounsfield, window_limits
 from medssl_monai.transforms.multi_crop import MultiCropParameters, MultiCropViewsd
 from medssl_monai.transforms.recipe import ViewRecipe
 from medssl_monai.transforms.samples import item_generator, slice_array
 from medssl_monai.transforms.spatial import AIR_HU
 from medssl_monai.transforms.view_plan import plan_views
 from medssl_monai.transforms.views import SparKViews, SparKViewsd
-from medssl_monai.transforms.windows import require_hounsfield, window_limits
 
 Item: TypeAlias = dict[Any, Any]
 

@@ -22,18 +22,12 @@ from monai.transforms.spatial.array import Resize
 from monai.transforms.traits import RandomizableTrait
 from monai.transforms.transform import MapTransform
 
+from medssl_monai.transforms.ct_window import require_hounsfield, window_limits
 from medssl_monai.transforms.draws import chance, log_uniform, uniform
 from medssl_monai.transforms.intensity import Normalisation, WindowJitter, draw_window_jitter, jitter_strength, windowed
 from medssl_monai.transforms.samples import item_generator, single_key, slice_array, view_size
 from medssl_monai.transforms.spatial import AIR_HU, resample_affine
-from medssl_monai.transforms.windows import (
-    HUWindow,
-    WindowSpec,
-    parse_windows,
-    require_hounsfield,
-    resolve_window,
-    window_limits,
-)
+from medssl_monai.windows import HUWindow, WindowSpec, parse_windows, resolve_window
 
 
 @dataclass(frozen=True)

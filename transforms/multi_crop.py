@@ -12,10 +12,11 @@ from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 from monai.transforms.traits import RandomizableTrait
 from monai.transforms.transform import MapTransform
 
+from medssl_monai.transforms.ct_window import require_hounsfield
 from medssl_monai.transforms.recipe import ViewParameters, ViewRecipe
 from medssl_monai.transforms.samples import item_generator, number_range, single_key, slice_array, view_size
 from medssl_monai.transforms.spatial import Interpolation
-from medssl_monai.transforms.windows import WindowSpec, require_hounsfield
+from medssl_monai.windows import WindowSpec
 
 MultiCropParameters: TypeAlias = tuple[ViewParameters, ...]
 

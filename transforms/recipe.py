@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from medssl_monai.transforms.ct_window import window_limits
 from medssl_monai.transforms.draws import chance, log_uniform, uniform
 from medssl_monai.transforms.intensity import (
     Limits,
@@ -33,7 +34,7 @@ from medssl_monai.transforms.photometric import (
 )
 from medssl_monai.transforms.samples import number_range, probability
 from medssl_monai.transforms.spatial import Crop, Interpolation, draw_resized_crop, resample
-from medssl_monai.transforms.windows import HUWindow, WindowSpec, parse_windows, resolve_window, window_limits
+from medssl_monai.windows import HUWindow, WindowSpec, parse_windows, resolve_window
 
 
 def view_channels(window: WindowSpec, mean: float | Sequence[float], std: float | Sequence[float]) -> int:

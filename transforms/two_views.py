@@ -10,7 +10,7 @@ from monai.config.type_definitions import KeysCollection
 from medssl_monai.transforms.multi_crop import MultiCropViews, MultiCropViewsd
 from medssl_monai.transforms.recipe import ViewRecipe
 from medssl_monai.transforms.spatial import Interpolation
-from medssl_monai.transforms.windows import WindowSpec
+from medssl_monai.windows import WindowSpec
 
 
 class TwoViews(MultiCropViews):

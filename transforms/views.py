@@ -14,6 +14,7 @@ from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 from monai.transforms.traits import RandomizableTrait
 from monai.transforms.transform import MapTransform
 
+from medssl_monai.transforms.ct_window import require_hounsfield, window_limits
 from medssl_monai.transforms.draws import chance, subset
 from medssl_monai.transforms.intensity import Normalisation, WindowJitter, draw_window_jitter, jitter_strength, windowed
 from medssl_monai.transforms.photometric import NoiseParameters, PhotometricJitter
@@ -27,14 +28,7 @@ from medssl_monai.transforms.samples import (
     view_size,
 )
 from medssl_monai.transforms.spatial import Crop, Interpolation, draw_resized_crop, resample
-from medssl_monai.transforms.windows import (
-    HUWindow,
-    WindowSpec,
-    parse_windows,
-    require_hounsfield,
-    resolve_window,
-    window_limits,
-)
+from medssl_monai.windows import HUWindow, WindowSpec, parse_windows, resolve_window
 
 
 @dataclass(frozen=True)

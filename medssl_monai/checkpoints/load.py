@@ -16,9 +16,10 @@ from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.first_convolution import spread_channels
 from medssl_monai.checkpoints.formats import Arm, find_encoder, reason_for
 from medssl_monai.checkpoints.manifests import LAYOUTS, architecture_of, backbone_shapes
-from medssl_monai.checkpoints.preprocessing import Constants, Preprocessing, Window, check_preprocessing
+from medssl_monai.checkpoints.preprocessing import Constants, Preprocessing, check_preprocessing
 from medssl_monai.checkpoints.report import LoadReport, some
 from medssl_monai.errors import CheckpointError
+from medssl_monai.windows import WindowSpec
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def preprocessing_of(path: str | Path) -> Preprocessing:
 def preprocessing_for(
     path: str | Path | None,
     *,
-    window: Window | None = None,
+    window: WindowSpec | None = None,
     mean: Constants | None = None,
     std: Constants | None = None,
     default: Mapping[str, Any] | None = None,

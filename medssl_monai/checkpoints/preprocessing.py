@@ -7,15 +7,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, TypeAlias
 
-import yaml
-
 from medssl_monai.errors import CheckpointError
-from medssl_monai.resources import resource_dir
+from medssl_monai.windows import HUWindow, WindowSpec, is_limits, window_presets
 
-Window: TypeAlias = str | Sequence[float] | Sequence[str | Sequence[float]]
 Constants: TypeAlias = float | Sequence[float]
 
 
@@ -27,7 +23,7 @@ class Preprocessing:
     `std` are of intensities in [0, 1], one or one a channel; `channels` are the different ones: 1 or 3.
     """
 
-    window: Window | None = None
+    window: WindowSpec | None = None
     mean: Constants | None = None
     std: Constants | None = None
     channels: int | None = None
@@ -63,7 +59,7 @@ REFERENCE_SPARK = replace(IMAGENET, window="minmax", channels=1)
 def check_preprocessing(
     metadata: Mapping[str, str] | Preprocessing,
     *,
-    window: Window | None = None,
+    window: WindowSpec | None = None,
     mean: Constants | None = None,
     std: Constants | None = None,
     channels: int | None = None,
@@ -110,21 +106,15 @@ def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(each) for each in value) if isinstance(value, list) else value
 
 
-def _limits(window: Window) -> tuple[Any, ...]:
+def _limits(window: WindowSpec) -> tuple[Any, ...]:
     """One entry a channel: (low, high) in HU, or the name of a window that depends on the image."""
     if isinstance(window, str):
-        return (_presets().get(window, window),)
-    if len(window) == 2 and all(isinstance(limit, int | float) for limit in window):
-        return ((float(window[0]), float(window[1])),)  # type: ignore[arg-type]
+        preset = window_presets().get(window)  # weights may name a window of their own
+        return ((preset.low, preset.high) if isinstance(preset, HUWindow) else window,)
+    if is_limits(window):
+        return ((float(window[0]), float(window[1])),)
     channels = tuple(limits for each in window for limits in _limits(each))  # type: ignore[arg-type]
     return channels[:1] if len(set(channels)) == 1 else channels
-
-
-@lru_cache(maxsize=1)
-def _presets() -> dict[str, tuple[float, float]]:
-    table = yaml.safe_load((resource_dir("configs") / "windows.yaml").read_text(encoding="utf-8"))
-    rows = {name: row for name, row in table.items() if "level" in row}
-    return {name: (row["level"] - row["width"] / 2, row["level"] + row["width"] / 2) for name, row in rows.items()}
 
 
 def _close(here: Constants, there: Constants) -> bool:

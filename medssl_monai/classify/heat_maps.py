@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from medssl_monai.atomic import write_atomically
 from medssl_monai.classify.prediction_result import PredictionResult
-from medssl_monai.transforms.windows import WindowSpec, parse_windows, window_limits
+from medssl_monai.transforms.ct_window import window_limits
+from medssl_monai.windows import WindowSpec, parse_windows
 
 Floats = npt.NDArray[np.floating[Any]]
 

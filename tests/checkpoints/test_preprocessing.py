@@ -18,7 +18,7 @@ from medssl_monai.checkpoints.preprocessing import (
 )
 from medssl_monai.errors import CheckpointError
 from medssl_monai.networks.resnet import resnet_encoder
-from medssl_monai.transforms import fixed_limits, window_names
+from medssl_monai.windows import fixed_limits, window_presets
 
 TRAINED = {"window": '"lung"', "mean": "0.25", "std": "[0.2, 0.3, 0.2]", "channels": "1", "method": "spark"}
 limits = st.tuples(st.floats(-2000, 0, allow_nan=False), st.floats(1, 3000, allow_nan=False))
@@ -57,7 +57,7 @@ def test_a_network_takes_the_weights_preprocessing_unless_told_otherwise(tmp_pat
         assert preprocessing_for(nothing, mean=0.1, default=default) == Preprocessing("wide", 0.1, 0.5)
 
 
-@pytest.mark.parametrize("name", [name for name in window_names() if name not in {"tags", "minmax"}])
+@pytest.mark.parametrize("name", [name for name in window_presets() if name not in {"tags", "minmax"}])
 def test_a_window_equals_the_limits_it_stands_for(name: str) -> None:
     found = fixed_limits(name)
     assert found is not None

@@ -12,7 +12,7 @@ import pytest
 from medssl_monai.errors import NoImagesError, NotHounsfieldError
 from medssl_monai.ingest.volumes.pictures import read_picture
 from medssl_monai.store.verdicts import RejectedError
-from medssl_monai.transforms.windows import CTWindowd
+from medssl_monai.transforms.ct_window import CTWindowd
 from tests.ingest.matrix import Bench, judged
 
 

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "medssl_monai"
 
 # Each package or root module stands on one floor and imports only from the floors below it.
 LAYERS = [
-    {"errors", "version", "resources", "atomic", "processes", "cluster"},
+    {"errors", "version", "resources", "atomic", "windows", "processes", "cluster"},
     {"store", "statistics", "transforms", "checkpoints", "samples", "losses", "optimizers"},
     {"ingest", "networks"},
     {"labels", "methods", "runs"},
@@ -21,8 +21,8 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-GROUND = {("resources", "errors"), ("cluster", "errors")}
-"""On the ground floor everything may import the exceptions."""
+GROUND = {("resources", "errors"), ("cluster", "errors"), ("windows", "errors"), ("windows", "resources")}
+"""On the ground floor everything may import the exceptions; the window presets are a file of `resources`."""
 
 
 def modules() -> list[Path]:

@@ -13,8 +13,9 @@ from monai.data.meta_tensor import MetaTensor
 from torch.utils.data import DataLoader, Dataset
 
 from medssl_monai.errors import NotHounsfieldError
-from medssl_monai.transforms import LabelledParameters, LabelledView, LabelledViewd, resolve_window, sample_generator
+from medssl_monai.transforms import LabelledParameters, LabelledView, LabelledViewd, sample_generator
 from medssl_monai.transforms.spatial import resample_affine
+from medssl_monai.windows import resolve_window
 from tests.transforms.body_slices import body_slice, psnr_db
 
 # What an inference.yaml says with MONAI's transforms alone. low, high: the window in HU; 1024 keeps air at zero,

@@ -1,20 +1,15 @@
-"""CT windows: Hounsfield units (HU) to intensities in [0, 1].
+"""CT windows applied to images: Hounsfield units (HU) to intensities in [0, 1].
 
-A window with level c and width w maps HU x to ``(x - c) / w + 0.5``, clipped to [0, 1]: DICOM PS3.3 C.11.2.1.3.2,
-VOI LUT function LINEAR_EXACT, with output range 0 .. 1. In limits: low = c - w/2 gives 0, high = c + w/2 gives 1.
-
+`medssl_monai.windows` says what a window is and which presets there are.
 Shapes: image (1, H, W) or (1, H, W, D); windowed (n_windows, ...).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 from monai.data.meta_obj import get_track_meta
 from monai.data.meta_tensor import MetaTensor
@@ -23,119 +18,7 @@ from monai.transforms.transform import MapTransform
 from monai.utils.enums import TraceKeys
 
 from medssl_monai.errors import ConfigError, NotHounsfieldError
-from medssl_monai.resources import resource_dir
-
-AdaptiveWindow: TypeAlias = Literal["tags", "minmax"]
-WindowSpec: TypeAlias = str | Sequence[float] | Sequence[str | Sequence[float]]
-
-
-@dataclass(frozen=True)
-class HUWindow:
-    """A fixed window, by its limits in HU.
-
-    Raises:
-        ConfigError: a limit is not finite, or ``low`` is not below ``high``.
-    """
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ConfigError(
-                f"window [{self.low}, {self.high}]: low must be below high and both finite; give [low, high] in HU"
-            )
-
-    @classmethod
-    def from_level(cls, level: float, width: float) -> "HUWindow":
-        """From level and width in HU, as DICOM's Window Center (0028,1050) and Window Width (0028,1051)."""
-        return cls(level - width / 2, level + width / 2)
-
-    @property
-    def level(self) -> float:
-        """Centre in HU."""
-        return (self.low + self.high) / 2
-
-    @property
-    def width(self) -> float:
-        """Distance of the limits in HU."""
-        return self.high - self.low
-
-
-@lru_cache(maxsize=1)
-def _presets() -> dict[str, HUWindow | AdaptiveWindow]:
-    table = yaml.safe_load((resource_dir("configs") / "windows.yaml").read_text(encoding="utf-8"))
-    return {
-        name: row["bounds"] if "bounds" in row else HUWindow.from_level(float(row["level"]), float(row["width"]))
-        for name, row in table.items()
-    }
-
-
-def window_names() -> tuple[str, ...]:
-    """Names of the presets in ``configs/windows.yaml``, in the file's order."""
-    return tuple(_presets())
-
-
-def _parse_one(window: object) -> HUWindow | AdaptiveWindow:
-    if isinstance(window, str):
-        if window not in _presets():
-            raise ConfigError(
-                f"window {window!r} is no preset; choose one of {', '.join(window_names())}, or [low, high]"
-            )
-        return _presets()[window]
-    if _is_pair(window):
-        return HUWindow(float(window[0]), float(window[1]))  # type: ignore[index]
-    raise ConfigError(f"window {window!r} must be a preset's name or a pair [low, high] in HU")
-
-
-def _is_pair(window: object) -> bool:
-    return (
-        isinstance(window, Sequence)
-        and not isinstance(window, str)
-        and len(window) == 2
-        and all(isinstance(limit, int | float) for limit in window)
-    )
-
-
-def parse_windows(window: WindowSpec) -> tuple[HUWindow | AdaptiveWindow, ...]:
-    """One window or several: a preset's name, a pair [low, high] in HU, or a list of those (one channel each).
-
-    Raises:
-        ConfigError: unknown name, wrong form, or an empty list.
-    """
-    several = isinstance(window, Sequence) and not isinstance(window, str) and not _is_pair(window)
-    parsed = tuple(_parse_one(one) for one in (window if several else [window]))
-    if not parsed:
-        raise ConfigError("window [] is empty; give at least one preset's name or pair [low, high]")
-    return parsed
-
-
-def resolve_window(window: str | Sequence[float]) -> tuple[float, float]:
-    """Limits (low, high) in HU of one fixed window.
-
-    Raises:
-        ConfigError: unknown name, or ``tags``/``minmax``, whose limits depend on the image.
-    """
-    parsed = _parse_one(window)
-    if not isinstance(parsed, HUWindow):
-        raise ConfigError(f"window {window!r} depends on the image and has no fixed limits; choose a preset in HU")
-    return parsed.low, parsed.high
-
-
-def fixed_limits(window: WindowSpec) -> list[list[float]] | None:
-    """Limits [[low, high], ...] in HU of one window or several, as plain numbers for a configuration file.
-
-    None where one of them depends on the image (``tags``, ``minmax``).
-
-    Raises:
-        ConfigError: unknown name or wrong form.
-    """
-    parsed = parse_windows(window)
-    return [[w.low, w.high] for w in parsed if isinstance(w, HUWindow)] if _all_fixed(parsed) else None
-
-
-def _all_fixed(windows: Sequence[object]) -> bool:
-    return all(isinstance(w, HUWindow) for w in windows)
+from medssl_monai.windows import AdaptiveWindow, HUWindow, WindowSpec, parse_windows, resolve_window
 
 
 def tags_window(level: float | None, width: float | None, fallback: HUWindow | None = None) -> HUWindow:
@@ -197,7 +80,7 @@ class CTWindow(InvertibleTransform):
     """Map HU to [0, 1] through one or several windows.
 
     Args:
-        window: a preset's name (``window_names()``), a pair [low, high] in HU, or a list of those: one channel each.
+        window: a preset's name, a pair [low, high] in HU, or a list of those: one channel each.
         clip: clip to [0, 1]; without it values beyond the limits leave that range.
         window_fallback: a fixed window for ``tags`` where the image's tags give none; by default that is an error.
 
