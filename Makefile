@@ -8,7 +8,7 @@ DEMO_OUT ?= demo
 RESULTS_OUT ?= runs/results
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo results check lint types test test-all label-env test-label build docs clean
+.PHONY: install demo results bundles check lint types test test-all label-env test-label build docs clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -28,6 +28,10 @@ results: $(STAMP)
 	$(BIN)/medssl sample-data --out $(RESULTS_OUT)/samples
 	$(BIN)/medssl study study_samples --data $(RESULTS_OUT)/samples/labels.csv --out $(RESULTS_OUT)/study_samples --into docs/results.md
 	$(BIN)/medssl study study_phantom --out $(RESULTS_OUT)/study_phantom --into docs/results.md
+
+# What bundles/ repeats is written from bundle_templates/: docs/bundles.md.
+bundles: $(STAMP)
+	$(BIN)/python bundle_templates/generate.py
 
 check: lint types
 

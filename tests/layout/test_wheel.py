@@ -33,6 +33,7 @@ def test_wheel_and_sdist_carry_everything(tmp_path: Path) -> None:
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         members = {"/".join(n.split("/")[1:]) for n in archive.getnames()}
     assert contents(ROOT) <= members
+    assert {str(p.relative_to(ROOT)) for p in (ROOT / "bundle_templates").rglob("*.yaml*")} <= members
     # The installed wheel finds its bundles without the checkout.
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=True)
