@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from medssl_monai.classify.classes import balanced_positions, named_classes
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.errors import InputError, LabelError
-from medssl_monai.store.dataset import SampleKey
+from medssl_monai.store.dataset import EpochDataset, SampleKey
 
 Listed = Sequence[Mapping[str, Any]]
 
@@ -128,14 +128,11 @@ class ListedData:
                     "--dataset_dir labels.csv"
                 )
             return cast("Dataset[dict[str, Any]]", [])
-        chosen = copy.copy(slices)
-        chosen.transform = transform
-        if balanced:
-            chosen.order = balanced_positions(slices.labels, len(self.classes))
-        return chosen
+        order = balanced_positions(slices.labels, len(self.classes)) if balanced else slices.order
+        return slices.arranged(order, transform)
 
 
-class ListedSlices(Dataset[dict[str, Any]]):
+class ListedSlices(EpochDataset):
     """Every axial slice of the listed images, with its image's label; kept compressed in memory.
 
     Items are those of `SliceDataset`. ``series_id`` is the image's place in the list, and ``patient`` empty: a file's
@@ -172,13 +169,18 @@ class ListedSlices(Dataset[dict[str, Any]]):
                 self._slices.append((place, number, image.shape, packed))
                 self.labels.append(_vector(held, len(classes)) if task == "multilabel" else held[0])
         self.fingerprint = digest.hexdigest()
-        self.order = list(range(len(self._slices)))
+        self.order: Sequence[int] = range(len(self._slices))
+        super().__init__(len(self.order))
 
-    def __len__(self) -> int:
-        return len(self.order)
+    def arranged(self, order: Sequence[int], transform: Callable[[dict[str, Any]], Any] | None) -> "ListedSlices":
+        """The same slices in another order, in which some may be repeated, with another transform."""
+        other = copy.copy(self)
+        other.order, other.transform = order, transform
+        EpochDataset.__init__(other, len(order))
+        return other
 
     def __getitem__(self, key: SampleKey | int) -> Any:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index = self.sample_key(key)
         position = self.order[index]
         place, number, shape, packed = self._slices[position]
         image = np.frombuffer(blosc2.decompress2(packed), dtype=np.int16).reshape(1, *shape)

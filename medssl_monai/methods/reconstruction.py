@@ -1,16 +1,17 @@
-"""How well a trained SparK fills in what it does not see, on slices that it may never have seen."""
+"""How well a trained SparK reconstructs the masked part of slices, also of slices that it was not trained on."""
 
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from medssl_monai.atomic import write_json
 from medssl_monai.errors import CheckpointError
 from medssl_monai.methods.spark import SparK
+from medssl_monai.store.dataset import EpochDataset, SampleKey
 
 
 def load_method(method: torch.nn.Module, checkpoint: str | Path) -> None:
@@ -33,14 +34,14 @@ def load_method(method: torch.nn.Module, checkpoint: str | Path) -> None:
 @torch.no_grad()
 def evaluate_reconstruction(
     method: SparK,
-    dataset: Dataset[dict[str, Any]],
+    dataset: EpochDataset,
     output_dir: str | Path,
     device: str | torch.device = "cpu",
     batch_size: int = 32,
 ) -> dict[str, Any]:
     """Mean squared error of normalised masked patches (SparK's loss; 1 is what predicting each patch's mean gives).
 
-    The views and masks are those that the dataset draws, the same each time; the method is in evaluation mode.
+    The views and masks are those that the dataset draws in epoch 0; the method is in evaluation mode.
 
     Args:
         method: with its weights.
@@ -54,7 +55,9 @@ def evaluate_reconstruction(
     """
     method.to(device).eval()
     losses: dict[str, list[float]] = defaultdict(list)
-    for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="evaluating", unit="batch"):
+    keys = [SampleKey(0, index) for index in range(len(dataset))]
+    loader = DataLoader(dataset, batch_size, sampler=keys)
+    for batch in tqdm(loader, desc="evaluating", unit="batch"):
         image, mask = batch["views"][0].to(device), batch["mask"].to(device)
         for i, series in enumerate(batch["series_id"]):  # one by one: a batch's loss is weighted by masked patches
             one = method({"views": [image[i : i + 1]], "mask": mask[i : i + 1]}, None)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Dataset
 
-from medssl_monai.errors import NoImagesError, StoreError
+from medssl_monai.errors import ConfigError, NoImagesError, StoreError
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import COLUMNS, Filters
 
@@ -27,12 +27,81 @@ class SampleKey(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a key
 
 
-class SliceDataset(Dataset[Any]):
+class EpochDataset(Dataset[Any]):
+    """A data set whose samples are addressed by a plain index or by a `SampleKey`, which also names the epoch.
+
+    Random views are drawn from (seed, epoch, index). Plain indices are counted: an index belongs to epoch 0 when it is
+    asked for the first time, to epoch 1 the next time, and so on, each index by itself. Each pass of a plain
+    ``DataLoader`` thus gives fresh views. They are the same for any number of workers, persistent or not, and for any
+    order. A new data set begins at epoch 0 again, so that a run repeats. A `SampleKey` is not counted.
+
+    Call `set_epoch` before each pass to decide yourself. That is needed
+
+    - after a pass that was broken off, if the run must repeat exactly: workers had read ahead by an unknown number of
+      samples;
+    - when several processes share a pass (``DistributedSampler``): each of them counts for itself;
+    - when a run is resumed in a later epoch.
+
+    Args:
+        length: number of samples.
+    """
+
+    def __init__(self, length: int) -> None:
+        # How often each sample was asked for, then the epoch that was set, or -1. Workers hold copies of the data set,
+        # persistent ones for all passes: only shared memory is seen by all of them.
+        self._asked = torch.zeros(length + 1, dtype=torch.int32).share_memory_()  # type: ignore[no-untyped-call]
+        self._asked[-1] = -1
+
+    def __len__(self) -> int:
+        return len(self._asked) - 1
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._asked.share_memory_()  # a deep copy, or one from a file, has its own memory
+
+    def set_epoch(self, epoch: int | None) -> None:
+        """Give every plain index this epoch from now on, in all workers; None counts on from where counting stopped.
+
+        Raises:
+            ConfigError: a negative epoch.
+        """
+        if epoch is not None and epoch < 0:
+            raise ConfigError(f"epoch {epoch} must be at least 0; epochs are counted from 0")
+        self._asked[-1] = -1 if epoch is None else epoch
+
+    def sample_key(self, key: int | SampleKey) -> SampleKey:
+        """Epoch, and index from 0, of a key; a plain index is counted.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        index = int(key.index if isinstance(key, SampleKey) else key)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index}: the data set has {len(self)} samples")
+        index %= len(self)
+        if isinstance(key, SampleKey):
+            return SampleKey(int(key.epoch), index)
+        epoch = int(self._asked[-1])
+        if epoch < 0:
+            epoch = int(self._asked[index])
+            self._asked[index] += 1
+        return SampleKey(epoch, index)
+
+
+class SliceDataset(EpochDataset):
     """Slices of a store, each a dict.
 
-    `image` torch int16 (1, H, W) HU; `index` and `epoch` int (0 for a plain index); `spacing_mm` float32 (2,), row and
-    column, NaN where unknown; `window_level` and `window_width` float, NaN where the tags gave none; `modality`,
-    `series_id`, `patient` str; `slice` int; and what else a row holds that is no column of the index (a label, say).
+    `image` torch int16 (1, H, W) HU; `index` and `epoch` int; `spacing_mm` float32 (2,), row and column, NaN where
+    unknown; `window_level` and `window_width` float, NaN where the tags gave none; `modality`, `series_id`, `patient`
+    str; `slice` int; and what else a row holds that is no column of the index (a label, say).
+
+    In a plain ``DataLoader`` each pass draws fresh views; `EpochDataset` says how, and when to call `set_epoch`.
+
+    Example:
+        >>> data = SliceDataset("store", transform=TwoViewsd(seed=0, window="wide"))  # doctest: +SKIP
+        >>> for epoch in range(10):  # doctest: +SKIP
+        ...     for batch in DataLoader(data, batch_size=32, shuffle=True, num_workers=4):
+        ...         one, other = batch["views"]  # other views of the same slices in each epoch
 
     Args:
         store: a store, or its folder.
@@ -62,29 +131,24 @@ class SliceDataset(Dataset[Any]):
         if rows is None:
             table = self.store.select_table(filters).select(USED_COLUMNS).combine_chunks()
             self._columns: dict[str, Any] = {name: table.column(name) for name in USED_COLUMNS}
-            self._length = int(table.num_rows)
+            length = int(table.num_rows)
         else:
             self._columns = {}
             self._extra = _completed(self.store, rows)
-            self._length = len(rows)
-        if self._length == 0:
+            length = len(rows)
+        if length == 0:
             wanted = f"filters {filters!r} leave" if rows is None else "rows hold"
             raise NoImagesError(f"store {self.store.path}: the {wanted} no slice; the store has {len(self.store)}")
-
-    def __len__(self) -> int:
-        return self._length
+        super().__init__(length)
 
     def __getitem__(self, key: int | SampleKey) -> Any:
-        epoch, index = key if isinstance(key, SampleKey) else (0, int(key))
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index}: the data set has {len(self)} slices")
-        index %= len(self)
+        epoch, index = self.sample_key(key)
         row = self.row(index)
         pixels = self.store.read(row["series_id"], row["slice"])
         sample = {
             "image": torch.from_numpy(pixels).unsqueeze(0),
             "index": index,
-            "epoch": int(epoch),
+            "epoch": epoch,
             "spacing_mm": torch.tensor([_number(row["spacing_row_mm"]), _number(row["spacing_column_mm"])]),
             "window_level": _number(row["window_level"]),
             "window_width": _number(row["window_width"]),

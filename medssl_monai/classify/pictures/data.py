@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from medssl_monai.classify.classes import balanced_positions
 from medssl_monai.errors import LabelError
 from medssl_monai.labels.subsets import Unit, nested_subset
-from medssl_monai.store.dataset import SampleKey
+from medssl_monai.store.dataset import EpochDataset, SampleKey
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})  # endings of file names
 
@@ -53,7 +53,7 @@ class ImageFiles(Sequence[Bytes]):
             raise LabelError(f"picture {index}: cannot be read ({type(error).__name__}); fetch it again") from error
 
 
-class ImageDataset(Dataset[dict[str, Any]]):
+class ImageDataset(EpochDataset):
     """Pictures as items like those of `SliceDataset`.
 
     ``image`` uint8 (3, H, W), ``label`` int (float32 (C,) of several labels), ``patient`` ("" where unknown),
@@ -64,12 +64,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self, data: "ImageData", positions: Sequence[int], transform: Callable[[dict[str, Any]], Any] | None = None
     ) -> None:
         self.data, self.positions, self.transform = data, list(positions), transform
-
-    def __len__(self) -> int:
-        return len(self.positions)
+        super().__init__(len(self.positions))
 
     def __getitem__(self, key: int | SampleKey) -> Any:
-        epoch, index = key if isinstance(key, SampleKey) else (0, int(key))
+        epoch, index = self.sample_key(key)
         place = self.positions[index]
         picture = np.atleast_3d(self.data.images[place])[:, :, :3]
         item = {
@@ -77,8 +75,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
             "label": self.data.label(place),
             "patient": self.data.patients[place],
             **dict(zip(("series_id", "slice"), self.data.key(place), strict=True)),
-            "index": index % len(self),
-            "epoch": int(epoch),
+            "index": index,
+            "epoch": epoch,
         }
         return item if self.transform is None else self.transform(item)
 
