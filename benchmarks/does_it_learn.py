@@ -42,8 +42,7 @@ from medssl_monai.classify.probes import encoder_features
 from medssl_monai.ingest import build_store
 from medssl_monai.labels.table import read_labels
 from medssl_monai.networks.resnet import resnet_encoder
-from medssl_monai.resources import bundle_dir, config_file
-from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.pretrain import pretrain
 from medssl_monai.samples.phantom import write_phantom
 from medssl_monai.statistics.metrics import balanced_accuracy
 from medssl_monai.store.dataset import SliceDataset
@@ -196,17 +195,16 @@ def main() -> None:
         look("random", resnet_encoder("resnet18"))
         for method in options.methods:
             run = options.out / f"{method}-{seed}"
-            files = [bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml", config_file("small")]
-            settings = {"dataset_dir": str(train), "output_dir": str(run), "seed": seed, "device": "cpu"}
-            epochs = options.epochs or EPOCHS[method]
-            settings |= {
-                "max_epochs": epochs,
+            settings = {
+                "seed": seed,
+                "device": "cpu",
+                "max_epochs": options.epochs or EPOCHS[method],
                 "guard_interval": 1000,
                 "probe_interval": 1000,
                 "amp": options.amp,
                 **SETTINGS.get(method, {}),
             }
-            run_bundle(files, settings)
+            pretrain(method, train, run, config="small", **settings)
             encoder = resnet_encoder("resnet18")
             load_into_resnet(encoder, run)
             look(method, encoder)

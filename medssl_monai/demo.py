@@ -28,6 +28,7 @@ from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import run_settings
+from medssl_monai.runs.pretrain import pretrain
 from medssl_monai.samples.phantom import write_phantom
 from medssl_monai.samples.real import fetch
 from medssl_monai.statistics.metrics import per_patient
@@ -74,7 +75,7 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, di
         console.print(verdict_table(build_store(data.train, store, modality="CT", workers=2).verdicts))
         contact_sheet(SliceStore(store), out / "figures" / "store.png")
     with _step("3. Pre-train SparK on them, without labels"):
-        _pretrain(store, out / "pretrain", seed)
+        pretrain("spark", store, out / "pretrain", config="demo", seed=seed)
     with _step("4. Remap the encoder to torchvision's names"):
         report = export_run(out / "pretrain", out / "encoder.safetensors")
         console.print(f"{len(report.matched)} tensors, fingerprint {report.fingerprint[:16]}")
@@ -112,12 +113,6 @@ def _phantom(folder: Path) -> DemoData:
     rows = read_labels(labels).rows
     train, test = (list(dict.fromkeys(Path(r.source) for r in rows if r.split == s)) for s in ("train", "test"))
     return DemoData(labels, train, test[:-1], test[-1])
-
-
-def _pretrain(store: Path, run: Path, seed: int) -> None:
-    overlay = config_file("demo")
-    settings = {"dataset_dir": str(store), "output_dir": str(run), "seed": seed, "overlays": [str(overlay)]}
-    run_bundle([bundle_dir("ct_ssl_spark") / "configs" / "train.yaml", overlay], settings)
 
 
 def _finetune(labels: Path, store: Path, run: Path, seed: int, encoder: Path | None) -> None:

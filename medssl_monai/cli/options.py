@@ -28,11 +28,15 @@ Thresholds = Annotated[
 ]
 
 
+# What the verbs take by themselves, and how; bundles have components of some of these names.
+_OPTIONS = {name: f"--{name} VALUE" for name in ("config", "data", "encoder", "out", "store")} | {"method": "METHOD"}
+
+
 def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
     """``["a=1", "b=[x, y]"]`` to ``{"a": 1, "b": ["x", "y"]}``; values are YAML, and ``1e-4`` is a number.
 
     Raises:
-        ConfigError: an item without ``=``, or a value that is not YAML.
+        ConfigError: an item without ``=``, a value that is not YAML, or an option of the command as a key.
     """
     import yaml
 
@@ -43,6 +47,8 @@ def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
         key, separator, text = pair.partition("=")
         if not separator or not key:
             raise ConfigError(f"{pair!r} is not KEY=VALUE; write for instance max_epochs=10")
+        if key in _OPTIONS:
+            raise ConfigError(f"{pair!r}: {key} is an option, not a setting of the bundle; write {_OPTIONS[key]}")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:

@@ -16,17 +16,7 @@ def run(
     config: Config = None,
 ) -> None:
     """Pre-train an encoder without labels. Stopped runs carry on when the same command is given again."""
-    from medssl_monai.resources import bundle_dir, config_file
-    from medssl_monai.runs.bundle import run_bundle
+    from medssl_monai.runs.pretrain import pretrain
 
-    overlays = [config_file(name) for name in config or []]
-    run_bundle(
-        [bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml", *overlays],
-        {
-            "dataset_dir": str(data),
-            "output_dir": str(out),
-            "overlays": [str(p) for p in overlays],
-            **parse_overrides(overrides),
-        },
-    )
-    typer.echo(f"{out}: encoder in {out / 'models' / 'encoder.safetensors'}, pictures in {out / 'figures'}")
+    done = pretrain(method, data, out, config=config or [], **parse_overrides(overrides))
+    typer.echo(f"{out}: encoder in {done.encoder}, pictures in {out / 'figures'}")

@@ -26,7 +26,7 @@ from medssl_monai.ingest import build_store
 from medssl_monai.labels.subsets import Unit, choose_unit
 from medssl_monai.labels.table import SPLITS
 from medssl_monai.resources import bundle_dir, config_file
-from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.pretrain import pretrain
 from medssl_monai.samples.phantom import write_phantom
 from medssl_monai.store.pseudonyms import KEY_VARIABLE
 
@@ -188,8 +188,7 @@ def _encoder(plan: StudyPlan, name: str, store: Path, series: list[str], out: Pa
         return source.weights
     run = out / "encoders" / "".join(c if c.isalnum() else "_" for c in name.lower())
     mark = run / "study.sha256"
-    overlays = [config_file(overlay) for overlay in source.overlays]
-    files = [bundle_dir(source.bundle) / "configs" / "train.yaml", *overlays]
+    files = [bundle_dir(source.bundle) / "configs" / "train.yaml", *map(config_file, source.overlays)]
     configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files]
     arch = plan.settings.get("arch", "resnet50")
     content = digest([source.bundle, configs, dict(source.settings), arch, series])
@@ -203,17 +202,8 @@ def _encoder(plan: StudyPlan, name: str, store: Path, series: list[str], out: Pa
     if mark.is_file():  # of other settings, images or code: nothing of it is carried on
         shutil.rmtree(run)
     filters = [["modality", "==", "CT"], ["plane", "==", "axial"], ["series_id", "in", series]]
-    run_bundle(
-        files,
-        {
-            "dataset_dir": str(store),
-            "output_dir": str(run),
-            "filters": filters,
-            "overlays": [str(p) for p in overlays],
-            "arch": arch,
-            **source.settings,
-        },
-    )
+    method = source.bundle.removeprefix("ct_ssl_")
+    pretrain(method, store, run, config=source.overlays, **{"filters": filters, "arch": arch, **source.settings})
     write_json(run / "study_made_by.json", made_by(pretraining=True))
     mark.write_text(content)
     return str(run)

@@ -27,8 +27,9 @@ class CollapseGuard:
 
     Embeddings are ``method.embed`` of the first two views (one where there is only one), in evaluation mode. Figures go
     to ``OUTPUT_DIR/logs/collapse.jsonl``: ``embedding_std``, ``effective_rank``, ``uniformity``, ``alignment`` (two
-    views) and what the method reports of itself (``method.health``: prototype usage, queue age). It is a collapse when
-    the embeddings' spread or rank falls below its bound, or one prototype takes all.
+    views), what the method reports of itself (``method.health``: prototype usage, queue age), and ``collapsed``, which
+    says whether the embeddings' spread or rank is below its bound, or one prototype takes all. A collapse is
+    ``patience`` such looks in a row.
 
     Args:
         method: the method being trained.
@@ -86,6 +87,7 @@ class CollapseGuard:
         if process_rank() > 0:
             return
         row = {"step": engine.state.iteration, **self.measure(engine.state.device)}
+        row["collapsed"] = self._collapsed(row)
         self.rows.append(row)
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in self.rows))
         recent = self.rows[-self.patience :]

@@ -104,7 +104,7 @@ def test_ingest_and_its_errors(medssl, phantom_labels: Path, tmp_path: Path) -> 
 
 def test_unknown_names_are_told(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     where = ("--data", tmp_path, "--out", tmp_path / "run")
-    assert "ct_ssl_spark" in medssl("pretrain", "spork", *where)[2]
+    assert "must be one of spark, swav, moco, byol" in medssl("pretrain", "spork", *where)[2]
     assert "demo" in medssl("pretrain", "spark", *where, "--config", "deom")[2]
     code, _, err = medssl("pretrain", "spark", *where, "epochs=3")
     assert (code, "'epochs' is not a key" in err) == (1, True)
@@ -140,6 +140,8 @@ def test_overrides_are_yaml() -> None:
     }
     with pytest.raises(ConfigError, match="not YAML"):
         parse_overrides(["a=[1"])
+    with pytest.raises(ConfigError, match="data is an option, not a setting of the bundle; write --data VALUE"):
+        parse_overrides(["data=STORE"])
 
 
 @pytest.mark.slow

@@ -1,0 +1,87 @@
+"""``import medssl_monai``: the names that it offers, what they cost, and that no submodule takes a name's place."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import medssl_monai
+from medssl_monai.ingest import SliceStore
+from medssl_monai.runs.pretrain import PretrainedRun, pretrain
+
+FACE = {
+    *("build_store", "open_store", "SliceStore", "SliceDataset", "read_labels", "pretrain", "study"),
+    *("load_encoder", "load_into_resnet", "export_run", "SwAV", "MoCo", "BYOL", "SparK"),
+    *("MedSSLError", "InputError", "__version__"),
+}
+SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "device": "cpu"}
+
+
+def test_the_face_is_these_names() -> None:
+    assert set(medssl_monai.__all__) == FACE
+    assert set(dir(medssl_monai)) >= FACE
+    with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
+        medssl_monai.pretrian  # noqa: B018
+
+
+@pytest.mark.parametrize("name", sorted(FACE - {"__version__"}))
+def test_each_name_is_a_function_or_class_that_says_what_it_does(name: str) -> None:
+    found = getattr(medssl_monai, name)
+    assert callable(found)
+    assert found.__name__ == name
+    assert found.__doc__
+
+
+@pytest.mark.parametrize("name", sorted(FACE - {"__version__"}))
+def test_no_submodule_has_a_name_of_the_face(name: str) -> None:
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(f"medssl_monai.{name}")
+
+
+def test_importing_costs_nothing() -> None:
+    """The least of several imports, each in an interpreter of its own, measured inside it."""
+    program = (
+        "import sys, time; known = set(sys.modules); started = time.perf_counter(); import medssl_monai\n"
+        "print(time.perf_counter() - started)\n"
+        "heavy = {'torch', 'monai', 'numpy', 'pyarrow', 'pydicom', 'typer'} & (set(sys.modules) - known)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    answers = [
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+        for _ in range(3)
+    ]
+    assert min(float(one.stdout) for one in answers) < 0.05
+
+
+@pytest.mark.slow
+def test_every_name_stands_whatever_was_imported_before() -> None:
+    """Importing a submodule sets an attribute of the package: it must never hide a function of the face."""
+    program = (
+        "import importlib, pkgutil, medssl_monai\n"
+        "modules = ['medssl_monai.experiment.run', 'medssl_monai.runs.pretrain', 'medssl_monai.ingest.open_store']\n"
+        "modules += [f'medssl_monai.{one.name}' for one in pkgutil.iter_modules(medssl_monai.__path__)]\n"
+        "for module in modules:\n"
+        "    if module != 'medssl_monai.__main__': importlib.import_module(module)\n"
+        "for name in set(medssl_monai.__all__) - {'__version__'}:\n"
+        "    assert callable(getattr(medssl_monai, name)), name\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_pretrain_says_what_it_left(phantom_store: SliceStore, tmp_path: Path) -> None:
+    short = {**SMALL, "max_epochs": 2, "decoder_width": 32}
+    run = pretrain("spark", phantom_store, tmp_path / "run", config="demo", **short)
+    assert run == PretrainedRun(tmp_path / "run")
+    medssl_monai.load_into_resnet(__import__("torchvision").models.resnet18(), run.encoder)
+    history = (run.folder / "logs" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    assert f'"loss": {run.loss!r}' in history[-1]
+    assert {one["step"] for one in run.probes} == {len(history)}
+    assert {"label", "knn", "linear", "chance"} <= run.probes[0].keys()
+    assert run.collapse["step"] == len(history)
+    assert run.collapse["collapsed"] is False
+    with pytest.raises(medssl_monai.InputError, match="must be one of spark, swav, moco, byol"):
+        pretrain("spork", phantom_store, tmp_path / "other")
+    with pytest.raises(medssl_monai.InputError, match="must be a pre-training run"):
+        _ = PretrainedRun(tmp_path / "other").loss
