@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from medssl_monai.engines.allocation import keep_freed_memory
+from medssl_monai.engines.resumable import keep_freed_memory
 
 PRODUCTS = {
     getattr(torch.ops.aten, name).default for name in ("convolution", "convolution_backward", "mm", "addmm", "bmm")

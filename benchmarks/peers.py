@@ -23,9 +23,7 @@ from torch import Tensor, nn
 
 from medssl_monai.losses.masked_reconstruction import masked_reconstruction_loss
 from medssl_monai.methods.spark import SparK
-from medssl_monai.optimizers.adam import byol_adam
-from medssl_monai.optimizers.lars import swav_lars
-from medssl_monai.optimizers.sgd import moco_sgd
+from medssl_monai.optimizers.factories import byol_adam, moco_sgd, swav_lars
 
 Step = Callable[[], Any]
 

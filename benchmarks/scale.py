@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import arguments, start
 from train_step import PROGRESS, batch_of, ours
 
-from medssl_monai.engines.allocation import keep_freed_memory
+from medssl_monai.engines.resumable import keep_freed_memory
 from medssl_monai.engines.sampler import StepBatchSampler
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
 from medssl_monai.processes import average_gradients, leave_processes, start_processes

@@ -29,10 +29,7 @@ from medssl_monai.methods.spark import SparK
 from medssl_monai.methods.swav import SwAV
 from medssl_monai.networks.masked import masked_features
 from medssl_monai.networks.packed import Cells, packed_features
-from medssl_monai.optimizers.adam import byol_adam
-from medssl_monai.optimizers.lamb import spark_lamb
-from medssl_monai.optimizers.lars import swav_lars
-from medssl_monai.optimizers.sgd import moco_sgd
+from medssl_monai.optimizers.factories import byol_adam, moco_sgd, spark_lamb, swav_lars
 
 METHODS = ("spark", "moco", "byol", "swav")
 PROGRESS = Progress(step=1, total_steps=100, epoch=0, steps_per_epoch=10)

@@ -1,4 +1,4 @@
-"""The tensors of each ResNet, in torchvision's names."""
+"""The layout of each ResNet that this package knows, and its tensors in torchvision's names."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,6 +16,11 @@ class Layout:
     blocks: tuple[int, int, int, int]
     bottleneck: bool
 
+    @property
+    def features(self) -> int:
+        """Channels of the last stage: the dimensions F of a feature vector."""
+        return 2048 if self.bottleneck else 512
+
 
 LAYOUTS: dict[str, Layout] = {
     "resnet18": Layout((2, 2, 2, 2), bottleneck=False),
@@ -25,9 +30,9 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def architecture_of(names: Collection[str]) -> str | None:
-    """The ResNet whose blocks `names` spell, e.g. ``resnet50``; None where no layout has such blocks.
+    """The ResNet that has exactly the blocks in `names`, e.g. ``resnet50``; None if there is none.
 
-    Names may be missing inside a block; the blocks themselves decide.
+    A block counts as present as soon as one of its tensors is.
     """
     blocks = {tuple(name.split(".")[:2]) for name in names if name.startswith("layer")}
     bottleneck = any(name.endswith(".conv3.weight") for name in names)

@@ -19,4 +19,6 @@ def run(
     from medssl_monai.runs.pretrain import pretrain
 
     done = pretrain(method, data, out, config=config or [], **parse_overrides(overrides))
+    for line in done.summary():
+        typer.echo(line)
     typer.echo(f"{out}: encoder in {done.encoder}, pictures in {out / 'figures'}")

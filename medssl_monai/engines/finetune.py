@@ -12,7 +12,7 @@ from medssl_monai.engines.precision import Bfloat16Inferer, check_bfloat16
 from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.engines.unfreezing import BackboneUnfreezing
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
-from medssl_monai.processes import average_gradients, process_count, process_sum
+from medssl_monai.processes import average_gradients, process_count, process_mean
 
 
 class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
@@ -62,5 +62,5 @@ class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
         if self.unfreezing is not None:
             self.unfreezing.apply(self.optimizer, (self.state.iteration - 1) // self.state.epoch_length)
         output: dict[str, Any] = super()._iteration(engine, batchdata)
-        output["loss"] = process_sum(output["loss"].detach()) / process_count()
+        output["loss"] = process_mean(output["loss"].detach())
         return output

@@ -14,7 +14,7 @@ from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
-from medssl_monai.processes import average_gradients, process_count, process_sum
+from medssl_monai.processes import average_gradients, process_count, process_mean
 
 Batch = dict[str, Any]
 
@@ -130,7 +130,7 @@ class PretrainTrainer(ResumableTrainer):
             torch.autograd.backward(result["loss"] / self.accumulation_steps)
             parts.append({name: value.detach() for name, value in result.items()})
         means = {name: torch.stack([part[name].float() for part in parts]).mean(0) for name in parts[0]}
-        return {name: process_sum(value) / process_count() for name, value in means.items()}
+        return {name: process_mean(value) for name, value in means.items()}
 
     def _forward(self, part: Batch, progress: Progress) -> dict[str, Tensor]:
         try:

@@ -1,6 +1,5 @@
-"""Looks during pre-training at what the features tell: probes on labels, and a picture."""
+"""Evaluates the features during pre-training: probes on labels, and a figure."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,9 +13,10 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import nn
 
-from medssl_monai.atomic import write_atomically, write_text
+from medssl_monai.atomic import write_atomically
 from medssl_monai.classify.probes import encoder_features, free_labels, probe
 from medssl_monai.processes import process_rank
+from medssl_monai.runs.step_log import StepLog, probe_line
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.reader import SliceStore
 
@@ -24,20 +24,20 @@ logger = logging.getLogger(__name__)
 
 
 class EmbeddingProbe:
-    """Every ``interval`` epochs and at the end: kNN and linear probe of the frozen encoder, and a map of its features.
+    """Runs a kNN and a linear probe of the frozen encoder every ``interval`` epochs and at the end.
 
-    Writes ``OUTPUT_DIR/logs/probes.jsonl`` (a line a label and look) and ``OUTPUT_DIR/figures/embeddings.png`` (the
-    first two principal components, a panel a label).
+    Writes ``OUTPUT_DIR/logs/probes.jsonl``, one line for each label and time, and
+    ``OUTPUT_DIR/figures/embeddings.png``, the first two principal components with one panel for each label.
 
     Args:
         encoder: (B, 3, H, W) -> (B, D).
         store: the slices.
         transform: the evaluation view (`LabelledViewd` with ``augment=False``).
         output_dir: the run's folder.
-        rows: labelled slices with ``label_name``; None takes the labels that the index gives for nothing.
-        filters: slices of the store, where no rows are given.
-        count: slices looked at, evenly spread.
-        interval: epochs between two looks.
+        rows: labelled slices with ``label_name``; None takes the labels that the index holds (`free_labels`).
+        filters: slices of the store, used if no rows are given.
+        count: number of slices, evenly spread.
+        interval: epochs between two probes.
     """
 
     def __init__(
@@ -57,53 +57,46 @@ class EmbeddingProbe:
         self.labels = {"label": [r["label_name"] for r in self.rows]} if rows is not None else free_labels(self.rows)
         self.dataset = SliceDataset(store, rows=self.rows, transform=transform)
         self.encoder, self.interval = encoder, interval
-        self.path = Path(output_dir) / "logs" / "probes.jsonl"
+        self.log = StepLog(output_dir, "probes")
         self.figure = Path(output_dir) / "figures" / "embeddings.png"
-        self.lines: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self._open)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.log.resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
-    def _open(self, engine: Any) -> None:
-        if not self.lines and engine.state.iteration and self.path.is_file():
-            lines = (json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines())
-            self.lines = [line for line in lines if line["step"] <= engine.state.iteration]
-
     def __call__(self, engine: Any) -> None:
-        """Look now; the first process does."""
-        if process_rank() > 0:
-            return
-        self.look(engine.state.iteration, engine.state.device)
+        """Probe now, in the first process."""
+        if process_rank() == 0:
+            self.look(engine.state.iteration, engine.state.device)
 
     def _finish(self, engine: Any) -> None:
-        if not self.lines or self.lines[-1]["step"] != engine.state.iteration:
+        self.log.resume(engine)  # a finished run that is started again has no epoch
+        if not self.log.rows or self.log.rows[-1]["step"] != engine.state.iteration:
             self(engine)
 
     def look(self, step: int, device: str | torch.device = "cpu") -> list[dict[str, Any]]:
-        """Probe and draw; returns this look's lines. Mode and statistics of the encoder stay as they are."""
+        """Probe, draw, and return the new rows. Mode and statistics of the encoder do not change."""
         training = self.encoder.training
         features = encoder_features(self.encoder, self.dataset, device=device)
         self.encoder.train(training)
         patients = [row["patient"] for row in self.rows]
-        lines = [
+        rows = [
             {"step": step, "label": name, **probe(features, values, patients)}
             for name, values in self.labels.items()
             if len(set(values)) > 1 and min(Counter(values).values()) > 1  # one slice cannot be on both sides
         ]
-        self.lines += lines
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        self.log.write(*rows)
         if len(features) > 2:
             draw_embeddings(features, self.labels, self.figure, f"Features after step {step}")
-        for line in lines:
-            logger.info("step %d, %s: kNN %.3f, linear %.3f", step, line["label"], line["knn"], line["linear"])
-        return lines
+        for row in rows:
+            logger.info("%s", probe_line(row))
+        return rows
 
 
 def draw_embeddings(features: Any, labels: dict[str, list[str]], path: Path, title: str) -> None:
-    """Draw (N, D) features on their first two principal components, a panel a label, a colour a name."""
+    """Draw features (N, D) on their first two principal components: a panel for each label, a colour for each value."""
     points = PCA(2, svd_solver="full").fit_transform(features)
     figure = Figure(figsize=(5.2 * len(labels), 4.6), layout="constrained")
     for axes, (name, values) in zip(figure.subplots(1, len(labels), squeeze=False)[0], labels.items(), strict=True):

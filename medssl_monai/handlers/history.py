@@ -1,58 +1,52 @@
-"""What was logged at each step: a file that a resumed run continues, and the curve drawn from it."""
+"""The scalars of each training step, as a file and as a curve."""
 
-import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from medssl_monai.atomic import write_atomically, write_text
+from medssl_monai.atomic import write_atomically
 from medssl_monai.errors import DivergedError
 from medssl_monai.processes import process_rank
+from medssl_monai.runs.step_log import StepLog, step_scalars
+
+logger = logging.getLogger(__name__)
 
 
 class History:
     """Keeps each step's scalars in ``OUTPUT_DIR/logs/history.jsonl`` and draws ``OUTPUT_DIR/figures/loss.png``.
 
-    A resumed run drops the lines beyond its first step, so that the file is that of an uninterrupted run. Values stay
-    on the device until an epoch ends: reading a loss waits for the GPU. A loss that is not finite stops the run before
-    the checkpoint is overwritten; attach this handler before `RunCheckpoint`'s writing (order of the list).
+    A resumed run drops the lines after the step it starts from, so the file equals that of an uninterrupted run. Values
+    stay on the device until an epoch ends, because reading a loss waits for the GPU. A loss that is not finite stops
+    the run before the checkpoint is overwritten; list this handler before `RunCheckpoint`.
 
     Args:
         output_dir: the run's folder.
-        optimizer: its first group's learning rate and weight decay are logged too.
+        optimizer: the learning rate and weight decay of its first group are logged as well.
 
     Raises:
         DivergedError: (while training) a loss is NaN or infinite.
     """
 
     def __init__(self, output_dir: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
-        self.path = Path(output_dir) / "logs" / "history.jsonl"
+        self.log = StepLog(output_dir, "history")
         self.figure = Path(output_dir) / "figures" / "loss.png"
         self.optimizer = optimizer
-        self.rows: list[dict[str, float]] = []
         self._pending: list[tuple[int, dict[str, Any]]] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer whose output is a dictionary with ``loss``."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self._open)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.log.resume)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._flush)
         engine.add_event_handler(Events.TERMINATE, self._flush)
-        engine.add_event_handler(Events.COMPLETED, self._draw)
-
-    def _open(self, engine: Any) -> None:
-        # Not at STARTED: a checkpoint may not be loaded yet. Steps beyond the checkpoint were lost with it.
-        if not self.rows and engine.state.iteration and self.path.is_file():
-            lines = (json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines())
-            self.rows = [row for row in lines if row["step"] <= engine.state.iteration]
+        engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _note(self, engine: Any) -> None:
-        output = engine.state.output
-        values = {k: v.detach() for k, v in output.items() if isinstance(v, Tensor) and v.numel() == 1}
+        values: dict[str, Any] = dict(step_scalars(engine.state.output))
         if self.optimizer is not None:
             group = self.optimizer.param_groups[0]
             values["learning_rate"], values["weight_decay"] = group["lr"], group.get("weight_decay", 0.0)
@@ -63,11 +57,10 @@ class History:
     def _flush(self, engine: Any) -> None:
         for step, values in self._pending:
             self._check(step, values)
-            self.rows.append({"step": step} | {k: float(v) for k, v in values.items()})
+            self.log.rows.append({"step": step} | {k: float(v) for k, v in values.items()})
         self._pending.clear()
-        if process_rank() > 0:
-            return
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        if process_rank() == 0:
+            self.log.write()
 
     def _check(self, step: int, values: dict[str, Any]) -> None:
         loss = float(values["loss"])
@@ -77,9 +70,11 @@ class History:
                 "warm-up or set amp=false, then run again"
             )
 
-    def _draw(self, engine: Any) -> None:
-        if self.rows and process_rank() == 0:
-            draw_history(self.rows, self.figure, engine.state.epoch_length)
+    def _finish(self, engine: Any) -> None:
+        self.log.resume(engine)  # a finished run that is started again has no epoch
+        if self.log.rows and process_rank() == 0:
+            draw_history(self.log.rows, self.figure, engine.state.epoch_length)
+            logger.info("training loss %.4f at step %d", self.log.rows[-1]["loss"], self.log.rows[-1]["step"])
 
 
 def draw_history(rows: list[dict[str, float]], path: Path, epoch_length: int) -> None:

@@ -100,7 +100,14 @@ class RunCheckpoint:
             CheckpointError: the file is broken, another run's, or beyond the epochs asked for.
         """
         if self.resume and self.path.is_file():
-            self._read(engine, engine.state.max_epochs, mapped=True)
+            state = self._read(engine, engine.state.max_epochs, mapped=True)["trainer"]
+            if state["iteration"] >= engine.state.max_epochs * state["epoch_length"]:
+                logger.warning(
+                    "%s: the run is finished, at epoch %d of %d; nothing is left to train: raise max_epochs to go on",
+                    self.path.parent.parent,
+                    state["iteration"] // state["epoch_length"],
+                    engine.state.max_epochs,
+                )
 
     def load(self, engine: Any) -> None:
         """Put everything back as `save` found it.

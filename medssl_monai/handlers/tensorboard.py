@@ -1,6 +1,5 @@
 """Curves and pictures of a run for TensorBoard."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,22 +8,24 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from PIL import Image
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from medssl_monai.runs.step_log import read_rows, step_scalars
 
 
 class TensorBoardRun:
-    """Writes ``OUTPUT_DIR/logs/events.out.tfevents.*``: what a run logs elsewhere, for TensorBoard.
+    """Writes ``OUTPUT_DIR/logs/events.out.tfevents.*`` for TensorBoard.
 
-    Every step: the scalars of the trainer's output and the learning rate. Every epoch: what validation measured, new
-    lines of ``logs/*.jsonl`` (probes, guard of collapse), and the pictures in ``figures/`` that were drawn anew. A
-    resumed run hides the steps that were lost. Give it last, so that what it shows is there.
+    Every step: the scalars of the trainer's output and the learning rate. Every epoch: the validation metrics, new
+    lines of ``logs/*.jsonl`` (probes, collapse guard), and the figures in ``figures/`` that have changed. A resumed run
+    hides the steps that were lost. List this handler last, after those that write the files.
 
     Args:
         output_dir: the run's folder.
-        optimizer: whose first group's learning rate is shown.
+        optimizer: the learning rate of its first group is shown.
         validator: an evaluator with metrics; or None.
-        every: steps between two readings of scalars on a GPU, each of which waits for it; a CPU is read at once.
+        every: steps between two readings of scalars on a GPU, each of which waits for the device. On a CPU scalars are
+            read at every step.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class TensorBoardRun:
         self.optimizer, self.validator, self.every = optimizer, validator, every
         self._writer: Any = None
         self._pending: list[tuple[int, float, dict[str, Any]]] = []  # step, time, scalars
-        self._lines: dict[Path, int] = {}
+        self._rows: dict[Path, int] = {}
         self._drawn: dict[Path, int] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -51,8 +52,7 @@ class TensorBoardRun:
         self._writer = SummaryWriter(self.run / "logs", purge_step=purge)
 
     def _step(self, engine: Any) -> None:
-        output = engine.state.output
-        values = {k: v.detach() for k, v in output.items() if isinstance(v, Tensor) and v.numel() == 1}
+        values: dict[str, Any] = dict(step_scalars(engine.state.output))
         values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         self._pending.append((engine.state.iteration, time.time(), values))
         if torch.device(engine.state.device).type == "cpu" or len(self._pending) >= self.every:
@@ -78,14 +78,13 @@ class TensorBoardRun:
             self._show(file, step)
 
     def _tell(self, file: Path) -> None:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        for line in lines[self._lines.get(file, 0) :]:
-            row = json.loads(line)
+        rows = read_rows(file)
+        for row in rows[self._rows.get(file, 0) :]:
             title = "/".join([file.stem, *(v for v in row.values() if isinstance(v, str))])
             for name, value in row.items():
                 if name != "step" and isinstance(value, (int, float)):
                     self._writer.add_scalar(f"{title}/{name}", value, row["step"])
-        self._lines[file] = len(lines)
+        self._rows[file] = len(rows)
 
     def _show(self, file: Path, step: int) -> None:
         changed = file.stat().st_mtime_ns

@@ -12,9 +12,9 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.handlers.mlflow_handler import MLFlowHandler
-from torch import Tensor
 
 from medssl_monai.errors import ConfigError
+from medssl_monai.runs.step_log import step_scalars
 
 _LONGEST = 500
 """Characters of a value; MLflow refuses longer ones in some of its stores."""
@@ -52,7 +52,7 @@ def complete_tracking(
 
 def _scalars(trainer: Any, output: Mapping[str, Any]) -> dict[str, float]:
     """What `History` logs of a step."""
-    values = {k: float(v.detach()) for k, v in output.items() if isinstance(v, Tensor) and v.numel() == 1}
+    values = {name: float(value) for name, value in step_scalars(output).items()}
     return {**values, "learning_rate": float(trainer.optimizer.param_groups[0]["lr"])}
 
 

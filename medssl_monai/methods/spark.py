@@ -16,8 +16,7 @@ from medssl_monai.losses.masked_reconstruction import (
     unpatchify,
 )
 from medssl_monai.methods.base import Method, Progress
-from medssl_monai.networks.densify import Densify
-from medssl_monai.networks.light_decoder import LightDecoder
+from medssl_monai.networks.light_decoder import Densify, LightDecoder
 from medssl_monai.networks.masked import GRID_STRIDE, STAGE_STRIDES, masked_features, visible_at
 from medssl_monai.networks.packed import Cells, packed_features
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder

@@ -7,8 +7,7 @@ from torch import nn
 from torchvision.models.resnet import ResNet
 
 from medssl_monai.checkpoints.load import load_exactly, load_into_resnet
-from medssl_monai.errors import ConfigError
-from medssl_monai.networks.resnet import ARCHITECTURES
+from medssl_monai.networks.resnet import torchvision_layout
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +19,9 @@ def classifier(arch: str = "resnet50", num_classes: int = 2, encoder_weights: st
     logged. None (or an empty string) leaves torchvision's random initialisation. One-channel images are repeated
     before. Raises ConfigError for an unknown `arch`, CheckpointError where the weights do not fit.
     """
-    if arch not in ARCHITECTURES:
-        raise ConfigError(
-            f"arch: the network must be one of {', '.join(sorted(ARCHITECTURES))}, found {arch!r}; choose one of these"
-        )
     if num_classes < 1:
         raise ValueError(f"num_classes: at least 1, found {num_classes}; count the classes of the label table")
-    design = ARCHITECTURES[arch]
-    network = ResNet(design.block, list(design.layers), num_classes=num_classes)
+    network = ResNet(*torchvision_layout(arch), num_classes=num_classes)
     if encoder_weights:
         logger.info("%s", load_into_resnet(network, encoder_weights))
     return network

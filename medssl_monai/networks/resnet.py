@@ -4,7 +4,6 @@ Shapes: B images, C channels (1 or 3), H × W pixels, F features (512 for ResNet
 """
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,25 +12,18 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from medssl_monai.checkpoints.load import load_into_resnet
+from medssl_monai.checkpoints.manifests import LAYOUTS
 from medssl_monai.errors import ConfigError
 from medssl_monai.networks.recompute import run_block
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Block class and blocks per stage of one ResNet."""
-
-    block: type[BasicBlock] | type[Bottleneck]
-    layers: tuple[int, int, int, int]
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "resnet18": Architecture(BasicBlock, (2, 2, 2, 2)),
-    "resnet34": Architecture(BasicBlock, (3, 4, 6, 3)),
-    "resnet50": Architecture(Bottleneck, (3, 4, 6, 3)),
-}
+def torchvision_layout(arch: str) -> tuple[type[BasicBlock] | type[Bottleneck], list[int]]:
+    """The first two arguments of torchvision's ``ResNet``; raises ConfigError for an unknown `arch`."""
+    if arch not in LAYOUTS:
+        raise ConfigError(f"arch: the network must be one of {', '.join(LAYOUTS)}, found {arch!r}; choose one of these")
+    return Bottleneck if LAYOUTS[arch].bottleneck else BasicBlock, list(LAYOUTS[arch].blocks)
 
 
 def folded_weight(weight: Tensor) -> Tensor:
@@ -56,14 +48,11 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
     __jit_unused_properties__ = ("stages", "stage_channels")
 
     def __init__(self, arch: str = "resnet50", zero_init_residual: bool = False, recompute: bool = False) -> None:
-        if arch not in ARCHITECTURES:
-            known = ", ".join(sorted(ARCHITECTURES))
-            raise ConfigError(f"arch: the encoder must be one of {known}, found {arch!r}; choose one of these")
-        design = ARCHITECTURES[arch]
-        super().__init__(design.block, list(design.layers), num_classes=1, zero_init_residual=zero_init_residual)
+        block, layers = torchvision_layout(arch)
+        super().__init__(block, layers, num_classes=1, zero_init_residual=zero_init_residual)
         self.arch = arch
         self.recompute = recompute
-        self.num_features = 512 * design.block.expansion
+        self.num_features = LAYOUTS[arch].features
         self.fc: nn.Module = nn.Identity()
 
     @property

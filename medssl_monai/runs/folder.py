@@ -14,16 +14,17 @@ import yaml
 from monai.bundle import ConfigParser
 
 from medssl_monai.atomic import write_json, write_text
+from medssl_monai.checkpoints.manifests import LAYOUTS
 from medssl_monai.errors import CheckpointError
 from medssl_monai.processes import process_count, process_rank
+from medssl_monai.version import __version__
 
-_PACKAGES = ("medssl-monai", "torch", "torchvision", "monai", "pytorch-ignite", "numpy", "timm")
+_PACKAGES = ("torch", "torchvision", "monai", "pytorch-ignite", "numpy", "timm")
 # Where the data lie may name a patient, and is nobody's business once the run is handed on.
 _PRIVATE = {
     *("dataset_dir", "store_dir", "cache_dir", "output_dir", "resume", "overlays"),
     *("encoder_weights", "probe_labels", "tracking_uri"),
 }
-_FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
 
 
 def record_run(
@@ -60,7 +61,7 @@ def record_run(
         "data": _plain(data or {}),
         "python": platform.python_version(),
         "processes": process_count(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {"medssl-monai": __version__, **{name: version(name) for name in _PACKAGES}},
         "git": git_state(Path(__file__).resolve().parents[2]),
     }
     if process_rank() > 0:
@@ -135,7 +136,8 @@ def _metadata(source: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         outputs["channel_def"] = {str(i): name for i, name in enumerate(classes)}
         content["label_classes"] = ", ".join(classes)
     elif outputs["format"] == "latent":
-        outputs["num_channels"] = _FEATURES.get(str(settings.get("arch")), outputs["num_channels"])
+        if layout := LAYOUTS.get(str(settings.get("arch"))):
+            outputs["num_channels"] = layout.features
         content["pred_classes"] = f"{outputs['num_channels']} features of an image"
     return content
 

@@ -1,6 +1,5 @@
 """Pre-train an encoder by one of the shipped methods: the method's bundle, run in this process."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.step_log import embedding_line, probe_line, read_rows
 from medssl_monai.store.reader import SliceStore
 
 METHODS = ("spark", "swav", "moco", "byol")
@@ -53,13 +53,18 @@ class PretrainedRun:
         """
         return next(iter(self._look("collapse")), {})
 
+    def summary(self) -> list[str]:
+        """Loss, probes against chance and the collapse guard's last figures, one sentence a line."""
+        last = self._look("history")[-1]
+        lines = [f"training loss {last['loss']:.4f} at step {last['step']}", *map(probe_line, self.probes)]
+        return [*lines, embedding_line(self.collapse)] if self.collapse else lines
+
     def _look(self, log: str) -> list[dict[str, Any]]:
         """The entries of a log that share its last step."""
         path = self.folder / "logs" / f"{log}.jsonl"
         if log == "history" and not path.is_file():
             raise CheckpointError(f"{self.folder}: must be a pre-training run, and {path.name} is missing; pre-train")
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        entries = [json.loads(line) for line in lines]
+        entries = read_rows(path)
         return [entry for entry in entries if entry["step"] == entries[-1]["step"]]
 
 

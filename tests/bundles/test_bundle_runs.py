@@ -1,6 +1,7 @@
 """The bundles at smoke size, in this process, as ``monai.bundle run`` and ``medssl`` run them."""
 
 import csv
+import importlib.metadata
 import json
 import shutil
 from pathlib import Path
@@ -20,6 +21,8 @@ from medssl_monai.errors import CheckpointError, ConfigError, LabelError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.pretrain import PretrainedRun
+from medssl_monai.version import __version__
 
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "max_epochs": 2, "device": "cpu"}
 
@@ -97,6 +100,50 @@ def test_a_command_that_cannot_carry_on_leaves_the_run_as_it_was(
     with pytest.raises(CheckpointError, match=named):
         pretrain(phantom_store, pretrained, **settings)
     assert files_of(pretrained) == before
+
+
+def test_a_finished_run_says_so_and_stays_as_it_was(
+    pretrained: Path, phantom_store: SliceStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(pretrained, run)
+    before = files_of(run / "logs")
+    pretrain(phantom_store, run)
+    assert f"{run}: the run is finished, at epoch 2 of 2" in caplog.text
+    after = files_of(run / "logs")
+    assert {name: after[name] for name in before if name.endswith(".jsonl")} == {
+        name: content for name, content in before.items() if name.endswith(".jsonl")
+    }
+
+
+def test_a_run_sums_itself_up(pretrained: Path) -> None:
+    run = PretrainedRun(pretrained)
+    loss, *probes, embeddings = run.summary()
+    assert loss == f"training loss {run.loss:.4f} at step 10"
+    assert len(probes) == len(run.probes) > 0
+    for line, row in zip(probes, run.probes, strict=True):
+        assert line.endswith(f"kNN {row['knn']:.3f}, linear {row['linear']:.3f}, chance {row['chance']:.3f}")
+    assert embeddings.startswith("no collapse at step 10: ")
+
+
+def test_a_run_needs_no_installed_package(
+    phantom_store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout on PYTHONPATH has no metadata of this package."""
+    find = importlib.metadata.Distribution.from_name
+
+    def not_ours(name: str) -> importlib.metadata.Distribution:
+        if name.lower().replace("_", "-") == "medssl-monai":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", not_ours)
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("medssl-monai")
+    pretrain(phantom_store, tmp_path, "byol", epoch_length=1, probe_interval=9)
+    packages = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["packages"]
+    assert packages["medssl-monai"] == __version__
+    assert packages["torch"] == importlib.metadata.version("torch")
 
 
 def test_a_fine_tuning_does_not_carry_on_with_other_labels(

@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import torch
-from medssl_monai.engines.allocation import keep_freed_memory
+from medssl_monai.engines.resumable import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def step():

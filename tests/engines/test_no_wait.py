@@ -17,10 +17,7 @@ from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK, draw_mask
 from medssl_monai.methods.swav import SwAV
-from medssl_monai.optimizers.adam import byol_adam
-from medssl_monai.optimizers.lamb import spark_lamb
-from medssl_monai.optimizers.lars import swav_lars
-from medssl_monai.optimizers.sgd import moco_sgd
+from medssl_monai.optimizers.factories import byol_adam, moco_sgd, spark_lamb, swav_lars
 from medssl_monai.store.dataset import SampleKey
 from medssl_monai.transforms import DeviceViews, SparKViewsd, TwoViewsd
 

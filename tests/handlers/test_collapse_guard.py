@@ -77,7 +77,7 @@ def test_a_collapse_is_seen_and_told(name: str, tmp_path: Path, caplog: pytest.L
         guard = run(method, tmp_path)
     assert "collapsed at step 3" in caplog.text
     assert method.advice in caplog.text
-    healthy, broken = guard.rows[0], guard.rows[-1]
+    healthy, broken = guard.log.rows[0], guard.log.rows[-1]
     assert healthy["embedding_std"] > 0.05 and healthy["effective_rank"] > 3
     assert broken["embedding_std"] < 0.05 or broken["effective_rank"] < 1.5
     assert [json.loads(line)["step"] for line in (tmp_path / "logs" / "collapse.jsonl").read_text().splitlines()] == [
@@ -104,9 +104,9 @@ def test_a_healthy_method_is_left_as_it_is(name: str, tmp_path: Path, caplog: py
     assert "collapsed" not in caplog.text
     assert method.training
     assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
-    assert guard.rows[0]["alignment"] < 1 if name != "spark" else True
+    assert guard.log.rows[0]["alignment"] < 1 if name != "spark" else True
     if name == "swav":
-        assert guard.rows[0]["prototype_entropy"] > 0.1
+        assert guard.log.rows[0]["prototype_entropy"] > 0.1
 
 
 def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from medssl_monai.losses.cosine_prediction import cosine_prediction_loss
 from medssl_monai.methods.base import Progress
 from medssl_monai.methods.byol import BYOL, target_momentum
-from medssl_monai.optimizers.adam import byol_adam
+from medssl_monai.optimizers.factories import byol_adam
 from medssl_monai.optimizers.schedules import RecurringCosine
 from tests import golden
 from tests.golden import fill

@@ -14,8 +14,7 @@ from medssl_monai.methods.base import Method, Progress
 from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.swav import SwAV
-from medssl_monai.optimizers.lars import swav_lars
-from medssl_monai.optimizers.sgd import moco_sgd
+from medssl_monai.optimizers.factories import moco_sgd, swav_lars
 from tests.golden.toy_encoder import toy_encoder
 
 STEPS = 6

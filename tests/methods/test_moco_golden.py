@@ -14,7 +14,7 @@ from torch import Tensor
 from medssl_monai.losses.info_nce import info_nce_logits
 from medssl_monai.methods.base import Progress
 from medssl_monai.methods.moco import MoCo
-from medssl_monai.optimizers.sgd import moco_sgd
+from medssl_monai.optimizers.factories import moco_sgd
 from tests import golden
 from tests.golden import fill
 from tests.golden.toy_encoder import fill_method, raw, toy_encoder

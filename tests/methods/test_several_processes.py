@@ -18,7 +18,7 @@ from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK
 from medssl_monai.methods.swav import SwAV
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
-from medssl_monai.processes import any_process, process_cat, process_count, process_rank, process_sum
+from medssl_monai.processes import any_process, process_cat, process_count, process_mean, process_rank, process_sum
 from tests.golden.toy_encoder import toy_encoder
 
 PROCESSES, BATCH, STEPS = 2, 8, 6
@@ -67,10 +67,10 @@ def trained(name: str) -> dict[str, Tensor]:
         method.after_backward(progress)
         for parameter in method.parameters():
             if parameter.grad is not None:
-                parameter.grad.copy_(process_sum(parameter.grad) / process_count())
+                parameter.grad.copy_(process_mean(parameter.grad))
         optimizer.step()
         method.after_step(progress)
-        losses.append(process_sum(loss.detach()) / process_count())
+        losses.append(process_mean(loss.detach()))
     return {**method.state_dict(), "losses": torch.stack(losses)}
 
 

@@ -13,7 +13,7 @@ from medssl_monai.methods.base import Progress
 from medssl_monai.methods.spark import SparK, draw_mask, visible_cells
 from medssl_monai.networks.masked import masked_features
 from medssl_monai.networks.stochastic_depth import drop_path_rates
-from medssl_monai.optimizers.lamb import spark_lamb
+from medssl_monai.optimizers.factories import spark_lamb
 from medssl_monai.optimizers.schedules import WarmupCosine
 from tests import golden
 from tests.golden import fill

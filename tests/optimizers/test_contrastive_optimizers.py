@@ -14,10 +14,9 @@ from torch import nn
 from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Progress
 from medssl_monai.methods.swav import SwAV
-from medssl_monai.optimizers.adam import byol_adam
-from medssl_monai.optimizers.lars import LARS, swav_lars
+from medssl_monai.optimizers.factories import byol_adam, moco_sgd, swav_lars
+from medssl_monai.optimizers.lars import LARS
 from medssl_monai.optimizers.schedules import RecurringCosine, recurring_cosine, set_rates
-from medssl_monai.optimizers.sgd import moco_sgd
 from tests import golden
 from tests.golden import fill
 

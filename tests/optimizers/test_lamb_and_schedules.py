@@ -14,8 +14,7 @@ from torch import nn
 from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Progress
 from medssl_monai.methods.spark import SparK
-from medssl_monai.optimizers.lamb import spark_lamb
-from medssl_monai.optimizers.parameter_groups import parameter_groups
+from medssl_monai.optimizers.factories import spark_lamb, weight_decay_groups
 from medssl_monai.optimizers.schedules import WarmupCosine, cosine, set_rates, warmup_cosine
 from tests import golden
 from tests.golden import fill
@@ -122,7 +121,7 @@ def test_a_warmup_as_long_as_the_run_is_refused() -> None:
 
 
 def test_groups_of_spark_are_the_reference_s() -> None:
-    groups = parameter_groups(SparK("resnet50", decoder_width=32))
+    groups = weight_decay_groups(SparK("resnet50", decoder_width=32), 0.04)
     stored = golden.load_json("ckpt_spark_full")["optimizer"]["param_groups"]
     sizes = [int(group["params"].removeprefix("list[").removesuffix("]")) for group in stored]
     assert [len(group["params"]) for group in groups] == sizes
@@ -131,5 +130,5 @@ def test_groups_of_spark_are_the_reference_s() -> None:
 def test_frozen_parameters_are_in_no_group() -> None:
     model = nn.Linear(2, 3)
     model.weight.requires_grad_(False)
-    (group,) = parameter_groups(model)
+    (group,) = weight_decay_groups(model, 0.04)
     assert group["weight_decay_scale"] == 0.0 and group["params"][0] is model.bias
