@@ -15,14 +15,14 @@ from medssl_monai.optimizers.factories import byol_adam, moco_sgd, spark_lamb, s
 MOST = 200  # operations of a step on ResNet-50, which has 161 tensors of parameters
 
 
-class Count(TorchDispatchMode):
+class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it
     """Counts the operations that would launch a kernel.
 
     Views launch nothing. Nor do reads of Adam's and LAMB's step counters, which torch keeps on the host.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
