@@ -16,7 +16,7 @@ from medssl_monai.classify.inputs import Fetched, fetched, source_names
 from medssl_monai.classify.pictures.inputs import PictureInput
 from medssl_monai.classify.prediction_result import PredictionResult
 from medssl_monai.errors import InputError, NotHounsfieldError
-from medssl_monai.ingest.volumes.pictures import is_picture_file
+from medssl_monai.ingest.sources.paths import is_picture_file
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.settings import check_folder
 

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from medssl_monai.ingest.dicom.stacks import DicomPlan
+from medssl_monai.ingest.dicom.plan import DicomPlan
 from medssl_monai.ingest.write_series import Plan
-from medssl_monai.store.notes import SeriesNote, broken_id
+from medssl_monai.store.records import SeriesNote, broken_id
 from medssl_monai.store.verdicts import Outcome, Reason, Verdict
 from medssl_monai.store.writer import StoreWriter
 

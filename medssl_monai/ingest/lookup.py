@@ -4,13 +4,12 @@ import re
 from pathlib import Path
 
 from medssl_monai.errors import LabelError, StoreError
-from medssl_monai.ingest.dicom.instance import read_frames, sniff_dicom
-from medssl_monai.ingest.dicom.stacks import series_uid
-from medssl_monai.ingest.plans import volume_series_id
+from medssl_monai.ingest.dicom.header import read_frames, sniff_dicom
+from medssl_monai.ingest.dicom.plan import series_uid
 from medssl_monai.ingest.scan import find_files
+from medssl_monai.ingest.sources.paths import is_picture_file, is_volume_file
 from medssl_monai.ingest.volumes.digest import file_digest
-from medssl_monai.ingest.volumes.pictures import is_picture_file
-from medssl_monai.ingest.volumes.read import is_volume_file
+from medssl_monai.ingest.volumes.plan import volume_series_id
 from medssl_monai.store.pseudonyms import key_check, load_key, pseudonym, source_id
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.verdicts import RejectedError

@@ -22,10 +22,11 @@ from monai.utils.misc import ensure_tuple
 from numpy.typing import NDArray
 
 from medssl_monai.errors import GeometryError, InputError, NoImagesError
-from medssl_monai.ingest.dicom.instance import Instance, read_instance, sniff_dicom
-from medssl_monai.ingest.dicom.stacks import STACK_FLAGS, DicomPlan, plan_series, series_uid
+from medssl_monai.ingest.dicom.header import read_instance, sniff_dicom
+from medssl_monai.ingest.dicom.instance import Instance
+from medssl_monai.ingest.dicom.plan import STACK_FLAGS, DicomPlan, plan_series, series_uid
 from medssl_monai.ingest.geometry import LPS_TO_RAS
-from medssl_monai.ingest.volumes.read import is_volume_file
+from medssl_monai.ingest.sources.paths import is_volume_file
 from medssl_monai.store.verdicts import RejectedError
 
 

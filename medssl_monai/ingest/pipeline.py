@@ -14,9 +14,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,30 +24,28 @@ from typing import Any
 from tqdm import tqdm
 
 from medssl_monai.errors import InputError, NoImagesError
-from medssl_monai.ingest.compare import Job, StoredSeries, stored_verdicts, uid_part
+from medssl_monai.ingest.compare import Job, StoredSeries
 from medssl_monai.ingest.dicom.admission import Rules
 from medssl_monai.ingest.dicom.modalities import checked_modality
-from medssl_monai.ingest.plans import VolumePlan, plan_images, plan_volumes
+from medssl_monai.ingest.dicom.plan import plan_images
+from medssl_monai.ingest.pacs import fetch_batches
 from medssl_monai.ingest.scan import Found, find_files, look_at
 from medssl_monai.ingest.series_headers import SeriesHeaders
 from medssl_monai.ingest.sources.archives import RefusedFile, unpacked
-from medssl_monai.ingest.sources.dicomweb import PacsSeries, PacsSource, fetch_ahead, not_retrieved
+from medssl_monai.ingest.sources.dicomweb import PacsSource
 from medssl_monai.ingest.sources.paths import SourceFile
+from medssl_monai.ingest.volumes.plan import VolumePlan, plan_volumes
 from medssl_monai.ingest.workers import Workers
 from medssl_monai.ingest.write_series import Plan, process
 from medssl_monai.store.disk import exclusive, writing, writing_among_others
-from medssl_monai.store.notes import SeriesNote
-from medssl_monai.store.pseudonyms import key_check, load_key, pseudonym, source_id
+from medssl_monai.store.pseudonyms import key_check, load_key, source_id
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.report import write_report
-from medssl_monai.store.verdicts import Outcome, Reason, RejectedError, Verdict, merge_verdicts
+from medssl_monai.store.verdicts import Outcome, Reason, Verdict, merge_verdicts
 from medssl_monai.store.writer import StoreWriter
 
 LOOKED_AT_HERE = 2000
 """Files whose headers the main process reads while the others start, which takes a second."""
-
-PACS_BATCH = 1000
-"""Images fetched before they are read: so many lie in a private folder of the store at a time, if series allow."""
 
 
 def build_store(
@@ -192,42 +189,11 @@ class _Run:
 
     def take_from_pacs(self, source: PacsSource, folder: Path) -> None:
         """Fetches series and reads them, some at a time; what is stored already is not fetched."""
-        stored = self.writer.notes()
-        known: dict[str, list[SeriesNote]] = defaultdict(list)
-        for series_id, note in stored.items():
-            known[uid_part(series_id)].append(note)
-        fetched: list[tuple[Path, list[SourceFile]]] = []
-
-        def wanted() -> Iterator[tuple[PacsSeries, Path]]:
-            for number, series in enumerate(source.series()):
-                series_id = pseudonym(self.key, "series", series.series_uid)
-                verdicts = _stored_of_pacs(series, known[series_id], self.key)
-                if verdicts is None:
-                    yield series, folder / str(number)
-                else:
-                    self._say(series, verdicts)
-
-        def take_fetched() -> None:
-            self.take([file for _, files in fetched for file in files])
-            for place, _ in fetched:
-                shutil.rmtree(place, ignore_errors=True)
-            fetched.clear()
-
-        with closing(fetch_ahead(source, wanted())) as ahead:
-            for series, place, found in ahead:
-                if isinstance(found, RejectedError):
-                    self._say(series, [not_retrieved(series, source, found, self.key)])
-                    continue
-                fetched.append((place, found))
-                if sum(len(files) for _, files in fetched) >= PACS_BATCH:
-                    take_fetched()
-        take_fetched()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    def _say(self, series: PacsSeries, verdicts: Sequence[Verdict]) -> None:
-        """Verdicts on a series that is not fetched."""
-        self.verdicts += verdicts
-        self.files += series.files
+        for batch in fetch_batches(source, folder, self.writer.notes(), self.key):
+            self.verdicts += batch.verdicts
+            self.files += sum(verdict.files for verdict in batch.verdicts)
+            if batch.files:
+                self.take(batch.files)
 
     def remove_others(self) -> bool:
         """Takes out what is stored and was not met as it is; whether there was anything."""
@@ -277,20 +243,6 @@ def _read_all(begin: Callable[[], _Run], sources: Sequence[Path | PacsSource]) -
         for number, service in enumerate(services):
             run.take_from_pacs(service, drafts / f"pacs-{number}")
         return run.finish(sources)
-
-
-def _stored_of_pacs(series: PacsSeries, notes: Sequence[SeriesNote], key: bytes) -> list[Verdict] | None:
-    """The verdicts on a series all of whose images are stored; None where some are not, or may not be."""
-    if series.unlisted:
-        return None
-    files: Counter[int] = Counter()
-    for uid in series.instance_uids:
-        names = {pseudonym(key, "instance", name) for name in (uid, f"{uid} frame 0")}
-        home = next((i for i, note in enumerate(notes) if names & set(note.instances)), None)
-        if home is None:
-            return None
-        files[home] += 1
-    return [one for i, count in sorted(files.items()) for one in stored_verdicts(notes[i], count)]
 
 
 def _process_one(job: Job, writer: StoreWriter, key: bytes) -> tuple[Verdict, ...]:

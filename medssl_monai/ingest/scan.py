@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medssl_monai.ingest.dicom.admission import Rules, refusal
-from medssl_monai.ingest.dicom.instance import HEAD_BYTES, Instance, read_frames, sniff_dicom
-from medssl_monai.ingest.sources.paths import PathList, SourceFile
+from medssl_monai.ingest.dicom.header import HEAD_BYTES, read_frames, sniff_dicom
+from medssl_monai.ingest.dicom.instance import Instance
+from medssl_monai.ingest.sources.paths import (
+    PICTURE_SUFFIXES,
+    VOLUME_SUFFIXES,
+    PathList,
+    SourceFile,
+    is_picture_file,
+    is_volume_file,
+)
 from medssl_monai.ingest.volumes.detached import header_of
 from medssl_monai.ingest.volumes.digest import file_digest
-from medssl_monai.ingest.volumes.pictures import PICTURE_SUFFIXES, is_picture_file
-from medssl_monai.ingest.volumes.read import VOLUME_SUFFIXES, is_volume_file
 from medssl_monai.store.verdicts import Reason, RejectedError
 
 

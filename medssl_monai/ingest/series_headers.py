@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from medssl_monai.ingest.dicom.stacks import series_uid
+from medssl_monai.ingest.dicom.plan import series_uid
 from medssl_monai.ingest.scan import Found
 from medssl_monai.ingest.sources.paths import DiskTable
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from medssl_monai.errors import GeometryError
 from medssl_monai.ingest.dicom.instance import Instance
 from medssl_monai.ingest.dicom.pixels import read_pixels
-from medssl_monai.ingest.dicom.stacks import DicomPlan
+from medssl_monai.ingest.dicom.plan import DicomPlan
 from medssl_monai.ingest.geometry import local_spacing, stack_affine
-from medssl_monai.ingest.plans import VolumePlan
-from medssl_monai.ingest.volumes.pictures import is_picture_file, read_picture
+from medssl_monai.ingest.sources.paths import is_picture_file
+from medssl_monai.ingest.volumes.pictures import read_picture
+from medssl_monai.ingest.volumes.plan import VolumePlan
 from medssl_monai.ingest.volumes.read import read_volume
 from medssl_monai.ingest.volumes.volume import check_values, cut
-from medssl_monai.store.notes import SeriesNote, broken_id
 from medssl_monai.store.pseudonyms import source_id
-from medssl_monai.store.records import SeriesHeader, SliceRecord, Voi
+from medssl_monai.store.records import SeriesHeader, SeriesNote, SliceRecord, Voi, broken_id
 from medssl_monai.store.verdicts import FLAGS, REPAIRING_FLAGS, Outcome, Reason, RejectedError, Verdict
 from medssl_monai.store.writer import StoreWriter
 

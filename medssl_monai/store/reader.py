@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections import OrderedDict
@@ -30,9 +29,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from medssl_monai.errors import StoreError
-from medssl_monai.store.notes import SeriesNote, read_note
-from medssl_monai.store.records import Voi
-from medssl_monai.store.schema import INDEX_SCHEMA, Filters, check_version, filter_expression
+from medssl_monai.store.records import SeriesNote, Voi, read_note
+from medssl_monai.store.schema import INDEX_SCHEMA, Filters, describe, filter_expression
 from medssl_monai.store.verdicts import Verdict, read_verdicts
 
 BATCH_ROWS = 1024
@@ -175,26 +173,3 @@ class SliceStore:
         if len(arrays) > self.open_arrays:
             arrays.popitem(last=False)
         return arrays[series_id]
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """The content of the store.json in a folder, checked.
-
-    Raises:
-        StoreError: see `SliceStore`.
-    """
-    file = path / "store.json"
-    if not file.is_file():
-        if (path / "series").is_dir():
-            raise StoreError(f"store {path}: its ingestion did not finish; run the same `medssl ingest` again")
-        raise StoreError(
-            f"store {path}: no slice store there (it has no store.json); make one with "
-            f"`medssl ingest SOURCE --out {path}`"
-        )
-    try:
-        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version = description["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"store {path}: store.json is not readable; ingest into a new folder") from error
-    check_version(path, version)
-    return description

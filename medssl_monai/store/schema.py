@@ -1,7 +1,8 @@
-"""The columns of a slice store's index: each name, its type and its meaning, once."""
+"""What a slice store says of itself: the columns of its index, each name, type and meaning once, and `store.json`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,29 @@ INDEX_SCHEMA = pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()])
 
 Filters = Sequence[Sequence[Any]]
 """pyarrow's disjunctive normal form: `[[column, operator, value], ...]`, all of which must hold, or a list of such."""
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The content of the store.json in a folder, checked.
+
+    Raises:
+        StoreError: there is no store, it is unfinished, or it has another schema version.
+    """
+    file = path / "store.json"
+    if not file.is_file():
+        if (path / "series").is_dir():
+            raise StoreError(f"store {path}: its ingestion did not finish; run the same `medssl ingest` again")
+        raise StoreError(
+            f"store {path}: no slice store there (it has no store.json); make one with "
+            f"`medssl ingest SOURCE --out {path}`"
+        )
+    try:
+        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = description["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"store {path}: store.json is not readable; ingest into a new folder") from error
+    check_version(path, version)
+    return description
 
 
 def check_version(store: Path, version: object) -> None:

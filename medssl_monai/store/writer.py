@@ -5,38 +5,26 @@ the part says that the series is there. So several processes may write and other
 killed leaves whole series, which the next run keeps, and drafts, which it removes. A series that replaces an older
 version lies beside it as a whole first, so that `recover` can finish what a kill interrupted: rows never speak of
 another version's array, and neither version is lost. `finish` compacts the parts.
-
-Every array is written by one thread with fixed parameters, so that equal slices give equal bytes. What other codecs and
-levels cost stands in docs/ingest.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from medssl_monai.atomic import file_sha256
 from medssl_monai.errors import StoreError
-from medssl_monai.store.disk import LOCK_NAME, disk_refused
-from medssl_monai.store.measures import body_fraction, perceptual_hash
-from medssl_monai.store.notes import NOTE_KEY, SeriesNote, read_note
-from medssl_monai.store.reader import describe
-from medssl_monai.store.records import SeriesHeader, SliceRecord
-from medssl_monai.store.schema import INDEX_SCHEMA, SCHEMA_VERSION
+from medssl_monai.store.disk import LOCK_NAME
+from medssl_monai.store.records import SeriesHeader, SeriesNote, SliceRecord, read_note
+from medssl_monai.store.schema import SCHEMA_VERSION, describe
+from medssl_monai.store.series_files import write_array, write_index, write_part
 from medssl_monai.store.verdicts import Outcome, Verdict, merge_verdicts, read_verdicts, write_verdicts
 
 SUFFIXES = (".b2nd", ".parquet")
@@ -44,9 +32,6 @@ SUFFIXES = (".b2nd", ".parquet")
 
 NEWER = ".newer"
 """Ends the names of both while they lie beside an older version."""
-
-ROWS_TOGETHER = 2048
-"""Rows of the index written at once, at least."""
 
 
 class StoreWriter:
@@ -109,12 +94,9 @@ class StoreWriter:
         self.series_folder.mkdir(parents=True, exist_ok=True)
         with self._draft_folder() as drafts:
             array, part = drafts / "array.b2nd", drafts / "part.parquet"
-            rows, flags = _write_array(array, header, slices)
+            rows, flags = write_array(array, header, slices)
             whole = dataclasses.replace(note(flags), array_sha256=file_sha256(array))
-            table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA).replace_schema_metadata(
-                {NOTE_KEY: whole.to_bytes()}
-            )
-            pq.write_table(table, part, compression="zstd")
+            write_part(part, rows, whole)
             beside = NEWER if replace else ""
             if replace:
                 self._reopen()
@@ -185,7 +167,7 @@ class StoreWriter:
             if verdict.outcome is Outcome.REJECTED or verdict.series_id in notes
         ]
         with self._draft_folder() as drafts:
-            slices = self._write_index(drafts / "index.parquet", list(notes))
+            slices = write_index(drafts / "index.parquet", [self.series_folder / f"{name}.parquet" for name in notes])
             write_verdicts(drafts / "verdicts.jsonl", merged)
             description = {
                 "format": "medssl-monai slice store",
@@ -203,30 +185,6 @@ class StoreWriter:
             for name in names:
                 (drafts / name).replace(self.path / name)
 
-    def _write_index(self, path: Path, names: Sequence[str]) -> int:
-        """All parts in one file, with days counted from each patient's first, which parts do not know of one another.
-
-        Returns:
-            The number of rows.
-        """
-        parts = [self.series_folder / f"{name}.parquet" for name in names]
-        first: dict[str, int] = {}
-        for part in parts:
-            patient, day = (column[0].as_py() for column in _read(part, ["patient", "study_day"]))
-            if day is not None:
-                first[patient] = min(day, first.get(patient, day))
-        rows, waiting = 0, INDEX_SCHEMA.empty_table()
-        with pq.ParquetWriter(path, INDEX_SCHEMA, compression="zstd") as file:
-            for part in parts:
-                table = _read(part).cast(INDEX_SCHEMA)
-                rows += table.num_rows
-                waiting = pa.concat_tables([waiting, _with_relative_days(table, first)])
-                if waiting.num_rows >= ROWS_TOGETHER:
-                    file.write_table(waiting)
-                    waiting = waiting.slice(0, 0)
-            file.write_table(waiting)
-        return rows
-
     def _reopen(self) -> None:
         """The index no longer tells the truth, nor does a report: until `finish`, the store counts as unfinished."""
         for name in ("store.json", "report.html"):
@@ -240,81 +198,6 @@ class StoreWriter:
             yield drafts
         finally:
             shutil.rmtree(drafts, ignore_errors=True)
-
-
-def _write_array(
-    path: Path, header: SeriesHeader, slices: Iterable[SliceRecord]
-) -> tuple[list[dict[str, Any]], frozenset[str]]:
-    """Compresses the slices one after another; gives the rows of the index, and the slices' flags."""
-    import blosc2
-
-    block = (1, *header.shape[1:])
-    array = blosc2.empty(
-        header.shape,
-        dtype=np.int16,
-        chunks=block,
-        blocks=block,
-        urlpath=str(path),
-        mode="w",
-        contiguous=True,
-        cparams=blosc2.CParams(
-            codec=blosc2.Codec.ZSTD, clevel=1, filters=[blosc2.Filter.BITSHUFFLE], typesize=2, nthreads=1
-        ),
-        dparams=blosc2.DParams(nthreads=1),
-    )
-    rows: list[dict[str, Any]] = []
-    flags: set[str] = set()
-    for number, record in enumerate(slices):
-        # A block is a slice: handed over as it is, which the array's own indexing would take half as long again to do.
-        try:
-            array.schunk.update_data(number, np.ascontiguousarray(record.pixels), copy=True)
-        except RuntimeError as error:  # blosc2 does not say why; compression cannot fail
-            raise disk_refused(path.parent, OSError(errno.EIO, "the disk took no more slices")) from error
-        rows.append(_row(header, number, record))
-        flags |= record.flags
-    assert len(rows) == header.shape[0], (len(rows), header.shape)
-    return rows, frozenset(flags)
-
-
-def _row(header: SeriesHeader, number: int, record: SliceRecord) -> dict[str, Any]:
-    row_mm, column_mm = record.spacing_mm or (None, None)
-    return {
-        "series_id": header.series_id,
-        "patient": header.patient,
-        "slice": number,
-        "study_day": header.shifted_day,
-        "z_mm": record.z_mm,
-        "plane": header.plane,
-        "rows": header.shape[1],
-        "columns": header.shape[2],
-        "spacing_row_mm": row_mm,
-        "spacing_column_mm": column_mm,
-        "slice_spacing_mm": record.slice_spacing_mm,
-        "modality": header.modality,
-        "body_part": header.body_part,
-        "kernel": header.kernel,
-        "hu_min": int(record.pixels.min()),
-        "hu_max": int(record.pixels.max()),
-        "body_fraction": body_fraction(record.pixels, header.modality),
-        "phash": perceptual_hash(record.pixels, header.modality),
-        "window_level": record.window_level,
-        "window_width": record.window_width,
-        "flags": ",".join(sorted(header.flags | record.flags)),
-        "source_id": header.source_id,
-        "affine": None if header.affine is None else list(header.affine),
-    }
-
-
-def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
-    """Without `pyarrow.dataset`, which `read_table` would load at a cost of 10 MB."""
-    with pq.ParquetFile(part) as file:
-        return file.read(columns, use_threads=False).replace_schema_metadata(None)
-
-
-def _with_relative_days(rows: pa.Table, first: Mapping[str, int]) -> pa.Table:
-    """The rows of one series, its day counted from its patient's first."""
-    days = pc.subtract(rows.column("study_day"), pa.scalar(first.get(rows.column("patient")[0].as_py()), pa.int32()))
-    return rows.set_column(rows.schema.get_field_index("study_day"), INDEX_SCHEMA.field("study_day"), days)
 
 
 def _fingerprint(index: Path, arrays: Mapping[str, str]) -> str:

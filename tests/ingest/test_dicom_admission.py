@@ -155,7 +155,7 @@ def test_missing_decoder_is_named(tmp_path: Path, run: Ingest, monkeypatch: pyte
 
     path = Path(str(get_testdata_file("MR_small_jp2klossless.dcm", download=False)))
     monkeypatch.setattr(pydicom.dataset.Dataset, "pixel_array", property(refuse))
-    monkeypatch.setattr("medssl_monai.ingest.dicom.pixels._plain", lambda _: None)
+    monkeypatch.setattr("medssl_monai.ingest.dicom.pixels.plain", lambda _: None)
     monkeypatch.setattr("medssl_monai.ingest.series_headers.SeriesHeaders.count", lambda *_: 0)  # in this process
     with pytest.raises(NoImagesError, match=r"pip install pylibjpeg-openjpeg") as caught:
         run(path)

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from medssl_monai.errors import InputError
+from medssl_monai.ingest.pacs import CONNECTIONS, fetch_ahead
 from medssl_monai.ingest.sources.dicomweb import (
-    CONNECTIONS,
     PacsSeries,
     PacsSource,
-    fetch_ahead,
     is_dicomweb,
     parse_query,
 )

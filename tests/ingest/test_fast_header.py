@@ -12,9 +12,11 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from medssl_monai.ingest.dicom import instance, pixels
+from medssl_monai.ingest.dicom import decode, pixels
+from medssl_monai.ingest.dicom import header as header_module
 from medssl_monai.ingest.dicom.fast_header import asked_for, plain_header
-from medssl_monai.ingest.dicom.instance import HEAD_BYTES, HEADER_TAGS, Instance, read_frames, sniff_dicom
+from medssl_monai.ingest.dicom.header import HEAD_BYTES, HEADER_TAGS, read_frames, sniff_dicom
+from medssl_monai.ingest.dicom.instance import Instance
 from medssl_monai.store.verdicts import Reason, RejectedError
 from tests.ingest.dicom_fixtures import phantom, write_series
 from tests.ingest.test_ingest_fuzz import mutated
@@ -79,7 +81,7 @@ def test_a_header_that_does_not_end_in_the_bytes_says_nothing(seeds: list[Path])
 
 def test_mutated_files(seeds: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(5)
-    path, plain = tmp_path / "mutated.dcm", pixels._plain
+    path, plain = tmp_path / "mutated.dcm", decode.plain
     ordinary = 0
     for number in range(400):
         path.write_bytes(mutated(draw.choice(seeds).read_bytes(), draw) if number else seeds[0].read_bytes())
@@ -93,21 +95,21 @@ def test_mutated_files(seeds: list[Path], tmp_path: Path, monkeypatch: pytest.Mo
             continue
         if plain(path) is not None:
             with monkeypatch.context() as patched:
-                patched.setattr(pixels, "_plain", lambda _: None)
+                patched.setattr(pixels, "plain", lambda _: None)
                 patched.setattr(pixels, "_simple_hu", lambda *_: None)
                 slow = image_facts(mine[0])
             assert image_facts(mine[0]) == slow, number
     assert ordinary > 60
-    assert instance._HEADER_FIELDS == FIELDS
+    assert header_module._HEADER_FIELDS == FIELDS
 
 
 def test_jpeg_2000(seeds: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """As pydicom decodes it; a codestream that contradicts the header is left to pydicom."""
     path = next(path for path in seeds if "jp2k" in path.name)
     contradicting = Path(str(get_testdata_file("J2K_pixelrep_mismatch.dcm", download=False)))
-    assert pixels._plain(path) is not None
-    assert pixels._plain(contradicting) is None
+    assert decode.plain(path) is not None
+    assert decode.plain(contradicting) is None
     (instance,) = read_frames(path)
     mine = image_facts(instance)
-    monkeypatch.setattr(pixels, "_plain", lambda _: None)
+    monkeypatch.setattr(pixels, "plain", lambda _: None)
     assert image_facts(instance) == mine

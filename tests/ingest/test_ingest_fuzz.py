@@ -19,7 +19,7 @@ from medssl_monai.errors import GeometryError
 from medssl_monai.ingest import build_store
 from medssl_monai.ingest.dicom.admission import Rules
 from medssl_monai.ingest.dicom.pixels import read_pixels
-from medssl_monai.ingest.dicom.stacks import plan_series
+from medssl_monai.ingest.dicom.plan import plan_series
 from medssl_monai.ingest.scan import look_at
 from medssl_monai.ingest.sources.archives import ArchiveLimits, unpacked
 from medssl_monai.ingest.sources.paths import SourceFile

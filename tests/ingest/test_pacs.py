@@ -84,7 +84,7 @@ def test_resumes_without_fetching_again(address: str, tmp_path: Path, monkeypatc
         return retrieve(self, series, folder)
 
     monkeypatch.setattr(PacsSource, "retrieve", counted)
-    monkeypatch.setattr("medssl_monai.ingest.pipeline.PACS_BATCH", 1)
+    monkeypatch.setattr("medssl_monai.ingest.pacs.PACS_BATCH", 1)
     with pytest.raises(KeyboardInterrupt):
         build_store(
             [PacsSource(address, {"Modality": "CT"}), PacsSource(address)], tmp_path / "store", key=KEY, progress=False

@@ -62,7 +62,7 @@ def test_only_what_a_disk_says_is_the_disk_s(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "PLANTED")
 
-    monkeypatch.setattr("medssl_monai.store.writer.pq.write_table", refuse)
+    monkeypatch.setattr("medssl_monai.store.series_files.pq.write_table", refuse)
     if number == errno.ENOSPC:
         with pytest.raises(InputError, match=r"store: cannot be written \(No space left on device\)") as caught:
             build_store([source], tmp_path / "store", key=KEY, progress=False)

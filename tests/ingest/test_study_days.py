@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.lookup import find_series
-from medssl_monai.store.notes import NOTE_KEY
 from medssl_monai.store.pseudonyms import shifted_day
+from medssl_monai.store.records import NOTE_KEY
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, uid, write_series
 
 DAYS = {"a1": ("A", "20190228"), "a2": ("A", "20190301"), "a3": ("A", "2020.03.01"), "b1": ("B", "19000101")}

@@ -17,7 +17,7 @@ from pydicom.uid import RLELossless
 
 from medssl_monai.errors import InputError
 from medssl_monai.ingest import Reason, build_store
-from medssl_monai.ingest.plans import plan_volumes
+from medssl_monai.ingest.volumes.plan import plan_volumes
 from medssl_monai.store.pseudonyms import source_id
 from tests.ingest.conftest import Ingest
 from tests.ingest.dicom_fixtures import KEY, anatomy, phantom, write, write_series

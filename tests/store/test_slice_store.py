@@ -13,8 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest import Outcome, Reason, SliceStore, Verdict
-from medssl_monai.store.notes import SeriesNote
-from medssl_monai.store.records import SeriesHeader, SliceRecord, Voi
+from medssl_monai.store.records import SeriesHeader, SeriesNote, SliceRecord, Voi
 from medssl_monai.store.schema import COLUMNS
 from medssl_monai.store.verdicts import merge_verdicts
 from medssl_monai.store.writer import StoreWriter

@@ -12,7 +12,8 @@ from typing import Any
 import pydicom
 
 from medssl_monai.classify.inputs import PredictionInput
-from medssl_monai.ingest.dicom.instance import Instance, read_frames, sniff_dicom
+from medssl_monai.ingest.dicom.header import read_frames, sniff_dicom
+from medssl_monai.ingest.dicom.instance import Instance
 from medssl_monai.ingest.dicom.tags import reading
 from medssl_monai.ingest.scan import find_files
 from medssl_monai.ingest.sources.archives import unpacked

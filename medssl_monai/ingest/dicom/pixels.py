@@ -1,22 +1,16 @@
-"""The pixels of a DICOM image: decoded, freed of junk, and in Hounsfield units where it is CT."""
+"""The pixels of a DICOM image: without junk beside the stored bits, and in Hounsfield units where it is CT."""
 
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
-from pathlib import Path
-from struct import Struct
 from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.tag import Tag
-from pydicom.uid import UID
 
-from medssl_monai.ingest.dicom.bits import bits_stored, declared_padding, fits, lowest_value, significant_bits
-from medssl_monai.ingest.dicom.fast_header import asked_for, plain_header
-from medssl_monai.ingest.dicom.instance import Instance
+from medssl_monai.ingest.dicom.decode import decode, decode_once, plain, sign_flags
+from medssl_monai.ingest.dicom.instance import UNCOMPRESSED_SYNTAXES, Instance
 from medssl_monai.ingest.dicom.tags import integer, quiet, reading, text
 from medssl_monai.ingest.hounsfield import (
     LOWERED_BY,
@@ -29,39 +23,8 @@ from medssl_monai.ingest.hounsfield import (
 )
 from medssl_monai.store.verdicts import Reason, RejectedError
 
-PLUGINS: dict[str, str] = {
-    "1.2.840.10008.1.2.4.50": "python-gdcm",
-    "1.2.840.10008.1.2.4.51": "pylibjpeg-libjpeg pylibjpeg",
-    "1.2.840.10008.1.2.4.57": "python-gdcm",
-    "1.2.840.10008.1.2.4.70": "python-gdcm",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
-    "1.2.840.10008.1.2.4.90": "pylibjpeg-openjpeg pylibjpeg",
-    "1.2.840.10008.1.2.4.91": "pylibjpeg-openjpeg pylibjpeg",
-    "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg pylibjpeg",
-    "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg pylibjpeg",
-    "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg pylibjpeg",
-}
-"""Transfer syntax to the Python package that decodes it."""
-
-PIXEL_TAGS = (
-    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration", "PhotometricInterpretation"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("ModalityLUTSequence", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "SOPClassUID"),
-    *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
-)
-"""What decoding needs; to read the other tags again would take as long."""
-
-_PIXEL_TAGS = [Tag(keyword) for keyword in PIXEL_TAGS]
-
-_PIXEL_FIELDS = asked_for(PIXEL_TAGS)
-
-LITTLE_ENDIAN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
-"""Uncompressed transfer syntaxes, little endian."""
-
-_SIZ_GRID, _SIZ_COMPONENTS = Struct(">4L").unpack_from, Struct(">HB").unpack_from
-
-J2K_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
+CELL_SYNTAXES = UNCOMPRESSED_SYNTAXES | {"1.2.840.10008.1.2.5"}
+"""Transfer syntaxes that keep pixel cells bit by bit, RLE among them; the others keep the values in them."""
 
 
 def read_pixels(instance: Instance, lowered: bool = False) -> HounsfieldSlice:
@@ -74,24 +37,24 @@ def read_pixels(instance: Instance, lowered: bool = False) -> HounsfieldSlice:
     Raises:
         RejectedError: the pixels cannot be decoded.
     """
-    plain = _plain(instance.content) if instance.frame is None else None
-    if plain is not None:
-        return _checked(instance, *plain, lowered)
+    ordinary = plain(instance.content) if instance.frame is None else None
+    if ordinary is not None:
+        return _checked(instance, *ordinary, lowered)
     with quiet():
         return _read_pixels(instance, lowered)
 
 
 def _read_pixels(instance: Instance, lowered: bool) -> HounsfieldSlice:
     if instance.frame is None:
-        dataset, raw = _decode(instance.content)
+        dataset, raw = decode(instance.content)
     else:
         with reading():
             status = instance.content.stat()
-        dataset, frames = _decode_once(instance.content, status.st_mtime_ns, status.st_size)
+        dataset, frames = decode_once(instance.content, status.st_mtime_ns, status.st_size)
         frames = frames[None] if frames.ndim == 2 else frames
         raw = frames[instance.frame] if instance.frame < len(frames) else frames
     pixels, flags = _checked(instance, dataset, raw, lowered)
-    return HounsfieldSlice(pixels, flags | _sign_flags(dataset))
+    return HounsfieldSlice(pixels, flags | sign_flags(dataset))
 
 
 def _checked(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: bool) -> HounsfieldSlice:
@@ -105,7 +68,7 @@ def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: b
     simple = _simple_hu(instance, dataset, raw) if instance.modality == "CT" else None
     if simple is not None:
         return HounsfieldSlice(simple, frozenset())
-    stored = significant_bits(raw, dataset)
+    stored = _significant_bits(raw, dataset)
     if instance.modality != "CT":
         inverted = instance.photometric == "MONOCHROME1"
         lowered = lowered and integer(dataset, "PixelRepresentation") == 0
@@ -115,9 +78,9 @@ def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: b
         return HounsfieldSlice(pixels, frozenset(name for name, holds in names.items() if holds))
     slope = 1.0 if instance.slope is None else instance.slope
     intercept = 0.0 if instance.intercept is None else instance.intercept
-    declared = declared_padding(dataset)
+    declared = _declared_padding(dataset)
     padding = None if declared is None else padding_mask(stored, slope, intercept, declared)
-    if declared is not None and padding is not None and not fits(declared, dataset):
+    if declared is not None and padding is not None and not _fits(declared, dataset):
         # Some writers put padding where BitsStored leaves no room for it: it is gone once the junk above is.
         padding |= padding_mask(raw, slope, intercept, declared)
     if instance.has_lut:
@@ -139,13 +102,13 @@ def _simple_hu(instance: Instance, dataset: Any, raw: NDArray[Any]) -> NDArray[n
     lowest, highest = int(raw.min()), int(raw.max())
     if lowest + intercept < PADDING_HU or highest + intercept > np.iinfo(np.int16).max:
         return None
-    padding = declared_padding(dataset)
+    padding = _declared_padding(dataset)
     if padding is not None and padding[0] <= highest and padding[1] >= lowest:
         return None
-    bits = bits_stored(dataset)
+    bits = _bits_stored(dataset)
     if integer(dataset, "HighBit") not in (None, bits - 1):
         return None
-    bottom = lowest_value(bits, dataset)
+    bottom = _lowest_value(bits, dataset)
     if lowest < bottom or highest >= bottom + (1 << bits):
         return None
     pixels = raw.astype(np.int16)  # high values without a sign wrap here, and back in the sum
@@ -153,134 +116,10 @@ def _simple_hu(instance: Instance, dataset: Any, raw: NDArray[Any]) -> NDArray[n
     return pixels
 
 
-def _plain(content: Path) -> tuple[Any, NDArray[Any]] | None:
-    """Header and pixels of an ordinary file, uncompressed (a view of its bytes) or JPEG 2000; None for any other."""
-    try:
-        data = content.read_bytes()
-    except OSError:
-        return None
-    header = plain_header(data, _PIXEL_FIELDS, whole=True)
-    if header is None or header.pixels is None or not _is_one_grey_image(header):
-        return None
-    start, length = header.pixels
-    pixels: bytes | bytearray = data
-    if text(header.file_meta, "TransferSyntaxUID") not in LITTLE_ENDIAN:
-        decoded = _decoded_j2k(header, data[start : start + length])
-        if decoded is None:
-            return None
-        start, length, pixels = 0, len(decoded), decoded
-    shape = integer(header, "Rows") or 0, integer(header, "Columns") or 0
-    if not 0 < 2 * shape[0] * shape[1] <= length:
-        return None
-    kind = "<i2" if integer(header, "PixelRepresentation") else "<u2"
-    return header, np.frombuffer(pixels, kind, shape[0] * shape[1], start).reshape(shape)
-
-
-def _decoded_j2k(header: Any, stream: bytes) -> bytearray | None:
-    """The pixels of a JPEG 2000 codestream which says of them what the header says; None for anything else."""
-    if text(header.file_meta, "TransferSyntaxUID") not in J2K_SYNTAXES or stream[:4] != b"\xff\x4f\xff\x51":
-        return None
-    if len(stream) < 43:
-        return None
-    # ISO/IEC 15444-1 A.5.1: the grid and where the image starts on it, then components, and precision with the sign
-    right, bottom, left, top = _SIZ_GRID(stream, 8)
-    components, depth = _SIZ_COMPONENTS(stream, 40)
-    bits, signed = (depth & 0x7F) + 1, depth >> 7
-    agrees = (
-        components == 1
-        and (bottom - top, right - left) == (integer(header, "Rows"), integer(header, "Columns"))
-        and 8 < bits <= 16
-        and bits == integer(header, "BitsStored")
-        and signed == integer(header, "PixelRepresentation")
-    )
-    if not agrees:
-        return None
-    try:
-        from openjpeg.utils import decode_pixel_data
-
-        decoded = decode_pixel_data(stream, version=2)
-    except Exception:  # it is missing, or the stream is damaged; pydicom finds another decoder, or says what is wrong
-        return None
-    return decoded if isinstance(decoded, bytearray) else None
-
-
-def _is_native(dataset: Any) -> bool:
-    """Whether it says that it is one uncompressed grey image of 16 bits."""
-    return text(dataset.file_meta, "TransferSyntaxUID") in LITTLE_ENDIAN and _is_one_grey_image(dataset)
-
-
-def _is_one_grey_image(dataset: Any) -> bool:
-    return (
-        (integer(dataset, "NumberOfFrames") or 1) == 1
-        and integer(dataset, "SamplesPerPixel") == 1
-        and integer(dataset, "BitsAllocated") == 16
-        and integer(dataset, "PixelRepresentation") in (0, 1)
-    )
-
-
-def _decode(content: Path) -> tuple[Any, NDArray[Any]]:
-    """The whole object, and its pixels as decoded."""
-    with reading():
-        dataset = pydicom.dcmread(content, force=True, specific_tags=_PIXEL_TAGS)
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        dataset.file_meta.TransferSyntaxUID = _implied_syntax(dataset)
-    plain = _native(dataset)
-    if plain is not None:
-        return dataset, plain
-    try:
-        with reading():
-            return dataset, _decompressed(dataset)
-    except RejectedError as rejection:
-        raise RejectedError(Reason.UNDECODABLE, _decoding_remedy(dataset.file_meta.TransferSyntaxUID)) from rejection
-
-
-def _decompressed(dataset: Any) -> NDArray[Any]:
-    """pydicom's `pixel_array`; JPEG 2000 by the fastest plug-in first, since nothing else takes as long."""
-    if dataset.file_meta.TransferSyntaxUID in J2K_SYNTAXES and hasattr(dataset, "pixel_array_options"):
-        try:
-            dataset.pixel_array_options(decoding_plugin="pylibjpeg")
-            return np.asarray(dataset.pixel_array)
-        except Exception:  # it is missing, or cannot decode this; the others are asked
-            dataset.pixel_array_options(decoding_plugin="")
-    return np.asarray(dataset.pixel_array)
-
-
-def _native(dataset: Any) -> NDArray[Any] | None:
-    """One uncompressed grey image of 16 bits, a view of its bytes; None for anything else, which pydicom decodes."""
-    if not _is_native(dataset):
-        return None
-    rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
-    signed, content = integer(dataset, "PixelRepresentation"), dataset.get("PixelData")
-    if not isinstance(content, bytes) or not 0 < 2 * rows * columns <= len(content):
-        return None
-    return np.frombuffer(content, "<i2" if signed else "<u2", rows * columns).reshape(rows, columns)
-
-
-@lru_cache(maxsize=2)
-def _decode_once(content: Path, modified: int, size: int) -> tuple[Any, NDArray[Any]]:
-    """As `_decode`, kept for two objects (an object and its copy), so that all frames cost one decoding."""
-    return _decode(content)
-
-
 def _turned_over(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:
     """MONOCHROME1 shows its lowest value white (PS3.3 C.7.6.3.1.2): what was lowest becomes highest."""
-    bits = bits_stored(dataset)
+    bits = _bits_stored(dataset)
     return -1 - stored if integer(dataset, "PixelRepresentation") == 1 else (1 << bits) - 1 - stored
-
-
-def _sign_flags(dataset: Any) -> frozenset[str]:
-    """Whether a JPEG 2000 codestream contradicts PixelRepresentation; the decoder believes the codestream.
-
-    The sign is the highest bit of Ssiz in the SIZ marker (ISO/IEC 15444-1 A.5.1).
-    """
-    if text(dataset.file_meta, "TransferSyntaxUID") not in J2K_SYNTAXES:
-        return frozenset()
-    head = bytes(dataset.PixelData[:4096])
-    start = head.find(b"\xff\x4f\xff\x51")
-    if start < 0 or len(head) < start + 43:
-        return frozenset()
-    signed = bool(head[start + 42] & 0x80)
-    return frozenset() if signed == (integer(dataset, "PixelRepresentation") == 1) else frozenset({"sign_corrected"})
 
 
 def pixel_digest(instance: Instance) -> str:
@@ -290,25 +129,6 @@ def pixel_digest(instance: Instance) -> str:
         RejectedError: the pixels cannot be decoded.
     """
     return hashlib.sha256(np.ascontiguousarray(read_pixels(instance, lowered=True).pixels).tobytes()).hexdigest()
-
-
-def _implied_syntax(dataset: Any) -> UID:
-    """The uncompressed transfer syntax in which pydicom found the elements (PS3.5 10.1)."""
-    implicit, little = getattr(dataset, "original_encoding", (None, None))
-    if implicit is None:
-        implicit, little = dataset.is_implicit_VR, dataset.is_little_endian
-    if implicit:
-        return pydicom.uid.ImplicitVRLittleEndian
-    return pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
-
-
-def _decoding_remedy(syntax: str) -> str:
-    name = UID(syntax).name
-    shown = name if name != syntax else "an unknown transfer syntax"
-    plugin = PLUGINS.get(syntax)
-    if plugin is None:
-        return f"its pixels ({shown}) cannot be decoded: truncated or damaged"
-    return f"its pixels ({shown}) cannot be decoded: damaged, or the decoder is missing (pip install {plugin})"
 
 
 def _modality_lut(dataset: Any, stored: NDArray[Any]) -> NDArray[np.int64]:
@@ -325,3 +145,66 @@ def _modality_lut(dataset: Any, stored: NDArray[Any]) -> NDArray[np.int64]:
         data = np.frombuffer(data, np.dtype("u1" if bytewise else "<u2" if little else ">u2"))
     table = np.asarray(data, np.int64)[:count]
     return np.asarray(table[np.clip(stored - first, 0, len(table) - 1)])
+
+
+def _significant_bits(raw: NDArray[Any], dataset: Any) -> NDArray[Any]:
+    """Values without what overlays or junk left above and below the stored bits, sign extended (PS3.5 8.1.1).
+
+    In int32 where the values have at most 16 bits, which leaves room to compute, and in int64 otherwise.
+    """
+    stored: NDArray[np.signedinteger[Any]] = raw.astype(np.int32 if raw.dtype.itemsize <= 2 else np.int64)
+    bits, allocated = _bits_stored(dataset), integer(dataset, "BitsAllocated") or 16
+    high = integer(dataset, "HighBit")
+    shift = 0 if high is None else high + 1 - bits
+    if not bits < allocated <= 64 or not 0 <= shift <= allocated - bits:
+        return stored
+    lowest = _lowest_value(bits, dataset)
+    inside = lowest <= raw.min() and raw.max() < lowest + (1 << bits)
+    if shift:
+        # Decoders give values, not cells. And some writers name a HighBit and store values at the bottom nonetheless.
+        low_bits_used = bool((stored & ((1 << shift) - 1)).any())
+        if text(dataset.file_meta, "TransferSyntaxUID") not in CELL_SYNTAXES or (inside and low_bits_used):
+            return stored
+        stored = stored >> shift
+    elif inside:
+        return stored
+    shifted: Any = stored - lowest
+    return np.asarray((shifted & ((1 << bits) - 1)) + lowest)
+
+
+def _bits_stored(dataset: Any) -> int:
+    """BitsStored, from 1 to 64; BitsAllocated where it is missing or no number of bits that fit there."""
+    allocated = integer(dataset, "BitsAllocated") or 16
+    allocated = allocated if 0 < allocated <= 64 else 16
+    bits = integer(dataset, "BitsStored") or allocated
+    return bits if 0 < bits <= allocated else allocated
+
+
+def _lowest_value(bits: int, dataset: Any) -> int:
+    """The lowest value that so many bits hold."""
+    return -(1 << (bits - 1)) if integer(dataset, "PixelRepresentation") == 1 else 0
+
+
+def _fits(limits: tuple[int, int], dataset: Any) -> bool:
+    """Whether values lie within what BitsStored can hold."""
+    bits = _bits_stored(dataset)
+    lowest = _lowest_value(bits, dataset)
+    return lowest <= limits[0] and limits[1] < lowest + (1 << bits)
+
+
+def _declared_padding(dataset: Any) -> tuple[int, int] | None:
+    """Lowest and highest stored value of padding; a value written with the wrong sign is understood."""
+    first = integer(dataset, "PixelPaddingValue")
+    if first is None:
+        return None
+    second = integer(dataset, "PixelPaddingRangeLimit")
+    limits = [_signed(value, dataset) for value in (first, first if second is None else second)]
+    return min(limits), max(limits)
+
+
+def _signed(value: int, dataset: Any) -> int:
+    if integer(dataset, "PixelRepresentation") == 1 and value > 0x7FFF:
+        return value - 0x10000
+    if integer(dataset, "PixelRepresentation") == 0 and value < 0:
+        return value + 0x10000
+    return value

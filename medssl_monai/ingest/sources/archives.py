@@ -21,11 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from medssl_monai.errors import InputError
-from medssl_monai.ingest.sources.paths import SourceFile, SourceFiles
+from medssl_monai.ingest.sources.paths import SourceFile, SourceFiles, is_archive
 from medssl_monai.store.disk import disk_refused, writing
 from medssl_monai.store.verdicts import Reason, RejectedError
-
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 BLOCK_BYTES = 1 << 20
 
@@ -61,11 +59,6 @@ class ArchiveLimits:
     ratio: float = 200.0
     ratio_from_bytes: int = 256 * 2**20
     depth: int = 4
-
-
-def is_archive(path: Path) -> bool:
-    """Whether the name is that of an archive."""
-    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 @contextmanager

@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +26,6 @@ from medssl_monai.ingest.sources.paths import SourceFile
 from medssl_monai.store.disk import disk_refused, writing
 from medssl_monai.store.pseudonyms import pseudonym, source_id
 from medssl_monai.store.verdicts import Outcome, Reason, RejectedError, Verdict
-
-CONNECTIONS = 4
-"""Series fetched at once."""
 
 PAGE = 200
 """Matches that are asked for at once; servers may have a lower limit of their own."""
@@ -253,36 +248,6 @@ class PacsSource:
 
     def _client(self) -> Any:
         return dicomweb_client(self.url, self.verify_tls, ATTEMPTS, SECONDS_BEFORE_RETRY)
-
-
-def fetch_ahead(
-    source: PacsSource, wanted: Iterable[tuple[PacsSeries, Path]]
-) -> Generator[tuple[PacsSeries, Path, list[SourceFile] | RejectedError], None, None]:
-    """Retrieves series into their folders, `CONNECTIONS` at once; gives each, in order, with its files or why not.
-
-    No more are asked for than that until the first of them is taken, so that what waits on the disk is bounded.
-    """
-    waiting: deque[tuple[PacsSeries, Path, Future[list[SourceFile]]]] = deque()
-
-    def first() -> tuple[PacsSeries, Path, list[SourceFile] | RejectedError]:
-        series, folder, future = waiting.popleft()
-        try:
-            return series, folder, future.result()
-        except RejectedError as rejection:
-            return series, folder, rejection
-
-    # Quiet as a whole: what silences a library is the process's, and must not come and go while threads use it.
-    pool = ThreadPoolExecutor(CONNECTIONS)
-    try:
-        with quiet():
-            for series, folder in wanted:
-                waiting.append((series, folder, pool.submit(source.retrieve, series, folder)))
-                if len(waiting) == CONNECTIONS:
-                    yield first()
-            while waiting:
-                yield first()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def not_retrieved(series: PacsSeries, source: PacsSource, why: RejectedError, key: bytes) -> Verdict:

@@ -1,4 +1,4 @@
-"""The files of a run, kept on disk (see `disk_table`)."""
+"""The files of a run, kept on disk (see `DiskTable`), and what their names say of their format."""
 
 from __future__ import annotations
 
@@ -11,6 +11,27 @@ from typing import Any, NamedTuple
 from medssl_monai.errors import InputError
 
 CACHE_KB = 512
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, ".mha", ".mhd")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+
+def is_volume_file(path: Path) -> bool:
+    """Whether the name is that of a volume format."""
+    return path.name.lower().endswith(VOLUME_SUFFIXES)
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether the name is that of a picture."""
+    return path.name.lower().endswith(PICTURE_SUFFIXES)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is that of an archive."""
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 class PathList(Collection[Path]):

@@ -14,17 +14,10 @@ from numpy.typing import NDArray
 from medssl_monai.ingest.hounsfield import LOWERED_BY, HounsfieldSlice, clip_to_int16, needs_lowering
 from medssl_monai.store.verdicts import Reason, RejectedError
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 PICTURE_MODALITY = "OT"
 """DICOM's word for "other" (PS3.3 C.7.3.1.1.1), where the caller does not name a modality."""
-
-
-def is_picture_file(path: Path) -> bool:
-    """Whether the name is that of a picture."""
-    return path.name.lower().endswith(PICTURE_SUFFIXES)
 
 
 def read_picture(path: Path) -> HounsfieldSlice:

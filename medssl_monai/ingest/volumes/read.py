@@ -9,21 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_monai.ingest.sources.paths import NIFTI_SUFFIXES, NRRD_SUFFIXES
 from medssl_monai.ingest.volumes.nrrd_metaimage import read_meta_image, read_nrrd
 from medssl_monai.ingest.volumes.volume import Volume
 from medssl_monai.store.verdicts import Reason, RejectedError
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-NRRD_SUFFIXES = (".nrrd", ".nhdr")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, ".mha", ".mhd")
-
 UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Of NIfTI's xyzt_units, lowest three bits: metre, mm, micron. Unknown ones are taken for mm."""
-
-
-def is_volume_file(path: Path) -> bool:
-    """Whether the name is that of a volume format."""
-    return path.name.lower().endswith(VOLUME_SUFFIXES)
 
 
 def read_volume(path: Path) -> Volume:

@@ -1,17 +1,16 @@
-"""What becomes a series: DICOM images of one SeriesInstanceUID, or one volume file or picture."""
+"""One volume file or picture as a series: its plan, named by its bytes."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medssl_monai.ingest.dicom.admission import Rules
-from medssl_monai.ingest.dicom.instance import Instance
-from medssl_monai.ingest.dicom.stacks import DicomPlan, common_folder, plan_series, series_uid
 from medssl_monai.ingest.scan import Found
-from medssl_monai.ingest.volumes.pictures import PICTURE_MODALITY, is_picture_file
+from medssl_monai.ingest.sources.paths import is_picture_file
+from medssl_monai.ingest.volumes.pictures import PICTURE_MODALITY
 from medssl_monai.store.pseudonyms import pseudonym, source_id
 from medssl_monai.store.verdicts import Outcome, Reason, Verdict
 
@@ -28,14 +27,6 @@ class VolumePlan:
     assume_hu: bool
     instance_ids: tuple[str, ...]
     files: int = 1
-
-
-def plan_images(found: Sequence[Found], key: bytes) -> tuple[list[DicomPlan], list[Verdict]]:
-    """The series to be stored among all files of one SeriesInstanceUID, and verdicts on what is in none of them."""
-    taken = [instance for one in found for instance, refused in one.instances if refused is None]
-    verdicts = _refused_series(found, {instance.path for instance in taken}, key)
-    plans, ambiguous = plan_series(taken, key)
-    return plans, [*verdicts, *ambiguous]
 
 
 def plan_volumes(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list[VolumePlan], list[Verdict]]:
@@ -80,35 +71,3 @@ def plan_volumes(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list
 def volume_series_id(key: bytes, digest: str) -> str:
     """The series id of a volume file: of its bytes, so that a moved or renamed file stays the same series."""
     return pseudonym(key, "series", f"file {digest}")
-
-
-def _refused_series(found: Sequence[Found], counted: set[Path], key: bytes) -> list[Verdict]:
-    """One verdict for all images of a series that were refused for the same reason.
-
-    Args:
-        found: all files of it.
-        counted: files that other verdicts account for, because some of their frames were taken.
-        key: of the pseudonyms.
-    """
-    groups: dict[tuple[str, Reason, str], list[Instance]] = defaultdict(list)
-    for one in found:
-        for instance, refused in one.instances:
-            if refused is not None:
-                groups[(series_uid(instance), *refused)].append(instance)
-    verdicts = []
-    for (uid, reason, detail), members in groups.items():
-        files = {member.path for member in members} - counted
-        counted = counted | files
-        verdicts.append(
-            Verdict(
-                Outcome.REJECTED,
-                "series",
-                source_id(key, common_folder(member.path for member in members)),
-                pseudonym(key, "series", uid),
-                files=len(files),
-                modality=members[0].modality,
-                reason=reason,
-                detail=detail,
-            )
-        )
-    return verdicts
