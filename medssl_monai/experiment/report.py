@@ -14,17 +14,16 @@ from medssl_monai.atomic import write_atomically, write_text
 from medssl_monai.errors import InputError
 from medssl_monai.experiment.plan import HEADS, METRICS
 from medssl_monai.experiment.results import Contrast, Point, StudyResults
+from medssl_monai.page import html_page
 
 # Okabe and Ito's colours, told apart by all; markers tell them apart in print.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vPX"
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 2rem auto; max-width: 66rem;
-  padding: 0 1rem; }
+body { font-size: 16px; line-height: 1.5; color: #1a1a1a; background: #fff; max-width: 66rem; padding: 2rem 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 img { max-width: 100%; height: auto; }
 div.table { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.75rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
 """
@@ -106,12 +105,7 @@ def write_report(results: StudyResults, out: Path) -> None:
                 _contrasts(results.contrasts),
             ),
         ]
-    page = (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(results.plan.title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
-        f"<style>{STYLE}</style></head>"
-        f"<body>\n{chr(10).join(parts)}\n</body></html>\n"
-    )
+    page = html_page(results.plan.title, "\n".join(parts), style=STYLE)
     write_text(out / "report.html", page)
     write_text(out / "tables.md", markdown_tables(results))
 

@@ -14,8 +14,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from itertools import islice
 from multiprocessing import connection, spawn
+from types import FunctionType, SimpleNamespace
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -176,26 +178,38 @@ class Workers:
 
 @cache
 def _context() -> Any:
-    """Not forked from this process: it may have threads (torch, blosc2), which do not survive a fork.
-
-    Nor do they import the caller's main module, as started processes do: a script that calls `build_store` without
-    ``if __name__ == "__main__"`` would begin again in each of them.
-    """
+    """Not forked from this process: it may have threads (torch, blosc2), which do not survive a fork."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     shared: Any = multiprocessing.get_context(method)
     if method == "forkserver":
         shared.set_forkserver_preload(PRELOADED)
     context = type(shared)()
-    context.Process = partial(shared.Process, name=PROCESS_NAME)
-    spawn.get_preparation_data = partial(_without_main, spawn.get_preparation_data)
+
+    def process(*arguments: Any, **options: Any) -> Any:
+        made = shared.Process(*arguments, name=PROCESS_NAME, **options)
+        if os.name == "posix":
+            made._Popen = partial(_launch_without_main, f"popen_{method.replace('spawn', 'spawn_posix')}")
+        return made
+
+    context.Process = process
     return context
 
 
-def _without_main(preparation: Callable[[str], dict[str, Any]], name: str) -> dict[str, Any]:
-    """What the standard library tells a new process; to those of this module, nothing of the main module."""
-    data = preparation(name)
-    ours = name == PROCESS_NAME
-    return {key: value for key, value in data.items() if not (ours and key.startswith("init_main_from_"))}
+def _launch_without_main(module: str, process: Any) -> Any:
+    """Starts a process that does not import the caller's main module, as processes of the standard library do.
+
+    A script that calls `build_store` without ``if __name__ == "__main__"`` would begin again in each of them. The
+    standard library has no option for that: its launcher runs here with another `get_preparation_data`.
+    """
+    launcher: Any = import_module(f"multiprocessing.{module}").Popen
+
+    def preparation(name: str) -> dict[str, Any]:
+        told = spawn.get_preparation_data(name)
+        return {key: value for key, value in told.items() if not key.startswith("init_main_from_")}
+
+    own = SimpleNamespace(**{**vars(spawn), "get_preparation_data": preparation})
+    launch = FunctionType(launcher._launch.__code__, {**launcher._launch.__globals__, "spawn": own})
+    return type("Popen", (launcher,), {"_launch": launch})(process)
 
 
 def _begin() -> None:

@@ -5,7 +5,6 @@ It follows from the store alone, so that equal stores have equal reports.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import shutil
 from collections import Counter, defaultdict
@@ -16,28 +15,19 @@ from pathlib import Path
 from string import Template
 from typing import Any, TextIO
 
-import numpy as np
-from numpy.typing import NDArray
-
+from medssl_monai.page import html_page
 from medssl_monai.store.reader import SliceStore
+from medssl_monai.store.thumbnails import histogram, picture, sample
 from medssl_monai.store.verdicts import FLAGS, Outcome, Verdict
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="medssl-digest" content="$digest">
-<title>Ingestion report</title>
-<style>
+STYLE = """
 :root { color-scheme: light dark; --back: #f6f7f9; --card: #fff; --text: #16202a; --quiet: #5b6875; --line: #dde2e8;
   --accepted: #1a7f4b; --repaired: #a86200; --rejected: #b3261e; --bar: #3d6fb4; }
 @media (prefers-color-scheme: dark) {
   :root { --back: #101418; --card: #181e25; --text: #e8edf2; --quiet: #95a3b1; --line: #2b343e;
     --accepted: #4cc38a; --repaired: #f0a63c; --rejected: #f2716b; --bar: #7fa9e0; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 24px; max-width: 1280px; background: var(--back); color: var(--text);
-  font: 14px/1.45 system-ui, -apple-system, "Segoe UI", sans-serif; }
+body { padding: 24px; max-width: 1280px; background: var(--back); color: var(--text); font-size: 14px;
+  line-height: 1.45; }
 h1 { font-size: 22px; margin: 0 0 4px; } h2 { font-size: 16px; margin: 28px 0 8px; }
 p { margin: 0 0 12px; color: var(--quiet); }
 .tiles { display: flex; flex-wrap: wrap; gap: 10px; margin: 16px 0; }
@@ -73,7 +63,7 @@ dd { margin: 0; font-variant-numeric: tabular-nums; }
 ul { margin: 6px 0 0; padding-left: 18px; }
 svg { display: block; } svg path { fill: var(--bar); } svg text { fill: var(--quiet); font-size: 10px; }
 svg line { stroke: var(--line); }
-table { border-collapse: collapse; width: 100%; background: var(--card); border: 1px solid var(--line); }
+table { width: 100%; background: var(--card); border: 1px solid var(--line); }
 th, td { text-align: left; vertical-align: top; padding: 6px 10px; border-top: 1px solid var(--line);
   overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
@@ -86,10 +76,9 @@ summary { cursor: pointer; color: var(--quiet); }
 @media (max-width: 480px) { .series { grid-template-columns: 96px 1fr; gap: 10px; }
   .picture { width: 96px; height: 96px; } .picture img { max-width: 96px; max-height: 96px; height: auto; } }
 @media print { form { display: none; } .series { break-inside: avoid; } }
-</style>
-</head>
-<body>
-<h1>Ingestion report</h1>
+"""
+
+BODY = """<h1>Ingestion report</h1>
 <p>$subtitle</p>
 <div class="tiles">$tiles</div>
 <div class="share" title="files accepted, repaired, rejected">$share</div>
@@ -129,11 +118,8 @@ form.addEventListener("input", filter);
 document.getElementById("clear").addEventListener("click", () => { form.reset(); filter(); });
 form.addEventListener("submit", event => event.preventDefault());
 filter();
-</script>
-</body>
-</html>
-"""
-
+</script>"""
+"""A `string.Template`; what is put in is already HTML."""
 
 REPORT_NAME = "report.html"
 
@@ -145,12 +131,6 @@ CARDS = "<!-- the series -->"
 
 MAX_NAMES = 100
 """Pseudonyms listed for one reason."""
-
-SAMPLED_SLICES = 12
-PICTURE_SIDE = 132
-CT_WINDOW = (40.0, 400.0)
-HU_RANGE = (-1024.0, 1976.0)
-BINS = 60
 
 
 def write_report(store: SliceStore, max_pictures: int = MAX_PICTURES) -> Path:
@@ -185,7 +165,8 @@ def write_report(store: SliceStore, max_pictures: int = MAX_PICTURES) -> Path:
 
 def _digest(store: SliceStore, max_pictures: int) -> str:
     verdicts = (store.path / "verdicts.jsonl").read_bytes()
-    parts = (store.fingerprint.encode(), hashlib.sha256(verdicts).digest(), PAGE.encode(), str(max_pictures).encode())
+    page = html_page("", BODY, style=STYLE)
+    parts = (store.fingerprint.encode(), hashlib.sha256(verdicts).digest(), page.encode(), str(max_pictures).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -223,8 +204,7 @@ def _page(store: SliceStore, found: _Found, max_pictures: int, digest: str) -> s
         files[one.outcome.value] += one.files
     without = f"; pictures of the first {max_pictures}" if found.series > max_pictures else ""
     taken = [one for one in verdicts if one.outcome is not Outcome.REJECTED]
-    return Template(PAGE).substitute(
-        digest=digest,
+    body = Template(BODY).substitute(
         subtitle=f"Fingerprint <code>{store.fingerprint[:16]}</code>. Names are pseudonyms{without}.",
         tiles=_tiles(store, found, files),
         share=_share(files),
@@ -235,6 +215,8 @@ def _page(store: SliceStore, found: _Found, max_pictures: int, digest: str) -> s
         series=CARDS,
         rejected=_rejected([one for one in verdicts if one.outcome is Outcome.REJECTED]),
     )
+    digested = f'<meta name="medssl-digest" content="{digest}">\n'
+    return html_page("Ingestion report", body, style=STYLE, head=digested)
 
 
 def _tiles(store: SliceStore, found: _Found, files: Counter[str]) -> str:
@@ -266,7 +248,7 @@ def _options(counts: Counter[str]) -> str:
 def _series(store: SliceStore, verdict: Verdict, rows: Sequence[dict[str, Any]], with_picture: bool) -> str:
     """One series: picture, identity and geometry, verdict, histogram."""
     first = rows[0]
-    volume = _sample(store, rows) if with_picture else None
+    volume = sample(store, rows) if with_picture else None
     words = [first[name] for name in ("series_id", "patient", "modality", "plane", "body_part", "kernel")]
     words += [verdict.outcome.value, *verdict.flags]
     data = {
@@ -277,8 +259,8 @@ def _series(store: SliceStore, verdict: Verdict, rows: Sequence[dict[str, Any]],
         "text": " ".join(words).lower(),
     }
     attributes = " ".join(f'data-{name}="{escape(value)}"' for name, value in data.items())
-    picture = "no picture" if volume is None else _picture(volume[len(volume) // 2], first)
-    histogram = "" if volume is None else _histogram(volume, first["modality"])
+    shown = "no picture" if volume is None else picture(volume[len(volume) // 2], first)
+    bars = "" if volume is None else histogram(volume, first["modality"])
     flags = "".join(
         f'<span class="flag" title="{escape(FLAGS.get(flag, ""))}">{escape(flag.replace("_", " "))}</span>'
         for flag in verdict.flags
@@ -286,10 +268,10 @@ def _series(store: SliceStore, verdict: Verdict, rows: Sequence[dict[str, Any]],
     repairs = "".join(f"<li>{escape(repair)}</li>" for repair in verdict.repairs)
     badge = f'<span class="badge {verdict.outcome.value}">{verdict.outcome.value}</span>'
     return (
-        f'<section class="series" {attributes}><div class="picture">{picture}</div>'
+        f'<section class="series" {attributes}><div class="picture">{shown}</div>'
         f"<div><code>{escape(first['series_id'])}</code>{_facts(rows)}</div>"
         f"<div>{badge} {verdict.files} file{'s' * (verdict.files != 1)}<div>{flags}</div>"
-        f"{f'<ul>{repairs}</ul>' if repairs else ''}</div><div>{histogram}</div></section>"
+        f"{f'<ul>{repairs}</ul>' if repairs else ''}</div><div>{bars}</div></section>"
     )
 
 
@@ -312,57 +294,6 @@ def _facts(rows: Sequence[dict[str, Any]]) -> str:
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items() if fact) + "</dl>"
 
 
-def _sample(store: SliceStore, rows: Sequence[dict[str, Any]]) -> list[NDArray[np.int16]]:
-    """Evenly spaced slices; the middle one is the middle of the series."""
-    numbers = np.unique(np.linspace(0, len(rows) - 1, SAMPLED_SLICES + 1).round().astype(int))
-    return [store.read(rows[0]["series_id"], int(number)) for number in numbers]
-
-
-def _picture(pixels: NDArray[np.int16], row: dict[str, Any]) -> str:
-    """The slice in its window and proportions, as an image inside the page."""
-    import cv2
-
-    if row["modality"] == "CT":
-        level, width = CT_WINDOW
-        low, high = level - width / 2, level + width / 2
-    else:
-        low, high = (float(value) for value in np.percentile(pixels, (1, 99)))
-    grey = np.clip((pixels.astype(np.float32) - low) / max(high - low, 1) * 255, 0, 255).astype(np.uint8)
-    height = pixels.shape[0] * (row["spacing_row_mm"] or 1.0)
-    width_mm = pixels.shape[1] * (row["spacing_column_mm"] or 1.0)
-    scale = PICTURE_SIDE / max(height, width_mm)
-    size = max(1, round(width_mm * scale)), max(1, round(height * scale))
-    shrinks = size[0] <= pixels.shape[1] and size[1] <= pixels.shape[0]
-    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    encoded = base64.b64encode(cv2.imencode(".png", small)[1].tobytes()).decode("ascii")
-    return f'<img alt="middle slice" width="{size[0]}" height="{size[1]}" src="data:image/png;base64,{encoded}">'
-
-
-def _histogram(slices: Sequence[NDArray[np.int16]], modality: str) -> str:
-    """Of the values inside the field of view; heights are square roots of counts, so that small organs show."""
-    values = np.concatenate([one.reshape(-1)[::3] for one in slices])
-    low, high = HU_RANGE if modality == "CT" else (float(values.min()), float(max(values.max(), values.min() + 1)))
-    inside = values[values > low] if modality == "CT" else values
-    counts, _ = np.histogram(np.clip(inside, low, high), bins=BINS, range=(low, high))
-    heights = np.sqrt(counts / max(1, counts.max())) * 96
-    step = 232 / BINS
-    bars = "".join(
-        f"M{i * step:.1f} 110V{110 - bar:.1f}h{step:.1f}V110z" for i, bar in enumerate(heights) if bar >= 0.5
-    )
-    marks = (-1000, 0, 1000) if modality == "CT" else (low, high)
-    texts = ""
-    for mark in marks:
-        x = (mark - low) / (high - low) * 232
-        anchor = "start" if x < 20 else "end" if x > 212 else "middle"
-        texts += f'<text x="{x:.0f}" y="124" text-anchor="{anchor}">{mark:.0f}</text>'
-    unit = "HU" if modality == "CT" else "stored values"
-    texts += f'<text x="230" y="10" text-anchor="end">{unit}</text>'
-    return (
-        f'<svg width="232" height="130" role="img" aria-label="histogram of {unit}"><path d="{bars}"/>'
-        f'<line x1="0" x2="232" y1="110.5" y2="110.5"/>{texts}</svg>'
-    )
-
-
 def _rejected(verdicts: Sequence[Verdict]) -> str:
     """One row for each reason and sentence."""
     if not verdicts:
@@ -382,6 +313,3 @@ def _rejected(verdicts: Sequence[Verdict]) -> str:
         )
     head = '<tr><th>reason</th><th>why</th><th class="number">files</th></tr>'
     return f"<table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-"""A `string.Template`; what is put in is already HTML."""

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "medssl_monai"
 
 # Each package or root module stands on one floor and imports only from the floors below it.
 LAYERS = [
-    {"errors", "version", "resources", "atomic", "windows", "processes", "cluster"},
+    {"errors", "version", "resources", "atomic", "page", "windows", "processes", "cluster"},
     {"store", "statistics", "transforms", "checkpoints", "samples", "losses", "optimizers"},
     {"ingest", "networks"},
     {"labels", "methods", "runs"},

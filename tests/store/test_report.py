@@ -13,7 +13,7 @@ from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.store.report import write_report
 from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, phantom, tree_bytes, uid, write, write_series
 
-VOID = {"meta", "input", "img", "path", "line", "br"}
+VOID = {"link", "meta", "input", "img", "path", "line", "br"}
 
 
 class Outline(HTMLParser):
