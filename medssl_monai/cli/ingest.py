@@ -48,6 +48,7 @@ def run(
 ) -> None:
     """Read clinical images into a store of Hounsfield-unit slices, with a verdict for every series."""
     from medssl_monai.cli.recipes import load_recipe
+    from medssl_monai.errors import InputError
     from medssl_monai.ingest import SliceStore, build_store, load_key
     from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb, parse_query
     from medssl_monai.terminal import verdict_counts, verdict_table
@@ -58,10 +59,12 @@ def run(
         scheduler, query = recipe.get("scheduler", scheduler), recipe.get("query", query)
         assume_hu = recipe.get("assume_hu", assume_hu)
         verify_tls, report = recipe.get("verify_tls", verify_tls), recipe.get("report", report)
+    if query and not any(map(is_dicomweb, sources)):
+        raise InputError("--query: asks a PACS, and no source is one; name its https:// address, or leave --query out")
     wanted = parse_query(query or [], modality)
     with _terminable():
         summary = build_store(
-            [PacsSource(one, wanted, verify_tls) if is_dicomweb(one) else Path(one) for one in sources],
+            [PacsSource(one, wanted, verify_tls) if is_dicomweb(one) else one for one in sources],
             out,
             key=load_key(key),
             modality=modality,

@@ -10,6 +10,7 @@ from pathlib import Path
 from medssl_monai.errors import BusyStoreError, InputError
 from medssl_monai.ingest.dicom.modalities import checked_modality
 from medssl_monai.ingest.pipeline import build_store
+from medssl_monai.ingest.sources.paths import source_path
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import SCHEMA_VERSION
 
@@ -59,10 +60,10 @@ def open_store(
         workers: processes that ingest.
 
     Raises:
-        InputError: there is nothing at ``data``; DICOM knows no such modality.
+        InputError: ``data`` is empty, or there is nothing there; DICOM knows no such modality.
         NoImagesError: nothing there is of the modality.
     """
-    sources = [Path(data)] if isinstance(data, (str, Path)) else [Path(p) for p in data]
+    sources = [source_path(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
     for source in sources:
         if not source.exists():
             raise InputError(f"{source} does not exist; give a slice store, or a folder of DICOM or NIfTI files")

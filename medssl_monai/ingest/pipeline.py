@@ -33,7 +33,7 @@ from medssl_monai.ingest.scan import Found, find_files, look_at
 from medssl_monai.ingest.series_headers import SeriesHeaders
 from medssl_monai.ingest.sources.archives import RefusedFile, unpacked
 from medssl_monai.ingest.sources.dicomweb import PacsSource
-from medssl_monai.ingest.sources.paths import SourceFile
+from medssl_monai.ingest.sources.paths import SourceFile, source_path
 from medssl_monai.ingest.volumes.plan import VolumePlan, plan_volumes
 from medssl_monai.ingest.workers import Workers
 from medssl_monai.ingest.write_series import Plan, process
@@ -49,8 +49,8 @@ LOOKED_AT_HERE = 2000
 
 
 def build_store(
-    sources: Sequence[Path | PacsSource],
-    out: Path,
+    sources: Sequence[str | Path | PacsSource],
+    out: str | Path,
     *,
     key: bytes | None = None,
     modality: str | None = None,
@@ -82,14 +82,14 @@ def build_store(
     Raises:
         NoImagesError: nothing there could be stored; no store is left behind, and an existing one is unchanged.
         StoreError: `out` holds something else, a store made with another key, or another run writes into it.
-        InputError: a source does not exist; a modality that DICOM does not know; a PACS or the scheduler does not
-            answer; the disk is full, or the store may not be written.
+        InputError: a source is empty or does not exist; a modality that DICOM does not know; a PACS or the scheduler
+            does not answer; the disk is full, or the store may not be written.
     """
     modality = None if modality is None else checked_modality(modality)
     key = load_key() if key is None else key
     out = Path(out)
-    sources = [source if isinstance(source, PacsSource) else Path(source) for source in sources]
-    for source in sources:
+    given = [source if isinstance(source, PacsSource) else source_path(source) for source in sources]
+    for source in given:
         if isinstance(source, Path) and not os.path.exists(source):  # noqa: PTH110  never raises
             raise InputError(f"source {source}: does not exist, or its folder may not be read; name a file or a folder")
     if workers < 1:
@@ -102,7 +102,7 @@ def build_store(
         try:
             writer.recover()
             with Workers(workers, scheduler, progress) as hands:
-                summary = _read_all(partial(_Run, writer, key, rules, hands, exact), sources)
+                summary = _read_all(partial(_Run, writer, key, rules, hands, exact), given)
         except NoImagesError:
             if is_new:
                 shutil.rmtree(out, ignore_errors=True)

@@ -89,3 +89,19 @@ def test_what_is_declared_to_be_hounsfield(tmp_path: Path, shifted: Path, medssl
     (tmp_path / "own.yaml").write_text("assume_hu: true")
     medssl(shifted, tmp_path / "tags", *(["--assume-hu"] if by == "option" else ["--config", tmp_path / "own.yaml"]))
     assert len(SliceStore(tmp_path / "store").series_ids) == 2
+
+
+def test_an_empty_source_is_not_the_current_folder(
+    tmp_path: Path, medssl: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "in", phantom())
+    monkeypatch.chdir(tmp_path / "in")
+    for read in (lambda: medssl(""), lambda: open_store("", cache_dir=tmp_path / "cache", key=KEY)):
+        with pytest.raises(InputError, match="source '': is empty, perhaps a variable that is not set"):
+            read()
+
+
+def test_a_query_without_a_pacs(tmp_path: Path, medssl: Callable[..., None]) -> None:
+    write_series(tmp_path / "in", phantom())
+    with pytest.raises(InputError, match="--query: asks a PACS, and no source is one"):
+        medssl(tmp_path / "in", "--query", "StudyDate=2020")

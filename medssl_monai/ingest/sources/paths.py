@@ -19,6 +19,17 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
+def source_path(source: str | Path) -> Path:
+    """A source as a path.
+
+    Raises:
+        InputError: it is empty, as an unset variable of a shell is, which as a path would be the current folder.
+    """
+    if str(source) == "":
+        raise InputError("source '': is empty, perhaps a variable that is not set; name a file or a folder")
+    return Path(source)
+
+
 def is_volume_file(path: Path) -> bool:
     """Whether the name is that of a volume format."""
     return path.name.lower().endswith(VOLUME_SUFFIXES)
