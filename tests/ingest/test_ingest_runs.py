@@ -160,13 +160,13 @@ def test_killed_run_is_completed(source: Path, whole: Path, tmp_path: Path) -> N
     # Stops for good after the second series, as far as the outside can tell in the middle of the third.
     program = (
         "import time; from pathlib import Path\n"
-        "from medssl_monai.ingest import build_store; from medssl_monai.store import writer\n"
+        "from medssl_monai.ingest import build_store; from medssl_monai.store import series_files\n"
         "calls = []\n"
-        "def row(*arguments, real=writer._row):\n"
+        "def row(*arguments, real=series_files._row):\n"
         "    calls.append(1)\n"
         "    if len(calls) > 9: time.sleep(60)\n"
         "    return real(*arguments)\n"
-        "writer._row = row\n"
+        "series_files._row = row\n"
         f"build_store([Path({str(source)!r})], Path({str(out)!r}), key={KEY!r}, progress=False)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program])
