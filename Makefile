@@ -63,7 +63,7 @@ test-label: $(STAMP) $(LABEL_STAMP)
 build: $(STAMP)
 	$(BIN)/python -m build
 
-# The site: open site/index.html, or with search: python -m http.server -d site. Figures: python docs/draw_figures.py --train
+# The site: open site/index.html. Figures: python docs/draw_figures.py --train
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --quiet
 

@@ -1,4 +1,4 @@
-"""Draws the figures of docs/methods: ``python docs/draw_figures.py [OUT]``, by the package's own code, on the phantom.
+"""Draws the figures of the docs: ``python docs/draw_figures.py [OUT]``, by the package's own code, on the phantom.
 
 The views and schedules take seconds; SparK's reconstruction trains for minutes, and is drawn only with ``--train``.
 """
@@ -44,6 +44,13 @@ IMAGES = Path(__file__).resolve().parent / "images"
 LARGE, SMALL = "#f2a33a", "#4fc3f7"
 GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
 COLOURS = 64  # beside greys: a palette keeps the pictures small
+REGIONS = ("head", "thorax", "abdomen_pelvis")
+VERDICTS = (
+    ("accepted", "head CT", "#2e7d32"),
+    ("repaired", "undeclared padding", "#c77700"),
+    ("rejected", "values are not HU", "#c62828"),
+)
+"""Examples for the overview: verdict, reason and colour."""
 SIZE = 192  # pixels a side of the phantom's slices
 
 
@@ -51,6 +58,59 @@ def thorax() -> npt.NDArray[np.int16]:
     """A slice (1, H, W) in HU through the phantom's chest."""
     patient = make_patient(3, seed=4, size=SIZE, slices=9)
     return patient.volume[None, patient.labels.index("thorax") + 1]
+
+
+def draw_overview(out: Path) -> None:
+    """What the package does, from left to right: archive, verdicts, views, encoder, classifier."""
+    patient = make_patient(3, seed=4, size=SIZE, slices=9)
+    slices = [patient.volume[None, patient.labels.index(label) + 1] for label in REGIONS]
+    figure = Figure(figsize=(12, 2.9))
+    page = figure.add_axes((0, 0, 1, 1))
+    page.set(xlim=(0, 12), ylim=(0, 2.9))
+    page.axis("off")
+    steps = {
+        "1  Archive": "DICOM, NIfTI, a PACS",
+        "2  Verdict on every series": "accepted slices are kept in HU",
+        "3  Views": "random crops and masks",
+        "4  Encoder": "trained without labels",
+        "5  Classifier": "fine-tuned on few labels",
+    }
+    for number, (title, words) in enumerate(steps.items()):
+        left = 0.15 + 2.4 * number
+        page.text(left + 1.0, 2.68, title, ha="center", fontsize=12, weight="bold")
+        page.text(left + 1.0, 0.2, words, ha="center", fontsize=10, color="#444444")
+        if number:
+            page.annotate("", (left + 0.02, 1.45), (left - 0.28, 1.45), arrowprops={"arrowstyle": "-|>", "lw": 2})
+    for number, image in enumerate(slices):
+        show(at(figure, 0.2 + 0.35 * number, 1.45 - 0.4 * number, 1.0), windowed(image), "")
+    for number, (verdict, words, colour) in enumerate(VERDICTS):
+        bottom = 1.82 - 0.62 * number
+        if number < len(slices):
+            show(at(figure, 2.65, bottom, 0.52), windowed(slices[number]), "")
+        page.text(3.27, bottom + 0.3, verdict, fontsize=11, color=colour, weight="bold")
+        page.text(3.27, bottom + 0.08, words, fontsize=9, color="#444444")
+    views = TwoViews(recipe=ViewRecipe(window="wide", rotation=0.5, flip_vertical=0.5, jitter=1.0))
+    drawn = views.apply(slices[1], views.draw(sample_generator(seed=11, epoch=0, index=0), *slices[1].shape[1:]))
+    hiding = SparKViews(224, window="wide", mean=0.0, std=1.0)
+    whole, mask = hiding.apply(slices[1], hiding.draw(sample_generator(1, 0, 0), *slices[1].shape[1:]))
+    seen = mask[0].numpy().repeat(32, 0).repeat(32, 1)
+    pictures = [drawn[0][0].numpy(), drawn[1][0].numpy(), whole[0].numpy(), np.where(seen, whole[0].numpy(), np.nan)]
+    for number, picture in enumerate(pictures):
+        colour = (LARGE, SMALL, None, None)[number]
+        show(at(figure, 4.97 + 0.98 * (number % 2), 1.52 - 1.0 * (number // 2), 0.92), picture, "", colour)
+    page.add_patch(Polygon([(7.5, 2.4), (9.2, 1.95), (9.2, 0.95), (7.5, 0.5)], facecolor="#455a64"))
+    page.text(8.35, 1.45, "ResNet-50\nSparK, SwAV,\nMoCo v2, BYOL", ha="center", va="center", color="white", fontsize=11)
+    for number, (region, share) in enumerate(zip(("head", "thorax", "abdomen"), (0.04, 0.9, 0.06), strict=True)):
+        bottom = 2.0 - 0.62 * number
+        page.barh(bottom, 1.05 * share, height=0.34, left=10.72, color=LARGE if share > 0.5 else "#9e9e9e")
+        page.text(10.66, bottom, region, ha="right", va="center", fontsize=11)
+    save(figure, out / "overview.png")
+
+
+def at(figure: Figure, left: float, bottom: float, size: float) -> Axes:
+    """Square axes at a place of the overview, in inches."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes((left / width, bottom / height, size / width, size / height))
 
 
 def draw_swav(out: Path) -> None:
@@ -288,7 +348,7 @@ def shrink(path: Path) -> None:
     small.save(path, optimize=True)
 
 
-QUICK = (draw_swav, draw_two_views, draw_codes, draw_schedules, draw_mask)
+QUICK = (draw_overview, draw_swav, draw_two_views, draw_codes, draw_schedules, draw_mask)
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -37,7 +37,7 @@ def script() -> dict[str, Any]:
     return runpy.run_path(str(DOCS / "draw_figures.py"))
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(6))
 def test_figures_are_the_scripts(number: int, script: dict[str, Any], tmp_path: Path) -> None:
     script["QUICK"][number](tmp_path)
     (drawn,) = tmp_path.iterdir()
@@ -47,8 +47,8 @@ def test_figures_are_the_scripts(number: int, script: dict[str, Any], tmp_path: 
     assert difference.mean() < 2, drawn.name
 
 
-def test_there_are_five_figures_that_need_no_training(script: dict[str, Any]) -> None:
-    assert len(script["QUICK"]) == 5
+def test_there_are_six_figures_that_need_no_training(script: dict[str, Any]) -> None:
+    assert len(script["QUICK"]) == 6
 
 
 def test_a_method_of_ones_own(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

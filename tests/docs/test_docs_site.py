@@ -2,13 +2,16 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import typer
 
+from medssl_monai.cli.main import app
 from tests.docs.pages import DOCS, ROOT
 
 MISSING = [name for name in ("mkdocs", "material", "mkdocstrings") if importlib.util.find_spec(name) is None]
@@ -70,3 +73,30 @@ def test_the_reference_shows_docstrings(site: Path) -> None:
     for words in ("Encode visible patches only, predict the masked ones.", "masked_reconstruction_loss", "SwAV"):
         assert words in text
     assert "Args:" not in text and ":class:" not in text
+
+
+def test_the_command_line_page_has_every_command_and_option(site: Path) -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    source = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z-]+)` \| .* \|$", source.split("## ")[0], re.MULTILINE) == list(commands)
+    named = set(re.findall(r"`([a-z_]+)`", source))
+    overlays = {path.stem for path in (ROOT / "configs").rglob("*.yaml")} - {"windows"}
+    assert overlays <= named, overlays - named
+    built = (site / "cli.html").read_text(encoding="utf-8")
+    bundles = commands.pop("bundle").commands
+    for name, command in [*commands.items(), *((f"bundle {name}", one) for name, one in bundles.items())]:
+        assert f"medssl {name}" in built
+        for option in (text for parameter in command.params for text in parameter.opts if text.startswith("--")):
+            assert option in built or option == "--help", (name, option)
+
+
+def test_search_works_in_pages_opened_from_a_folder(site: Path) -> None:
+    assert (site / "search" / "search_index.js").is_file()
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("needs chromium")
+    headless = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=8000", "--dump-dom"]
+    address = f"file://{site}/index.html?q=Sinkhorn"
+    page = subprocess.run([*headless, address], capture_output=True, text=True, timeout=120, check=True).stdout
+    (found,) = re.findall(r"([0-9]+) matching documents", page)
+    assert int(found) >= 2
