@@ -99,7 +99,9 @@ def draw_overview(out: Path) -> None:
         colour = (LARGE, SMALL, None, None)[number]
         show(at(figure, 4.97 + 0.98 * (number % 2), 1.52 - 1.0 * (number // 2), 0.92), picture, "", colour)
     page.add_patch(Polygon([(7.5, 2.4), (9.2, 1.95), (9.2, 0.95), (7.5, 0.5)], facecolor="#455a64"))
-    page.text(8.35, 1.45, "ResNet-50\nSparK, SwAV,\nMoCo v2, BYOL", ha="center", va="center", color="white", fontsize=11)
+    page.text(
+        8.35, 1.45, "ResNet-50\nSparK, SwAV,\nMoCo v2, BYOL", ha="center", va="center", color="white", fontsize=11
+    )
     for number, (region, share) in enumerate(zip(("head", "thorax", "abdomen"), (0.04, 0.9, 0.06), strict=True)):
         bottom = 2.0 - 0.62 * number
         page.barh(bottom, 1.05 * share, height=0.34, left=10.72, color=LARGE if share > 0.5 else "#9e9e9e")

@@ -69,7 +69,7 @@ def test_every_command_and_the_program(desk: Path) -> None:
 
 
 def test_every_format_is_on_the_page() -> None:
-    table = PAGE[PAGE.index("| `--from` | what |") : PAGE.index("Without `--from`")]
+    table = PAGE[PAGE.index("| `--from` | format |") : PAGE.index("Without `--from`")]
     assert {form.name for form in FORMATS} | {"prefix:WORDS."} == set(
         re.findall(
             r"`([a-z:-]+(?:WORDS\.)?)`(?=,| \|)",
