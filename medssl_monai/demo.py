@@ -18,15 +18,14 @@ from rich.console import Console
 
 from medssl_monai.atomic import write_json
 from medssl_monai.checkpoints.run_export import export_run
-from medssl_monai.classify.evaluate import evaluate_run
+from medssl_monai.classify.evaluate import evaluate
+from medssl_monai.classify.finetune import finetune
 from medssl_monai.classify.labelled_data import LabelledData
-from medssl_monai.classify.predict_run import predict_run
+from medssl_monai.classify.predict import predict
 from medssl_monai.classify.probes import Floats, encoder_features, linear_probe, pixel_forest
 from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.labels.table import read_labels
 from medssl_monai.networks.resnet import resnet_encoder
-from medssl_monai.resources import bundle_dir, config_file
-from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import run_settings
 from medssl_monai.runs.pretrain import pretrain
 from medssl_monai.samples.phantom import write_phantom
@@ -80,19 +79,18 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, di
         report = export_run(out / "pretrain", out / "encoder.safetensors")
         console.print(f"{len(report.matched)} tensors, fingerprint {report.fingerprint[:16]}")
     with _step("5. Fine-tune on their labels: from SparK's encoder, and from scratch"):
-        _finetune(data.labels, store, out / "finetune", seed, out / "encoder.safetensors")
-        _finetune(data.labels, store, out / "scratch", seed, None)
+        for name, encoder in (("finetune", out / "encoder.safetensors"), ("scratch", None)):
+            finetune(data.labels, out / name, encoder=encoder, store=store, config=["demo_finetune"], seed=seed)
     with _step("6. Predict a series that nothing has read so far"):
         cache = out / "stores"
-        console.print(
-            studies_table(predict_run(out / "finetune", [data.unseen], out / "prediction", cache_dir=str(cache)))
-        )
+        prediction = predict(out / "finetune", data.unseen, out / "prediction", cache_dir=str(cache))
+        console.print(studies_table(prediction.studies))
     with _step("7. Evaluate on the test patients"):
         test_store = out / "stores" / "test"
         build_store([*data.test, data.unseen], test_store, modality="CT")
         runs = {"SparK, fine-tuned": out / "finetune", "from scratch": out / "scratch"}
         metrics = {
-            name: evaluate_run(run, data.labels, out / "evaluation" / run.name, store=test_store)
+            name: evaluate(run, data.labels, out / "evaluation" / run.name, store=test_store).metrics
             for name, run in runs.items()
         }
         console.print(metrics_table(metrics["SparK, fine-tuned"]))
@@ -113,19 +111,6 @@ def _phantom(folder: Path) -> DemoData:
     rows = read_labels(labels).rows
     train, test = (list(dict.fromkeys(Path(r.source) for r in rows if r.split == s)) for s in ("train", "test"))
     return DemoData(labels, train, test[:-1], test[-1])
-
-
-def _finetune(labels: Path, store: Path, run: Path, seed: int, encoder: Path | None) -> None:
-    overlay = config_file("demo_finetune")
-    settings = {
-        "dataset_dir": str(labels),
-        "store_dir": str(store),
-        "output_dir": str(run),
-        "encoder_weights": None if encoder is None else str(encoder),
-        "seed": seed,
-        "overlays": [str(overlay)],
-    }
-    run_bundle([bundle_dir("ct_classification") / "configs" / "train.yaml", overlay], settings)
 
 
 def _baselines(labels: Path, train: Path, test: Path, run: Path, seed: int) -> dict[str, dict[str, float]]:

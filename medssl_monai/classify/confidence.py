@@ -19,8 +19,7 @@ from medssl_monai.classify.reference import Reference, fit_reference, read_refer
 from medssl_monai.errors import CheckpointError
 from medssl_monai.networks.classifier import load_classifier
 from medssl_monai.processes import process_rank
-from medssl_monai.statistics.calibration import TEMPERATURES
-from medssl_monai.statistics.temperature import fit_task_temperature
+from medssl_monai.statistics.temperature import TEMPERATURES, fit_temperature
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ def fit_confidence(
         judged = embed(network, validation)
         assert judged.labels is not None
         held_out = judged.features
-        temperature = fit_task_temperature(judged.labels, judged.outputs, task)
+        temperature = fit_temperature(judged.labels, judged.outputs, task)
         note = f"fitted on {len(held_out)} validation slices"
         if temperature < 1.01 * TEMPERATURES[0]:
             # The loss falls all the way where every slice is told rightly: that would make anything certain.

@@ -1,166 +1,150 @@
-"""What an evaluation adds where several labels may hold at once: thresholds from validation, slices worth a look."""
+"""Evaluate a fine-tuned run on labelled slices: metrics, figures, and what the validation slices add to them."""
 
-import json
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from sklearn.metrics import log_loss
+import pyarrow as pa
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from medssl_monai.atomic import write_json
 from medssl_monai.classify.confidence import fit_confidence
-from medssl_monai.classify.explain import Example, choose_examples, draw_explanations
-from medssl_monai.classify.multilabel_predictions import MultilabelPredictions
+from medssl_monai.classify.explain import choose_examples, draw_explanations
+from medssl_monai.classify.forward import forward
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.errors import LabelError
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import run_settings
-from medssl_monai.statistics.calibration import (
-    expected_calibration_error,
-    fit_temperature,
-    scale_temperature,
-)
+from medssl_monai.statistics.calibration import expected_calibration_error
+from medssl_monai.statistics.metrics import mean_log_loss
 from medssl_monai.statistics.multilabel import best_thresholds, multilabel_metrics
-from medssl_monai.statistics.temperature import Floats
+from medssl_monai.statistics.temperature import at_temperature, fit_temperature, probabilities_of
 
 logger = logging.getLogger(__name__)
 
 SHOWN = ("accuracy", "exact_match", "balanced_accuracy", "f1_macro", "f1_micro")
 
+Slices = Dataset[dict[str, Any]]
 
-@torch.no_grad()
-def threshold_figures(
-    network: nn.Module, validation: Dataset[dict[str, Any]], predictions: MultilabelPredictions, batch_size: int = 32
-) -> dict[str, Any]:
-    """Thresholds with the best F1 on the validation slices, and what they would make of other predictions.
 
-    Args:
-        network: images to logits (B, C); put into evaluation mode.
-        validation: items with ``image`` and ``label`` (C,), one or more.
-        predictions: labelled, of slices that are not among them.
-        batch_size: slices a forward pass; has no influence.
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation.
 
-    Returns:
-        ``thresholds`` by name, of the network's own probabilities (see `chosen_thresholds`), ``validation_slices``, and
-        some of `multilabel_metrics`, each [before, after]; JSON-ready.
+    Attributes:
+        folder: with ``metrics.json``, ``predictions.csv``, ``studies.json`` and ``figures/``.
+        metrics: the content of ``metrics.json``, see `Predictions.metrics`; also ``statements``, what the labels leave
+            unknown, and, where the test slices are judged and there are validation slices, ``temperature_scaling``
+            (`temperature_figures`) or, of several labels, ``thresholds_by_validation`` (`threshold_figures`).
+        predictions: one row a slice, see `Predictions.table`.
     """
-    network.eval()
-    device = next(network.parameters()).device
-    parts, truth = [], []
-    for batch in DataLoader(validation, batch_size=batch_size):
-        parts.append(network(batch["image"].to(device)).float().sigmoid().cpu().numpy())
-        truth.append(np.asarray(batch["label"]) > 0.5)
-    found = best_thresholds(np.concatenate(truth), np.concatenate(parts))
-    labels, probabilities = predictions.truth(), np.stack(predictions.probabilities)
-    before, after = (
-        multilabel_metrics(labels, probabilities, predictions.classes, cuts)
-        for cuts in (predictions.cuts, np.asarray(found))
-    )
-    return {
-        "thresholds": dict(zip(predictions.classes, found, strict=True)),
-        "validation_slices": sum(len(part) for part in truth),
-        **{name: [before[name], after[name]] for name in SHOWN},
-    }
+
+    folder: Path
+    metrics: Mapping[str, Any]
+    predictions: pa.Table
 
 
-def surest_yes(predictions: MultilabelPredictions, count: int) -> list[Example]:
-    """Of each label the slice where it holds and is surest, until there are ``count``."""
-    labels, probabilities = predictions.truth(), np.stack(predictions.probabilities)
-    found = []
-    for c in range(len(predictions.classes)):
-        places = np.flatnonzero(labels[:, c])
-        if len(places):
-            i = int(places[probabilities[places, c].argmax()])
-            found.append(Example(i, c, c, float(probabilities[i, c])))
-    return found[:count]
-
-
-def evaluate_run(
-    run: Path,
-    labels: Path,
-    out: Path,
+def evaluate(
+    run: str | Path,
+    data: str | Path,
+    out: str | Path,
     *,
-    store: Path | None = None,
+    store: str | Path | None = None,
     split: str = "test",
-    explanations: int = 6,
-    calibrate: bool = False,
     **overrides: Any,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Evaluate a run's classifier by its bundle's ``evaluate.yaml``.
 
     Args:
         run: folder of a fine-tuning run.
-        labels: label table.
-        out: folder for ``metrics.json``, ``predictions.csv``, ``studies.json`` and figures.
+        data: label table; of a run on pictures what it was fine-tuned on.
+        out: folder for the files.
         store: holds the table's sources; None ingests those that are paths.
         split: rows of the table that are used.
-        explanations: slices of which ``figures/explanations.png`` shows what spoke for the prediction; 0 draws none.
-        calibrate: fit the run's temperature and its reference of training slices anew by this table, and keep them in
-            the run, see `fit_confidence`.
-        overrides: top-level keys of the bundle.
+        overrides: top-level keys of the bundle: ``explanations`` (slices that are drawn with Grad-CAM, 6 by default),
+            ``calibrate`` (fit the run's temperature and reference again by this table, see `fit_confidence`),
+            ``figures`` (False saves seconds), ``thresholds`` and others.
 
-    Returns:
-        The content of ``metrics.json``, with what the table leaves unknown as ``statements``; where the test is judged
-        and the table has a validation part, with ``temperature_scaling``, see `temperature_figures`; of several labels
-        ``thresholds_by_validation``, see `threshold_figures`.
+    Raises:
+        CheckpointError: ``run`` is no finished fine-tuning run.
+        LabelError: the labels do not fit the data or the run's classes.
+
+    Example:
+        >>> evaluation = evaluate("runs/head", "labels.csv", "out")
+        >>> evaluation.metrics["all_slices"]["auc"], evaluation.predictions.to_pandas().head()
     """
-    settings = run_settings(run)
+    folder = Path(run)
+    run_settings(folder)  # refuses what is no finished run
     workflow = run_bundle(
-        [run / "configs" / "train.yaml", run / "configs" / "evaluate.yaml"],
+        [folder / "configs" / "train.yaml", folder / "configs" / "evaluate.yaml"],
         {
-            "bundle_root": str(run),
-            "dataset_dir": str(labels),
+            "bundle_root": str(folder),
+            "dataset_dir": str(data),
             "store_dir": None if store is None else str(store),
             "output_dir": str(out),
             "split": split,
             **overrides,
         },
     )
-    metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    network, data, view, dataset, handlers = (
-        workflow.parser.get_parsed_content(name)
-        for name in ("network", "data", "validate::preprocessing", "validate::dataset", "validate::handlers")
-    )
-    predictions = handlers[0].predictions  # of the evaluation just run, in the order of the data set
-    if calibrate:
-        fit_confidence(run, network, data, view, settings.get("task", "multiclass"))
+    evaluation: Evaluation = workflow.parser.get_parsed_content("evaluation")
+    return evaluation
+
+
+def write_evaluation(
+    output_dir: str | Path,
+    predictions: Predictions,
+    network: nn.Module,
+    data: Any,
+    view: Any,
+    *,
+    split: str = "test",
+    figures: bool = True,
+    explanations: int = 6,
+    calibrate: str | Path | None = None,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+) -> Evaluation:
+    """Write what an evaluator has predicted; the last step of ``evaluate.yaml``.
+
+    Args:
+        output_dir: for the files.
+        predictions: of the split, in the order of its data set.
+        network: images to logits.
+        data: as `LabelledData`.
+        view: the evaluation view.
+        split: that was predicted.
+        figures: see `Predictions.write`.
+        explanations: slices of which ``figures/explanations.png`` shows what spoke for the prediction; 0 draws none.
+        calibrate: folder of the run, whose confidence is fitted again; None leaves it.
+        mean: that views are normalised by.
+        std: likewise.
+    """
+    folder = Path(output_dir)
+    if calibrate is not None:
+        fit_confidence(calibrate, network, data, view, predictions.task)
     validation: Any = []
     try:
         validation = data.dataset("validation", view, optional=True) if split == "test" else []
     except LabelError as error:  # the store given may hold the test patients alone
-        logger.info("no temperature is fitted: %s", error)
-    metrics["statements"] = list(data.statements)
-    if isinstance(predictions, MultilabelPredictions) and len(validation):
-        metrics["thresholds_by_validation"] = threshold_figures(network, validation, predictions)
+        logger.info("the validation slices are not used: %s", error)
+    more: dict[str, Any] = {"statements": list(data.statements)}
+    if len(validation) and predictions.task == "multilabel":
+        more["thresholds_by_validation"] = threshold_figures(network, validation, predictions)
     elif len(validation):
-        metrics["temperature_scaling"] = temperature_figures(network, validation, predictions)
-    write_json(out / "metrics.json", metrics)
-    if isinstance(predictions, MultilabelPredictions):
-        examples = surest_yes(predictions, explanations)
-    else:
-        examples = choose_examples(predictions, explanations)
+        more["temperature_scaling"] = temperature_figures(network, validation, predictions)
+    metrics = predictions.write(folder, figures=figures, more=more)
+    examples = choose_examples(predictions, explanations)
     if examples:  # none are asked for, or no label holds in any slice
-        draw_explanations(
-            network,
-            dataset,
-            examples,
-            predictions.classes,
-            out / "figures" / "explanations.png",
-            mean=settings["mean"],
-            std=settings["std"],
-        )
-    return metrics
+        path, dataset = folder / "figures" / "explanations.png", data.dataset(split, view)
+        draw_explanations(network, dataset, examples, predictions.classes, path, mean=mean, std=std)
+    return Evaluation(folder, metrics, predictions.table())
 
 
-@torch.no_grad()
-def temperature_figures(
-    network: nn.Module, validation: Dataset[dict[str, Any]], predictions: Predictions, batch_size: int = 32
-) -> dict[str, Any]:
+def temperature_figures(network: nn.Module, validation: Slices, predictions: Predictions) -> dict[str, Any]:
     """Temperature by the validation slices, and calibration of other predictions before and after it.
 
     The class predicted, and with it every figure but calibration error and log loss, stays the same.
@@ -169,29 +153,51 @@ def temperature_figures(
         network: images to logits; put into evaluation mode.
         validation: items with ``image`` and ``label``, one or more.
         predictions: labelled, of slices that are not among them.
-        batch_size: slices a forward pass; has no influence.
 
     Returns:
         ``temperature``, ``validation_slices``, ``ece`` and ``log_loss``, each [before, after]; JSON-ready.
     """
-    network.eval()
-    device = next(network.parameters()).device
-    parts, truth = [], []
-    for batch in DataLoader(validation, batch_size=batch_size):
-        parts.append(network(batch["image"].to(device)).float().softmax(dim=1).cpu().numpy())
-        truth.append(np.asarray(batch["label"]))
-    temperature = fit_temperature(np.concatenate(truth), np.concatenate(parts))
-    labels, before = np.asarray(predictions.labels, dtype=np.int64), np.stack(predictions.probabilities)
-    after = scale_temperature(before, temperature)
+    truth, logits = _validated(network, validation)
+    temperature = fit_temperature(truth, logits)
+    labels, before = predictions.arrays()
+    each = (before, at_temperature(before, temperature))
     return {
         "temperature": temperature,
-        "validation_slices": int(sum(len(part) for part in truth)),
-        "ece": [expected_calibration_error(labels, p) for p in (before, after)],
-        "log_loss": [_log_loss(labels, p) for p in (before, after)],
+        "validation_slices": len(truth),
+        "ece": [expected_calibration_error(labels, p) for p in each],
+        "log_loss": [mean_log_loss(labels, p) for p in each],
     }
 
 
-def _log_loss(labels: npt.NDArray[np.int64], probabilities: Floats) -> float:
-    """0 where a network has one class alone, of which scikit-learn's makes none."""
-    every = np.arange(probabilities.shape[1])
-    return float(log_loss(labels, scale_temperature(probabilities, 1.0), labels=every)) if len(every) > 1 else 0.0
+def threshold_figures(network: nn.Module, validation: Slices, predictions: Predictions) -> dict[str, Any]:
+    """Thresholds with the best F1 on the validation slices, and what they would make of other predictions.
+
+    Args:
+        network: images to logits (B, C); put into evaluation mode.
+        validation: items with ``image`` and ``label`` (C,), one or more.
+        predictions: labelled, of slices that are not among them.
+
+    Returns:
+        ``thresholds`` by name, of the network's own probabilities (see `chosen_thresholds`), ``validation_slices``, and
+        some of `multilabel_metrics`, each [before, after]; JSON-ready.
+    """
+    truth, logits = _validated(network, validation)
+    found = best_thresholds(truth > 0.5, probabilities_of(logits, "multilabel"))
+    labels, probabilities = predictions.arrays()
+    before, after = (
+        multilabel_metrics(labels, probabilities, predictions.classes, cuts)
+        for cuts in (predictions.rule.cuts, np.asarray(found))
+    )
+    return {
+        "thresholds": dict(zip(predictions.classes, found, strict=True)),
+        "validation_slices": len(truth),
+        **{name: [before[name], after[name]] for name in SHOWN},
+    }
+
+
+def _validated(network: nn.Module, validation: Slices) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+    """Labels and logits."""
+    labels, logits = zip(
+        *((np.asarray(batch["label"]), out) for batch, out in forward(network, validation)), strict=True
+    )
+    return np.concatenate(labels), np.concatenate(logits)

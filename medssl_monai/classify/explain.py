@@ -90,17 +90,25 @@ def occlusion_map(
 
 
 def choose_examples(predictions: Predictions, count: int) -> list[Example]:
-    """Of each class in turn the surest right answer, and the surest wrong one, until there are ``count``."""
-    probabilities = np.stack(predictions.probabilities)
+    """Of each class in turn the surest right answer, and the surest wrong one, until there are ``count``.
+
+    Of several labels the slice where each label holds and is surest.
+
+    Args:
+        predictions: labelled.
+        count: examples at most.
+    """
+    labels, probabilities = predictions.arrays()
+    several = predictions.task == "multilabel"
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    labels = np.array([-1 if label is None else label for label in predictions.labels])
     found: list[Example] = []
-    for right in (True, False):
+    for right in (True,) if several else (True, False):
         for c in range(len(predictions.classes)):
-            places = np.flatnonzero((labels == c) & ((predicted == labels) == right))
-            if len(places):
-                i = int(places[confidence[places].argmax()])
-                found.append(Example(i, c, int(predicted[i]), float(confidence[i])))
+            holds = labels[:, c] if several else (labels == c) & ((predicted == labels) == right)
+            surest = np.where(holds, probabilities[:, c] if several else confidence, -1.0)
+            if holds.any():
+                i = int(surest.argmax())
+                found.append(Example(i, c, c if several else int(predicted[i]), float(surest[i])))
     return found[:count]
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from medssl_monai.atomic import write_atomically
+from medssl_monai.classify.forward import BATCH, forward
 
 STAGES = ("layer2", "layer3", "layer4")
 """Early stages see texture and range of values, the last what the classes need: together they know more of a slice."""
@@ -97,37 +97,27 @@ class Embedded:
     labels: npt.NDArray[Any] | None
 
 
-@torch.no_grad()
 def embed(
-    network: nn.Module, dataset: Dataset[dict[str, Any]], batch_size: int = 32, stages: Sequence[str] = STAGES
+    network: nn.Module, dataset: Dataset[dict[str, Any]], batch_size: int = BATCH, stages: Sequence[str] = STAGES
 ) -> Embedded:
     """Pass every item's ``image`` through a network in evaluation mode.
 
     ``dataset`` must not be empty; items have ``series_id``, ``slice``, ``patient`` and perhaps ``label``.
     """
-    network.eval()
-    device = next(network.parameters()).device
-    features, outputs, labels = [], [], []
-    series: list[str] = []
-    slices: list[int] = []
-    patients: list[str] = []
+    features, outputs, batches = [], [], []
     with StageFeatures(network, stages) as listener:
-        for batch in DataLoader(dataset, batch_size=batch_size):
-            outputs.append(network(batch["image"].to(device)).float().cpu().numpy())
+        for batch, output in forward(network, dataset, batch_size):
+            outputs.append(output)
             features.append(listener.take())
-            series += batch["series_id"]
-            slices += batch["slice"].tolist()
-            patients += batch["patient"]
-            if "label" in batch:
-                labels.append(np.asarray(batch["label"]))
+            batches.append({name: batch[name] for name in ("series_id", "slice", "patient", "label") if name in batch})
         return Embedded(
             np.concatenate(features),
             np.concatenate(outputs),
             listener.widths,
-            series,
-            slices,
-            patients,
-            np.concatenate(labels) if labels else None,
+            [one for batch in batches for one in batch["series_id"]],
+            [int(one) for batch in batches for one in batch["slice"]],
+            [one for batch in batches for one in batch["patient"]],
+            np.concatenate([np.asarray(batch["label"]) for batch in batches]) if "label" in batches[0] else None,
         )
 
 

@@ -61,7 +61,7 @@ def choose_rows(result: PredictionResult, series: str, count: int) -> list[int]:
 
     Of a study that is flagged the slices least like those of training.
     """
-    rows = result.rows_of(series)
+    rows = result.series_rows[series]
     study = next(one for one in result.studies if one["series_id"] == series)
     shares = list(study["probabilities"].values())
     wanted = int(np.argmax(shares))

@@ -104,6 +104,10 @@ class LabelledData:
         """Class index (multilabel: vector) of each slice of a split, in the order of its dataset."""
         return [row["label"] for row in self.rows(split)]
 
+    def patients_of(self, split: str) -> list[str]:
+        """Patient of each slice of a split, "" where unknown."""
+        return [row["patient"] for row in self.rows(split)]
+
     def dataset(
         self, split: str, transform: Callable[[dict[str, Any]], Any], optional: bool = False, balanced: bool = False
     ) -> Dataset[dict[str, Any]]:

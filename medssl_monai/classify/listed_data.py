@@ -108,6 +108,10 @@ class ListedData:
         """Class index (multilabel: vector) of each slice of a split whose data set was made."""
         return self._slices[split].labels if split in self._slices else []
 
+    def patients_of(self, split: str) -> list[str]:
+        """Of each slice of a split "": the patients are unknown."""
+        return [""] * len(self.labels_of(split))
+
     def dataset(
         self,
         split: str,

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from monai.bundle import ConfigParser
 
+from medssl_monai.classify.answers import answer_table
 from medssl_monai.classify.explain import grad_cam, occlusion_map
 from medssl_monai.classify.heat_maps import HeatMap, choose_rows, draw_heat_map, on_slice, windowed_slice
 from medssl_monai.classify.inputs import Fetched, fetched, source_names
@@ -18,6 +20,7 @@ from medssl_monai.classify.prediction_result import PredictionResult
 from medssl_monai.errors import InputError, NotHounsfieldError
 from medssl_monai.ingest.sources.paths import is_picture_file
 from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.folder import run_settings
 from medssl_monai.runs.settings import check_folder
 
 logger = logging.getLogger(__name__)
@@ -46,40 +49,78 @@ class PredictionOptions:
     verify_tls: bool = True
 
 
-def predict_studies(
-    run: Path,
-    settings: Mapping[str, Any],
-    sources: Sequence[str | Path],
-    out: Path,
+@dataclass(frozen=True)
+class Prediction:
+    """A finished prediction.
+
+    Attributes:
+        folder: with ``prediction.json``, ``predictions.csv``, ``studies.csv``, ``studies.json`` and ``left_out.csv``.
+        studies: one entry a series, the content of ``studies.json``.
+        slices: one row a slice, with a column ``p_CLASS`` for each class.
+        left_out: what was not classified, and why.
+        about: task, classes, temperature, out-of-distribution rule and pooling, as in ``prediction.json``.
+    """
+
+    folder: Path
+    studies: list[dict[str, Any]]
+    slices: pa.Table
+    left_out: list[dict[str, Any]]
+    about: Mapping[str, Any]
+
+
+def predict(
+    run: str | Path,
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
     options: PredictionOptions | None = None,
     **overrides: Any,
-) -> PredictionResult:
-    """Classify what the sources hold, and write `PredictionResult`'s files into ``out``; see `predict_run`."""
-    options = options or PredictionOptions()
+) -> Prediction:
+    """Classify clinical files by a run's ``inference.yaml`` and ``predict.yaml``.
+
+    Args:
+        run: folder of a fine-tuning run.
+        sources: one store; or files, folders and archives of DICOM, NIfTI and the like, or DICOMweb addresses of
+            studies, which go through ingestion first; or pictures, for a run that was fine-tuned on pictures.
+        out: folder for the tables, see `PredictionResult.write`.
+        options: heat maps and DICOM objects.
+        overrides: top-level keys of the bundle.
+
+    Raises:
+        CheckpointError: ``run`` is no finished fine-tuning run.
+        NoImagesError: the sources hold nothing that this run could classify; NotHounsfieldError: they are pictures,
+            and the run is for HU.
+        InputError: a source does not exist, or a PACS does not answer.
+
+    Example:
+        >>> prediction = predict("runs/head", ["study.zip"], "out")
+        >>> prediction.studies[0]["predicted"], prediction.slices.to_pandas().head()
+    """
+    folder, options = Path(out), options or PredictionOptions()
+    settings = run_settings(Path(run))
     pictures = is_picture_run(settings)
     if options.dicom_out is not None:
         _check_dicom_out(options.dicom_out, pictures)
-    with fetched(sources, options.query, verify_tls=options.verify_tls) as local:
-        if pictures:
-            work = _picture_run(run, settings, local, out, overrides)
-        else:
-            work = _slice_run(run, local, out, overrides)
+    given = [sources] if isinstance(sources, (str, Path)) else sources
+    with fetched(given, options.query, verify_tls=options.verify_tls) as local:
+        work = (_picture_work if pictures else _slice_work)(Path(run), settings, local, folder, overrides)
         result = work.result
         if options.names:
             known = work.input.names if isinstance(work.input, PictureInput) else source_names(local.paths, work.input)
             result = replace(result, names=known)
-            result.write(out)
+            result.write(folder)
         count = options.heat_maps or (options.dicom_out is not None)
         maps = _heat_maps(work, settings, int(count), options.occlusion) if count else []
-        _remove_heat_maps(out / HEAT_MAPS)
+        _remove_heat_maps(folder / HEAT_MAPS)
         if options.heat_maps:
             for one in maps:
-                draw_heat_map(one, out / HEAT_MAPS / f"{one.series}_slice-{one.slice:04d}.png")
+                draw_heat_map(one, folder / HEAT_MAPS / f"{one.series}_slice-{one.slice:04d}.png")
         if options.dicom_out is not None:
             from medssl_monai.classify.dicom.report import write_dicom
 
-            write_dicom(result, maps, local.paths, work.input, options.dicom_out, run)
-    return result
+            write_dicom(result, maps, local.paths, work.input, options.dicom_out, Path(run))
+    content = result.as_json()
+    about = {key: value for key, value in content.items() if key not in ("studies", "slices", "left_out")}
+    return Prediction(folder, content["studies"], answer_table(content["slices"]), content["left_out"], about)
 
 
 def is_picture_run(settings: Mapping[str, Any]) -> bool:
@@ -98,35 +139,36 @@ class _Work:
     result: PredictionResult
 
 
-def _slice_run(run: Path, local: Fetched, out: Path, overrides: Mapping[str, Any]) -> _Work:
+def _slice_work(
+    run: Path, settings: Mapping[str, Any], local: Fetched, out: Path, overrides: Mapping[str, Any]
+) -> _Work:
     if local.paths and all(path.is_file() and is_picture_file(path) for path in local.paths):
         raise NotHounsfieldError(
             f"{local.paths[0]}: this run was fine-tuned on CT in Hounsfield units, which a picture does not have; give "
             "the DICOM or NIfTI files that it was made from, or a run fine-tuned on pictures"
         )
     content = {"dataset_dir": [str(path) for path in local.paths], "left_out": local.left_out}
-    return _run(run, {**content, "output_dir": str(out), **overrides}, None)
+    return _run(run, out, {**content, **overrides})
 
 
-def _picture_run(
+def _picture_work(
     run: Path, settings: Mapping[str, Any], local: Fetched, out: Path, overrides: Mapping[str, Any]
 ) -> _Work:
     view = ConfigParser(dict(settings)).get_parsed_content("validate#preprocessing")
     dataset = PictureInput(local.paths, view)
-    source = {"source": dataset, "dataset": dataset, "preprocessing": None}
-    return _run(run, {**source, "output_dir": str(out), **overrides}, dataset)
+    return _run(run, out, {"source": dataset, "dataset": dataset, "preprocessing": None, **overrides})
 
 
-def _run(run: Path, content: Mapping[str, Any], given: Any) -> _Work:
+def _run(run: Path, out: Path, content: Mapping[str, Any]) -> _Work:
     workflow = run_bundle(
         [run / "configs" / "inference.yaml", run / "configs" / "predict.yaml"],
-        {"bundle_root": str(run), **content},
+        {"bundle_root": str(run), "output_dir": str(out), **content},
         workflow_type="infer",
     )
-    source, dataset, network, handlers = (
-        workflow.parser.get_parsed_content(name) for name in ("source", "dataset", "network", "handlers")
+    source, dataset, network, predictions = (
+        workflow.parser.get_parsed_content(name) for name in ("source", "dataset", "network", "study_predictions")
     )
-    return _Work(given or source, dataset, network, handlers[0].result)
+    return _Work(source, dataset, network, predictions.result)
 
 
 def _remove_heat_maps(folder: Path) -> None:

@@ -6,8 +6,6 @@ flagged, and no class is named for it; a study is flagged where more than half o
 Shapes: N slices, C classes.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medssl_monai.atomic import write_json, write_text
+from medssl_monai.atomic import write_csv, write_json
+from medssl_monai.classify.answers import AnswerRule, rows_by_series, write_answers
 from medssl_monai.classify.confidence import Confidence
 from medssl_monai.statistics.temperature import at_temperature
 
@@ -84,18 +83,21 @@ class PredictionResult:
         cuts = at_temperature(np.asarray(self.thresholds), self.confidence.temperature, self.task)
         return [float(cut) for cut in cuts]
 
+    @cached_property
+    def rule(self) -> AnswerRule:
+        """How probabilities name classes."""
+        return AnswerRule(self.classes, self.task, self.thresholds)
+
     def named(self, rows: Sequence[int]) -> str:
-        """The class of slices together; of several labels those that hold in any of them, with ``|`` between them."""
-        if self.task != "multilabel":
-            return self.classes[int(self._mean(rows).argmax())]
-        # A low temperature makes 1 of much that is not: only the network's own probabilities tell it from a threshold.
-        most = (self.probabilities if self.own is None else self.own)[rows].max(axis=0)
-        return "|".join(name for name, p, cut in zip(self.classes, most, self.thresholds, strict=True) if p >= cut)
+        """The class of slices together; of several labels those that hold in any of them, joined by ``|``."""
+        # A low temperature turns many probabilities into 1: only the network's own ones are compared with thresholds.
+        judged = self.own if self.own is not None and self.task == "multilabel" else self.probabilities
+        return self.rule.named(self.rule.pooled(judged[rows]))
 
     @cached_property
-    def order(self) -> list[int]:
-        """Rows by series and slice."""
-        return sorted(range(len(self.series)), key=lambda i: (self.series[i], self.slices[i]))
+    def series_rows(self) -> dict[str, list[int]]:
+        """Rows of each series, sorted by series and slice."""
+        return rows_by_series(self.series, self.slices)
 
     def slice_rows(self) -> list[dict[str, Any]]:
         """JSON-ready, one a slice."""
@@ -105,52 +107,40 @@ class PredictionResult:
                 "slice": self.slices[i],
                 "patient": self.patients[i],
                 "predicted": None if self.flagged[i] else self.named([i]),
-                "probabilities": self._shares(self.probabilities[i]),
+                "probabilities": self.rule.shares(self.probabilities[i]),
                 "flag": FLAG if self.flagged[i] else None,
                 "score": None if self.scores is None else round(float(self.scores[i]), 4),
                 "threshold": None if self.threshold is None else round(self.threshold, 4),
             }
-            for i in self.order
+            for rows in self.series_rows.values()
+            for i in rows
         ]
-
-    def rows_of(self, series: str) -> list[int]:
-        """Rows of a series, by slice."""
-        return [i for i in self.order if self.series[i] == series]
 
     @cached_property
     def studies(self) -> list[dict[str, Any]]:
         """JSON-ready, one a series."""
-        rows: dict[str, list[int]] = {}
-        for i in self.order:
-            rows.setdefault(self.series[i], []).append(i)
-        return [self._study(series, mine) for series, mine in rows.items()]
+        return [self._study(series, rows) for series, rows in self.series_rows.items()]
 
     def _study(self, series: str, rows: list[int]) -> dict[str, Any]:
         flags = self.flagged[rows]
         flagged = bool(flags.mean() > 0.5)
         used = [i for i in rows if flagged or not self.flagged[i]]
-        pooled = self.probabilities[used].max(axis=0) if self.task == "multilabel" else self._mean(used)
+        pooled = self.rule.pooled(self.probabilities[used])
         named = {"source": self.names[series]} if series in self.names else {}
         return {
             "series_id": series,
             "patient": self.patients[rows[0]],
             **named,
             "slices": len(rows),
-            "pooling": "max" if self.task == "multilabel" else "mean",
+            "pooling": self.rule.pooling,
             "pooled_slices": len(used),
             "predicted": None if flagged else self.named(used),
-            "probabilities": self._shares(pooled),
+            "probabilities": self.rule.shares(pooled),
             "flag": FLAG if flagged else None,
             "flagged_slices": int(flags.sum()),
             "score": None if self.scores is None else round(float(np.median(self.scores[rows])), 4),
             "threshold": None if self.threshold is None else round(self.threshold, 4),
         }
-
-    def _mean(self, rows: Sequence[int]) -> Floats:
-        return np.asarray(self.probabilities[rows].mean(axis=0))
-
-    def _shares(self, probability: Floats) -> dict[str, float]:
-        return {name: round(float(p), 6) for name, p in zip(self.classes, probability, strict=True)}
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as ``prediction.json`` holds it."""
@@ -173,27 +163,7 @@ class PredictionResult:
         ``left_out.csv``."""
         write_json(folder / "prediction.json", self.as_json())
         write_json(folder / "studies.json", self.studies)
-        write_text(folder / "predictions.csv", self._table(self.slice_rows()))
-        write_text(folder / "studies.csv", self._table(self.studies))
+        for name, rows in (("predictions", self.slice_rows()), ("studies", self.studies)):
+            write_answers(folder / f"{name}.csv", [{**row, "temperature": self.confidence.temperature} for row in rows])
         keys = ["kind", "series_id", "source_id", "modality", "files", "reason", "detail"]
-        write_text(folder / "left_out.csv", _csv(keys, [[one.get(key, "") for key in keys] for one in self.left_out]))
-
-    def _table(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """Rows with a column a class instead of the dictionary, and the temperature."""
-        plain = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "probabilities"]
-        cells = []
-        for row in rows:
-            none_holds = self.task == "multilabel" and row["predicted"] == ""  # as in a label table: "|"
-            values = {**row, "predicted": "|" if none_holds else row["predicted"]}
-            shares = [f"{p:.6f}" for p in row["probabilities"].values()]
-            texts = ["" if values.get(key) is None else values[key] for key in plain]
-            cells.append([*texts, f"{self.confidence.temperature:.4f}", *shares])
-        return _csv([*plain, "temperature", *(f"p_{name}" for name in self.classes)], cells)
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+        write_csv(folder / "left_out.csv", keys, ([one.get(key, "") for key in keys] for one in self.left_out))

@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, StratifiedKFold
@@ -18,9 +17,9 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+from torch.utils.data import Dataset
 
+from medssl_monai.classify.forward import BATCH, forward
 from medssl_monai.errors import LabelError
 from medssl_monai.labels.table import labelled_slices, read_labels
 from medssl_monai.statistics.metrics import balanced_accuracy
@@ -142,30 +141,15 @@ def nearest_votes(
     return np.asarray(model.fit(train, held.astype(np.float64)).predict(test))
 
 
-@torch.no_grad()
-def encoder_features(
-    encoder: nn.Module,
-    dataset: Dataset[dict[str, Any]],
-    batch_size: int = 32,
-    device: str | torch.device = "cpu",
-) -> Floats:
-    """Features of a frozen encoder in evaluation mode.
+def encoder_features(encoder: nn.Module, dataset: Dataset[dict[str, Any]], batch_size: int = BATCH) -> Floats:
+    """Features (N, D) float32 of a frozen encoder in evaluation mode.
 
     Args:
         encoder: (B, 3, H, W) -> (B, D).
         dataset: items with ``image`` (3, H, W).
         batch_size: images a forward pass.
-        device: where the encoder lies.
-
-    Returns:
-        (N, D) float32.
     """
-    encoder.eval()
-    parts = [
-        encoder(batch["image"].to(device)).float().cpu().numpy()
-        for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="features", unit="batch")
-    ]
-    return np.concatenate(parts)
+    return np.concatenate([out for _, out in forward(encoder, dataset, batch_size, description="features")])
 
 
 def linear_probe(

@@ -24,13 +24,13 @@ def run(
     json: Json = False,
 ) -> None:
     """Judge a run's classifier on labelled slices, by patient."""
-    from medssl_monai.classify.evaluate import evaluate_run
+    from medssl_monai.classify.evaluate import evaluate
     from medssl_monai.classify.thresholds import chosen_thresholds
     from medssl_monai.runs.folder import run_settings
     from medssl_monai.terminal import metrics_table
 
     cuts = chosen_thresholds(thresholds, run_settings(run_dir))
-    metrics = evaluate_run(run_dir, data, out, store=store, split=split, calibrate=calibrate, **cuts)
+    metrics = evaluate(run_dir, data, out, store=store, split=split, calibrate=calibrate, **cuts).metrics
     if json:
         print_json(metrics)
     else:

@@ -19,19 +19,7 @@ def run(
     config: Config = None,
 ) -> None:
     """Fine-tune a classifier on few labels."""
-    from medssl_monai.resources import bundle_dir, config_file
-    from medssl_monai.runs.bundle import run_bundle
+    from medssl_monai.classify.finetune import finetune
 
-    overlays = [config_file(name) for name in config or []]
-    run_bundle(
-        [bundle_dir("ct_classification") / "configs" / "train.yaml", *overlays],
-        {
-            "dataset_dir": str(data),
-            "store_dir": None if store is None else str(store),
-            "output_dir": str(out),
-            "encoder_weights": None if encoder is None else str(encoder),
-            "overlays": [str(p) for p in overlays],
-            **parse_overrides(overrides),
-        },
-    )
-    typer.echo(f"{out}: classifier in {out / 'models' / 'model.pt'}")
+    done = finetune(data, out, encoder=encoder, store=store, config=config or (), **parse_overrides(overrides))
+    typer.echo(f"{out}: classifier in {done.model}")

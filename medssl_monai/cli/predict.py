@@ -1,6 +1,5 @@
 """``medssl predict``."""
 
-from json import loads
 from pathlib import Path
 from typing import Annotated
 
@@ -44,8 +43,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Classify the slices and studies of clinical files: probabilities, flags, heat maps, DICOM reports."""
-    from medssl_monai.classify.predict import PredictionOptions
-    from medssl_monai.classify.predict_run import predict_run
+    from medssl_monai.classify.predict import PredictionOptions, predict
     from medssl_monai.classify.thresholds import chosen_thresholds
     from medssl_monai.ingest.sources.dicomweb import parse_query
     from medssl_monai.runs.folder import run_settings
@@ -55,20 +53,19 @@ def run(
         max(heatmaps, int(occlusion)), occlusion, dicom_out, names, parse_query(query or []), verify_tls
     )
     cuts = chosen_thresholds(thresholds, run_settings(run_dir))
-    studies = predict_run(run_dir, sources, out, options, **cuts)
-    content = loads((out / "prediction.json").read_text(encoding="utf-8"))
+    done = predict(run_dir, sources, out, options, **cuts)
     if json:
-        print_json({key: value for key, value in content.items() if key != "slices"})
+        print_json({**done.about, "studies": done.studies, "left_out": done.left_out})
         return
     from rich.console import Console
 
     console = Console()
-    console.print(studies_table(studies))
-    if content["left_out"]:
-        console.print(left_out_table(content["left_out"]))
-    about = content["temperature"]
+    console.print(studies_table(done.studies))
+    if done.left_out:
+        console.print(left_out_table(done.left_out))
+    about = done.about["temperature"]
     typer.echo(f"temperature {about['value']}: {about['note']}")
-    typer.echo(f"unlike training: {content['out_of_distribution']['note']}")
+    typer.echo(f"unlike training: {done.about['out_of_distribution']['note']}")
     files = ["prediction.json", "predictions.csv", "studies.csv", "studies.json", "left_out.csv"]
     typer.echo(f"{out}: {', '.join(files)}{', heat_maps/' if options.heat_maps else ''}")
     if dicom_out is not None:

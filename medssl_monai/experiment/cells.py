@@ -16,18 +16,18 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from medssl_monai.atomic import write_json, write_text
-from medssl_monai.classify.evaluate import evaluate_run
-from medssl_monai.classify.multilabel_predictions import MultilabelPredictions
+from medssl_monai.classify.evaluate import evaluate
+from medssl_monai.classify.finetune import finetune
+from medssl_monai.classify.forward import forward
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.classify.probes import Floats, nearest_votes, probe_linearly
 from medssl_monai.experiment.inputs import StudyInputs, public_key, weights_fingerprint
 from medssl_monai.experiment.made_by import made_by
 from medssl_monai.experiment.plan import Cell, StudyPlan, digest
 from medssl_monai.networks.resnet import resnet_encoder
-from medssl_monai.runs.bundle import run_bundle
 
 
 def cell_done(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path) -> bool:
@@ -102,23 +102,14 @@ def _overrides(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> dict[str, An
 
 
 def _finetune(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> dict[str, Any]:
-    """Through the bundle, as a user fine-tunes."""
-    run = folder / "run"
-    workflow = run_bundle(inputs.files, {**_overrides(plan, inputs, cell), "output_dir": str(run)})
-    trainer = workflow.parser.get_parsed_content("train::trainer")
-    data = workflow.parser.get_parsed_content("data")
+    """As a user fine-tunes."""
     place = inputs.overrides
-    evaluate_run(
-        run,
-        Path(place["dataset_dir"]),
-        folder / "evaluation",
-        store=Path(place["store_dir"]) if "store_dir" in place else None,
-        explanations=0,
-        figures=False,
-    )
+    run = finetune(place["dataset_dir"], folder / "run", config=inputs.overlays, **_overrides(plan, inputs, cell))
+    store = place.get("store_dir")
+    evaluate(run.folder, place["dataset_dir"], folder / "evaluation", store=store, explanations=0, figures=False)
     for heavy in ("checkpoints", "models"):
-        shutil.rmtree(run / heavy, ignore_errors=True)
-    return {"steps": int(trainer.state.iteration), **_learned_from(data)}
+        shutil.rmtree(run.folder / heavy, ignore_errors=True)
+    return {"steps": run.steps, "train_slices": run.train_slices, "train_patients": run.train_patients}
 
 
 def _frozen(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> dict[str, Any]:
@@ -129,15 +120,15 @@ def _frozen(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> d
     place = {key: i for i, key in enumerate(everything.keys)}
     learned = [place[key] for key in _training_keys(data)]
     judge = probe_linearly if cell.head == "linear" else nearest_votes
-    predictions: Predictions | MultilabelPredictions = Predictions(inputs.classes)
-    if parser["task"] == "multilabel":
-        predictions = MultilabelPredictions(inputs.classes, parser["thresholds"])
+    predictions = Predictions(inputs.classes, parser["task"], parser["thresholds"])
     labels = np.asarray([everything.labels[i] for i in learned])
     found = judge(everything.train[learned], labels, everything.test, len(inputs.classes))
     for probabilities, item in zip(found, everything.tested, strict=True):
         predictions.add(probabilities, *item)
     predictions.write(folder / "evaluation", figures=False)
-    return {"steps": 0, **_learned_from(data)}
+    patients = data.patients_of("train")
+    known = len(set(patients)) if all(patients) else None
+    return {"steps": 0, "train_slices": len(patients), "train_patients": known}
 
 
 def _parser(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> ConfigParser:
@@ -187,23 +178,13 @@ def _training_keys(data: Any) -> list[tuple[str, int]]:
     return [data.key(i) for i in data.splits["train"]]
 
 
-def _learned_from(data: Any) -> dict[str, Any]:
-    """How many slices and patients a cell saw; patients None where unknown."""
-    rows = data.rows("train") if hasattr(data, "rows") else None
-    patients = [r["patient"] for r in rows] if rows else [data.patients[i] for i in data.splits["train"]]
-    return {"train_slices": len(patients), "train_patients": len(set(patients)) if all(patients) else None}
-
-
-@torch.no_grad()
 def _features(
     encoder: torch.nn.Module, dataset: Dataset[dict[str, Any]]
 ) -> tuple[Floats, list[tuple[str, int, str, Any]]]:
     """Features (N, D), and of each slice (series, slice, patient, label)."""
-    encoder.eval()
-    device = next(encoder.parameters()).device
     parts, items = [], []
-    for batch in DataLoader(dataset, batch_size=32):
-        parts.append(encoder(batch["image"].to(device)).float().cpu().numpy())
+    for batch, features in forward(encoder, dataset):
+        parts.append(features)
         columns = (batch["series_id"], batch["slice"].tolist(), batch["patient"], batch["label"].tolist())
         items += list(zip(*columns, strict=True))
     return np.concatenate(parts), items

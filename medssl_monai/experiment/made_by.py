@@ -19,10 +19,10 @@ PRETRAINING = ("losses", "methods", "optimizers")
 FILES = {
     "store": ("dataset", "reader"),
     "labels": ("queries", "subsets", "table"),
-    "statistics": ("calibration", "metrics", "multilabel"),
+    "statistics": ("calibration", "metrics", "multilabel", "temperature"),
     "classify": (
-        *("classes", "evaluate", "features", "labelled_data", "listed_data", "multilabel_predictions", "predictions"),
-        *("probes", "pictures/data", "pictures/published", "pictures/table", "pictures/view"),
+        *("answers", "classes", "evaluate", "features", "finetune", "forward", "labelled_data", "listed_data"),
+        *("predictions", "probes", "pictures/data", "pictures/published", "pictures/table", "pictures/view"),
     ),
     "experiment": ("cells",),
 }

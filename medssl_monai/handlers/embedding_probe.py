@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
@@ -69,17 +68,17 @@ class EmbeddingProbe:
     def __call__(self, engine: Any) -> None:
         """Probe now, in the first process."""
         if process_rank() == 0:
-            self.look(engine.state.iteration, engine.state.device)
+            self.look(engine.state.iteration)
 
     def _finish(self, engine: Any) -> None:
         self.log.resume(engine)  # a finished run that is started again has no epoch
         if not self.log.rows or self.log.rows[-1]["step"] != engine.state.iteration:
             self(engine)
 
-    def look(self, step: int, device: str | torch.device = "cpu") -> list[dict[str, Any]]:
+    def look(self, step: int) -> list[dict[str, Any]]:
         """Probe, draw, and return the new rows. Mode and statistics of the encoder do not change."""
         training = self.encoder.training
-        features = encoder_features(self.encoder, self.dataset, device=device)
+        features = encoder_features(self.encoder, self.dataset)
         self.encoder.train(training)
         patients = [row["patient"] for row in self.rows]
         rows = [

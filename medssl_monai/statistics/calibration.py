@@ -1,4 +1,4 @@
-"""Whether a classifier's confidence is the share of answers that are right; temperature scaling where it is not.
+"""Whether a classifier's confidence is the share of its answers that are right.
 
 Shapes: N slices, C classes, B bins of confidence.
 """
@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
-TEMPERATURES = (0.05, 20.0)  # bounds of a fit
 BINS = 15  # of equal width, as Guo et al. 2017 (arXiv 1706.04599), section 2
 
 
@@ -61,13 +59,17 @@ def label_reliability(holds: npt.NDArray[np.bool_], probability: Floats, bins: i
     return _binned(holds.astype(np.float64), probability.astype(np.float64), bins)
 
 
+def bin_places(confidence: Floats, bins: int = BINS) -> Ints:
+    """The bin (N,) of each confidence (N,) in [0, 1]; one on an edge belongs to the lower bin."""
+    return np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1, 0, bins - 1)
+
+
 def _binned(right: Floats, confidence: Floats, bins: int) -> Reliability:
-    edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    place = bin_places(confidence, bins)
     count = np.bincount(place, minlength=bins)
     some = np.maximum(count, 1)
     return Reliability(
-        edges,
+        np.linspace(0, 1, bins + 1),
         count,
         np.bincount(place, confidence, minlength=bins) / some,
         np.bincount(place, right, minlength=bins) / some,
@@ -77,21 +79,3 @@ def _binned(right: Floats, confidence: Floats, bins: int) -> Reliability:
 def expected_calibration_error(labels: Ints, probabilities: Floats, bins: int = BINS) -> float:
     """Mean distance of confidence and accuracy over bins of confidence; 0 where the classifier knows how sure it is."""
     return reliability(labels, probabilities, bins).error
-
-
-def scale_temperature(probabilities: Floats, temperature: float) -> Floats:
-    """Softmax of log-probabilities over ``temperature`` (N, C): above 1 less sure, below 1 surer, the same class."""
-    logits = np.log(np.clip(probabilities.astype(np.float64), 1e-12, None)) / temperature
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
-
-
-def fit_temperature(labels: Ints, probabilities: Floats) -> float:
-    """Temperature within `TEMPERATURES` that makes the log loss of validation data least (Guo et al. 2017)."""
-
-    def loss(log_temperature: float) -> float:
-        scaled = scale_temperature(probabilities, float(np.exp(log_temperature)))
-        return float(-np.log(np.clip(scaled[np.arange(len(labels)), labels], 1e-12, None)).mean())
-
-    found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))

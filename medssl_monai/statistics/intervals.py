@@ -6,13 +6,13 @@ Every figure is computed from sums over patients (confusion matrix, calibration 
 often their patient was drawn (AUC), so that a thousand resamples cost about as much as a few evaluations.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medssl_monai.statistics.calibration import BINS
+from medssl_monai.statistics.calibration import BINS, bin_places
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -101,7 +101,7 @@ def bootstrap_figures(
     matrices = matrices.reshape(resamples, classes, classes)
     return {
         **_matrix_figures(matrices),
-        "auc": np.concatenate([_macro_auc(labels, probabilities, c[:, owner]) for c in _chunks(counts, len(labels))]),
+        "auc": _macro_auc(labels, probabilities, owner, counts),
         "ece": _calibration(labels, probabilities, owner, counts),
     }
 
@@ -134,15 +134,30 @@ def _matrix_figures(matrices: Floats) -> dict[str, Floats]:
     }
 
 
-def _macro_auc(labels: Ints, probabilities: Floats, weights: Ints) -> Floats:
-    """Macro one-against-the-rest AUC (R,) with weights (R, N); NaN where fewer than two classes weigh anything."""
-    total = np.zeros(len(weights))
-    present = np.zeros(len(weights))
-    for c in np.unique(labels):
-        areas = weighted_auc(labels == c, probabilities[:, c], weights)
-        total += np.nan_to_num(areas)
-        present += np.isfinite(areas)
-    return np.asarray(np.divide(total, present, out=np.full(len(weights), np.nan), where=present > 0))
+def _macro_auc(labels: Ints, probabilities: Floats, owner: Ints, counts: Ints) -> Floats:
+    """Macro one-against-the-rest AUC (R,); NaN where a resample holds fewer than two classes."""
+    areas = [resampled_auc(labels == c, probabilities[:, c], owner, counts) for c in np.unique(labels)]
+    return mean_where(np.stack(areas, axis=1), np.isfinite(np.stack(areas, axis=1)))
+
+
+def mean_where(values: Floats, kept: npt.NDArray[np.bool_]) -> Floats:
+    """Mean over the classes (R,) of the values (R, C) that are kept; NaN where none is."""
+    total, count = np.where(kept, np.nan_to_num(values), 0).sum(axis=1), kept.sum(axis=1)
+    return np.asarray(np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0))
+
+
+def resampled_auc(positive: npt.NDArray[np.bool_], scores: Floats, owner: Ints, counts: Ints) -> Floats:
+    """AUC (R,) of resamples of patients, in portions whose weights hold about four million numbers.
+
+    Args:
+        positive: (N,) truth.
+        scores: (N,), larger for positives.
+        owner: (N,) place of each slice's patient, see `bootstrap_counts`.
+        counts: (R, P).
+    """
+    rows = max(1, 4_000_000 // max(1, len(positive)))
+    portions = (counts[i : i + rows, owner] for i in range(0, len(counts), rows))
+    return np.concatenate([weighted_auc(positive, scores, portion) for portion in portions])
 
 
 def weighted_auc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Ints) -> Floats:
@@ -161,13 +176,6 @@ def _calibration(labels: Ints, probabilities: Floats, owner: Ints, counts: Ints)
     """Expected calibration error (R,): the slices' number cancels, so that sums of (right − confidence) suffice."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
-    place = np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), confidence, side="left") - 1, 0, BINS - 1)
-    gaps = counts @ _sums(owner, place, counts.shape[1], BINS, right - confidence)
+    gaps = counts @ _sums(owner, bin_places(confidence), counts.shape[1], BINS, right - confidence)
     slices = counts @ np.bincount(owner, minlength=counts.shape[1])
     return np.asarray(np.abs(gaps).sum(axis=1) / slices)
-
-
-def _chunks(counts: Ints, slices: int, budget: int = 4_000_000) -> Iterator[Ints]:
-    """Rows of ``counts`` in portions whose weights hold about ``budget`` numbers."""
-    rows = max(1, budget // max(1, slices))
-    return (counts[i : i + rows] for i in range(0, len(counts), rows))

@@ -102,7 +102,7 @@ def classification_metrics(labels: Ints, probabilities: Floats, classes: Sequenc
         "f1_micro": float(f1_score(labels, predicted, labels=every, average="micro", zero_division=0)),
         "auc": float(np.mean(list(areas.values()))) if areas else None,
         "ece": expected_calibration_error(labels, probabilities),
-        "log_loss": float(log_loss(labels, _simplex(probabilities), labels=every)) if len(every) > 1 else 0.0,
+        "log_loss": mean_log_loss(labels, probabilities),
         "precision": {classes[c]: float(precisions[c]) for c in present},
         "recall": {classes[c]: float(recalls[c]) for c in present},
         "f1": {classes[c]: float(f1s[c]) for c in present},
@@ -128,10 +128,18 @@ def _areas(labels: Ints, probabilities: Floats) -> dict[int, float]:
     return {int(c): float(roc_auc_score(labels == c, probabilities[:, c])) for c in present}
 
 
-def _simplex(probabilities: Floats) -> Floats:
-    """Rows that sum to one in float64, as scikit-learn's log loss asks, and no zero whose logarithm is infinite."""
+def mean_log_loss(labels: Ints, probabilities: Floats) -> float:
+    """Mean negative log of the true class's probability, clipped at 1e-7; 0 for a network of one class.
+
+    Args:
+        labels: (N,) class indices.
+        probabilities: (N, C).
+    """
+    every = np.arange(probabilities.shape[1])
+    if len(every) < 2:
+        return 0.0
     clipped = np.clip(probabilities.astype(np.float64), 1e-7, None)
-    return np.asarray(clipped / clipped.sum(axis=1, keepdims=True))
+    return float(log_loss(labels, clipped / clipped.sum(axis=1, keepdims=True), labels=every))
 
 
 def per_patient(

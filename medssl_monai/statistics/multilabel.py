@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 
 from medssl_monai.errors import ConfigError
 from medssl_monai.statistics.calibration import label_reliability
-from medssl_monai.statistics.intervals import bootstrap_counts, described_intervals, weighted_auc
+from medssl_monai.statistics.intervals import bootstrap_counts, described_intervals, mean_where, resampled_auc
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]
@@ -162,13 +162,13 @@ def label_intervals(
         balanced = (cells["hits"] / np.maximum(yes, 1) + cells["passes"] / np.maximum(no, 1)) / 2
         f1 = 2 * cells["hits"] / np.maximum(2 * cells["hits"] + cells["misses"] + cells["alarms"], 1)
         areas = np.stack(
-            [_areas(labels[:, c], probabilities[:, c], owner, counts) for c in range(labels.shape[1])], axis=1
+            [resampled_auc(labels[:, c], probabilities[:, c], owner, counts) for c in range(labels.shape[1])], axis=1
         )
         return {
             "accuracy": (cells["hits"] + cells["passes"]).sum(axis=1) / (yes + no).sum(axis=1),
-            "balanced_accuracy": _mean_where(balanced, both),
-            "f1_macro": _mean_where(f1, both),
-            "auc": _mean_where(areas, both),
+            "balanced_accuracy": mean_where(balanced, both),
+            "f1_macro": mean_where(f1, both),
+            "auc": mean_where(areas, both),
         }
 
     return described_intervals(patients, len(labels), figures)
@@ -179,19 +179,3 @@ def _by_owner(owner: npt.NDArray[np.integer[Any]], patients: int, cell: Bools) -
     sums = np.zeros((patients, cell.shape[1]))
     np.add.at(sums, owner, cell)
     return sums
-
-
-def _areas(
-    holds: Bools, probability: Floats, owner: npt.NDArray[np.integer[Any]], counts: npt.NDArray[np.integer[Any]]
-) -> Floats:
-    """AUC (R,), in portions of resamples whose weights hold about four million numbers."""
-    rows = max(1, 4_000_000 // max(1, len(holds)))
-    portions = [counts[i : i + rows, owner] for i in range(0, len(counts), rows)]
-    return np.concatenate([weighted_auc(holds, probability, portion) for portion in portions])
-
-
-def _mean_where(values: Floats, kept: Bools) -> Floats:
-    """Mean over labels (R,) of the values that are kept; NaN where none is."""
-    total = np.where(kept, np.nan_to_num(values), 0).sum(axis=1)
-    count = kept.sum(axis=1)
-    return np.asarray(np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0))

@@ -1,6 +1,6 @@
 """Temperature scaling of a classifier's confidence: fitted on validation slices, judged on others.
 
-Shapes: N slices, C classes.
+Guo et al. 2017 (arXiv 1706.04599), section 4.2. Shapes: N slices, C classes.
 """
 
 from typing import Any
@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
-
-from medssl_monai.statistics.calibration import (
-    TEMPERATURES,
-    fit_temperature,
-    scale_temperature,
-)
+from scipy.special import expit, logit, softmax
 
 Floats = npt.NDArray[np.floating[Any]]
+TEMPERATURES = (0.05, 20.0)
+"""Bounds of a fit."""
+
+
+def probabilities_of(logits: Floats, task: str = "multiclass") -> Floats:
+    """Probabilities (N, C) of a network's logits: softmax, or for ``multilabel`` the sigmoid of each."""
+    exact = logits.astype(np.float64)
+    return np.asarray(expit(exact) if task == "multilabel" else softmax(exact, axis=1))
 
 
 def at_temperature(probabilities: Floats, temperature: float, task: str = "multiclass") -> Floats:
@@ -30,26 +32,31 @@ def at_temperature(probabilities: Floats, temperature: float, task: str = "multi
     """
     if temperature == 1:
         return probabilities
+    exact = probabilities.astype(np.float64)
     if task == "multilabel":
-        return np.asarray(expit(logit(np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)) / temperature))
-    return scale_temperature(probabilities, temperature)
+        return np.asarray(expit(logit(np.clip(exact, 1e-12, 1 - 1e-12)) / temperature))
+    return np.asarray(softmax(np.log(np.clip(exact, 1e-12, None)) / temperature, axis=1))
 
 
-def fit_task_temperature(labels: npt.NDArray[Any], logits: Floats, task: str = "multiclass") -> float:
+def fit_temperature(labels: npt.NDArray[Any], logits: Floats, task: str = "multiclass") -> float:
     """Temperature within `TEMPERATURES` that makes the log loss least on validation slices.
 
     Args:
-        labels: (N,) class indices, or for ``multilabel`` (N, C) noughts and ones.
-        logits: (N, C).
+        labels: (N,) class indices, or for ``multilabel`` (N, C) of 0 and 1.
+        logits: (N, C); log-probabilities serve as well.
         task: ``multiclass`` or ``multilabel``.
     """
-    if task != "multilabel":
-        shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-        return fit_temperature(labels, shares / shares.sum(axis=1, keepdims=True))
-    signed = np.where(labels > 0.5, 1.0, -1.0) * logits.astype(np.float64)
+    if task == "multilabel":
+        signed = np.where(labels > 0.5, 1.0, -1.0) * logits.astype(np.float64)
+    else:
+        probabilities = probabilities_of(logits)
 
     def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -signed / np.exp(log_temperature)).mean())
+        temperature = float(np.exp(log_temperature))
+        if task == "multilabel":
+            return float(np.logaddexp(0, -signed / temperature).mean())
+        scaled = at_temperature(probabilities, temperature)
+        return float(-np.log(np.clip(scaled[np.arange(len(labels)), labels], 1e-12, None)).mean())
 
     found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(found.x))

@@ -15,8 +15,8 @@ from monai.bundle import ConfigWorkflow
 
 from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.checkpoints.run_export import export_run
-from medssl_monai.classify.evaluate import evaluate_run
-from medssl_monai.classify.predict_run import predict_run
+from medssl_monai.classify.evaluate import evaluate
+from medssl_monai.classify.predict import predict
 from medssl_monai.errors import CheckpointError, ConfigError, LabelError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir, config_file
@@ -249,21 +249,21 @@ def test_export_proves_itself(pretrained: Path, tmp_path: Path) -> None:
 def test_evaluation_by_patient(
     finetuned: Path, phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path
 ) -> None:
-    metrics = evaluate_run(finetuned, phantom_labels, tmp_path / "out", store=phantom_store.path)
+    metrics = evaluate(finetuned, phantom_labels, tmp_path / "out", store=phantom_store.path).metrics
     assert metrics["all_slices"]["slices"] == 12
     assert len(metrics["per_patient"]) == 2
     for name in ("metrics.json", "predictions.csv", "studies.json", "figures/confusion_matrix.png", "figures/roc.png"):
         assert (tmp_path / "out" / name).is_file(), name
-    again = evaluate_run(finetuned, phantom_labels, tmp_path / "again", store=phantom_store.path)
+    again = evaluate(finetuned, phantom_labels, tmp_path / "again", store=phantom_store.path).metrics
     assert again == metrics
 
 
 def test_prediction_agrees_with_evaluation_and_with_plain_monai(
     finetuned: Path, phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path
 ) -> None:
-    evaluate_run(finetuned, phantom_labels, tmp_path / "evaluated", store=phantom_store.path)
+    evaluate(finetuned, phantom_labels, tmp_path / "evaluated", store=phantom_store.path)
     series = phantom_labels.parent / "phantom-004"
-    studies = predict_run(finetuned, [series], tmp_path / "predicted", cache_dir=str(tmp_path / "cache"))
+    studies = predict(finetuned, [series], tmp_path / "predicted", cache_dir=str(tmp_path / "cache")).studies
     assert [s["slices"] for s in studies] == [6]
     judged = {(r["series_id"], r["slice"]): r for r in rows(tmp_path / "evaluated" / "predictions.csv")}
     predicted = rows(tmp_path / "predicted" / "predictions.csv")
@@ -364,9 +364,9 @@ def test_bad_input_is_named(
         finetune(table, tmp_path / "c", store_dir=store)
     table.write_text(f"source,slice,label,split\n{phantom_store.series_ids[0]},0,foot,test\n", encoding="utf-8")
     with pytest.raises(LabelError, match="'foot' is not a class"):
-        evaluate_run(finetuned, table, tmp_path / "d", store=phantom_store.path)
+        evaluate(finetuned, table, tmp_path / "d", store=phantom_store.path)
     with pytest.raises(CheckpointError, match="no finished fine-tuning run"):
-        predict_run(pretrained, [phantom_labels.parent], tmp_path / "e")
+        predict(pretrained, [phantom_labels.parent], tmp_path / "e")
     assert not [name for name in "abcde" if (tmp_path / name).exists()], "nothing is left behind"
 
 

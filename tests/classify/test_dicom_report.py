@@ -12,8 +12,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from medssl_monai.classify.dicom.report import _complete
-from medssl_monai.classify.predict import PredictionOptions
-from medssl_monai.classify.predict_run import predict_run
+from medssl_monai.classify.predict import PredictionOptions, predict
 from medssl_monai.errors import InputError
 
 
@@ -26,7 +25,7 @@ def source(phantom_labels: Path) -> Path:
 def objects(fine_tuned: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("dicom")
     options = PredictionOptions(heat_maps=2, dicom_out=folder / "objects")
-    predict_run(fine_tuned, [source], folder / "tables", options)
+    predict(fine_tuned, [source], folder / "tables", options)
     return sorted((folder / "objects").iterdir())
 
 
@@ -102,7 +101,7 @@ def foreign(fine_tuned: Path, source: Path, tmp_path_factory: pytest.TempPathFac
         content = yaml.safe_load((run / "configs" / name).read_text(encoding="utf-8"))
         content["classes"] = NAMES
         (run / "configs" / name).write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-    predict_run(run, [folder], folder / "tables", PredictionOptions(heat_maps=1, dicom_out=folder / "objects"))
+    predict(run, [folder], folder / "tables", PredictionOptions(heat_maps=1, dicom_out=folder / "objects"))
     return sorted((folder / "objects").iterdir())
 
 
@@ -133,5 +132,5 @@ def test_a_broken_value_that_is_not_needed_does_not_stop_a_report() -> None:
 def test_sources_that_are_not_dicom_are_refused(fine_tuned: Path, phantom_store: object, tmp_path: Path) -> None:
     options = PredictionOptions(dicom_out=tmp_path / "objects")
     with pytest.raises(InputError, match="none of the classified series came from DICOM"):
-        predict_run(fine_tuned, [phantom_store.path], tmp_path / "tables", options)  # type: ignore[attr-defined]
+        predict(fine_tuned, [phantom_store.path], tmp_path / "tables", options)  # type: ignore[attr-defined]
     assert not (tmp_path / "objects").exists()

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
 from medssl_monai.classify.classes import balanced_positions, inverse_frequency
-from medssl_monai.classify.evaluate import evaluate_run, temperature_figures
+from medssl_monai.classify.evaluate import evaluate, temperature_figures
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.engines.unfreezing import BackboneUnfreezing
@@ -148,7 +148,7 @@ def test_pictures_go_through_the_bundle(tmp_path: Path) -> None:
     overlays = ["finetune_folders"]
     settings = {"max_epochs": 6, "frozen_epochs": 0, "learning_rate": 1e-3, "class_balance": "sampling"}
     finetune(tmp_path / "data", tmp_path / "run", overlays, **settings)
-    metrics = evaluate_run(tmp_path / "run", tmp_path / "data", tmp_path / "out")
+    metrics = evaluate(tmp_path / "run", tmp_path / "data", tmp_path / "out").metrics
     assert metrics["temperature_scaling"]["validation_slices"] == 2
     assert metrics["classes"] == ["bleeding", "none"]
     assert metrics["all_slices"]["binary"]["positive_class"] == "none"

@@ -16,9 +16,9 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 
 from medssl_monai.classify.classes import balanced_loss, positive_weights
 from medssl_monai.classify.confidence import read_confidence
-from medssl_monai.classify.evaluate import evaluate_run
+from medssl_monai.classify.evaluate import evaluate
 from medssl_monai.classify.labelled_data import LabelledData
-from medssl_monai.classify.multilabel_predictions import MultilabelPredictions
+from medssl_monai.classify.predictions import Predictions
 from medssl_monai.classify.probes import nearest_votes, probe_linearly
 from medssl_monai.classify.thresholds import chosen_thresholds
 from medssl_monai.cli.main import main
@@ -243,7 +243,7 @@ def test_from_the_table_to_the_predictions(run: Path, table: Path, phantom_store
     validation = json.loads((run / "validation" / "metrics.json").read_text())
     assert validation["all_slices"]["slices"] == 6
     assert (run / "validation" / "figures" / "roc.png").is_file()
-    metrics = evaluate_run(run, table, tmp_path / "out", store=phantom_store.path, explanations=2)
+    metrics = evaluate(run, table, tmp_path / "out", store=phantom_store.path, explanations=2).metrics
     assert metrics["task"] == "multilabel"
     assert metrics["all_slices"]["slices"] == 12
     assert set(metrics["thresholds_by_validation"]["thresholds"]) == {"air", "bone"}
@@ -282,7 +282,7 @@ def test_recommended_thresholds_name_the_same_in_evaluation_and_prediction(
     reference = read_confidence(run / "models").reference
     assert reference is not None
     dataclasses.replace(reference, threshold=1e9).write(mine / "models" / "reference.safetensors")
-    found = evaluate_run(mine, table, tmp_path / "first", store=phantom_store.path, explanations=0, figures=False)
+    found = evaluate(mine, table, tmp_path / "first", store=phantom_store.path, explanations=0, figures=False).metrics
     cuts = list(found["thresholds_by_validation"]["thresholds"].values())
     store, words = phantom_store.path, ["--thresholds", tmp_path / "first" / "metrics.json", "--out"]
     for verb in (
@@ -324,7 +324,7 @@ def test_thresholds_as_a_user_gives_them(tmp_path: Path) -> None:
 
 
 def test_studies_hold_what_a_slice_holds() -> None:
-    predictions = MultilabelPredictions(["a", "b"])
+    predictions = Predictions(["a", "b"], "multilabel")
     for i, (probabilities, label) in enumerate([((0.9, 0.1), (1, 0)), ((0.2, 0.3), (0, 0)), ((0.1, 0.6), (0, 1))]):
         predictions.add(np.array(probabilities), "s1" if i < 2 else "s2", i, "p", np.array(label))
     first, second = predictions.studies()

@@ -6,8 +6,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from medssl_monai.classify.predict import PredictionOptions
-from medssl_monai.classify.predict_run import predict_run
+from medssl_monai.classify.predict import PredictionOptions, predict
 from tests.loopback import PASSWORD, REASON, USER, WITHOUT_ORTHANC, running_orthanc
 
 pytestmark = [pytest.mark.pacs, pytest.mark.skipif(WITHOUT_ORTHANC, reason=REASON)]
@@ -24,8 +23,8 @@ def test_a_study_is_predicted_as_from_its_files(
     (tmp_path / "orthanc").mkdir()
     with running_orthanc(tmp_path / "orthanc", files) as address:
         options = PredictionOptions(dicom_out=tmp_path / "objects")
-        found = predict_run(fine_tuned, [f"{address}/studies/{study}"], tmp_path / "pacs", options)
-    assert found == predict_run(fine_tuned, [patients[1]], tmp_path / "files")
+        found = predict(fine_tuned, [f"{address}/studies/{study}"], tmp_path / "pacs", options).studies
+    assert found == predict(fine_tuned, [patients[1]], tmp_path / "files").studies
     assert len(found) == 1 and found[0]["slices"] == 6
     written = (tmp_path / "pacs" / "prediction.json").read_text(encoding="utf-8")
     assert study not in written and json.loads(written)["left_out"] == []

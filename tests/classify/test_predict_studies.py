@@ -17,14 +17,13 @@ import torch
 
 from medssl_monai.classify import confidence
 from medssl_monai.classify.confidence import read_confidence
-from medssl_monai.classify.evaluate import evaluate_run
+from medssl_monai.classify.evaluate import evaluate
 from medssl_monai.classify.explain import occlusion_map
 from medssl_monai.classify.features import embed
 from medssl_monai.classify.heat_maps import on_slice
 from medssl_monai.classify.inputs import parse_dicomweb
 from medssl_monai.classify.pictures.inputs import PictureInput
-from medssl_monai.classify.predict import PredictionOptions
-from medssl_monai.classify.predict_run import predict_run
+from medssl_monai.classify.predict import PredictionOptions, predict
 from medssl_monai.cli.main import main
 from medssl_monai.errors import CheckpointError, InputError, NoImagesError, NotHounsfieldError
 from medssl_monai.ingest import SliceStore
@@ -64,7 +63,7 @@ def test_evaluation_can_fit_it_anew(
     (run / "models" / "confidence.json").unlink()
     (run / "models" / "reference.safetensors").unlink()
     table = phantom_labels.with_name("labels_for_predictions.csv")
-    evaluate_run(run, table, tmp_path / "out", store=phantom_store.path, explanations=0, calibrate=True)
+    evaluate(run, table, tmp_path / "out", store=phantom_store.path, explanations=0, calibrate=True)
     first, again = (read_confidence(one / "models") for one in (fine_tuned, run))
     assert again.temperature == pytest.approx(first.temperature, rel=1e-6)
     assert first.reference is not None
@@ -124,7 +123,7 @@ def test_no_temperature_is_fitted_where_slices_leave_it_open(
     run = tmp_path / "run"
     shutil.copytree(fine_tuned, run)
     table = phantom_labels.with_name("labels_for_predictions.csv")
-    evaluate_run(run, table, tmp_path / "out", store=phantom_store.path, explanations=0, calibrate=True)
+    evaluate(run, table, tmp_path / "out", store=phantom_store.path, explanations=0, calibrate=True)
     known = read_confidence(run / "models")
     assert (known.temperature, known.temperature_note) == (1.0, note)
 
@@ -133,7 +132,7 @@ def test_folder_archive_and_volume_with_heat_maps(fine_tuned: Path, study: Path,
     mixed = tmp_path / "mixed"
     shutil.copytree(study, mixed)
     (mixed / "letter.txt").write_text("Dear colleague")
-    studies = predict_run(fine_tuned, [mixed], tmp_path / "a", PredictionOptions(heat_maps=1, occlusion=True))
+    studies = predict(fine_tuned, [mixed], tmp_path / "a", PredictionOptions(heat_maps=1, occlusion=True)).studies
     assert [one["slices"] for one in studies] == [6]
     found = content(tmp_path / "a")
     assert [one["reason"] for one in found["left_out"]] == ["NOT_AN_IMAGE_FILE"]
@@ -145,9 +144,9 @@ def test_folder_archive_and_volume_with_heat_maps(fine_tuned: Path, study: Path,
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
         for file in study.rglob("*"):
             archive.write(file, file.relative_to(study))
-    again = predict_run(fine_tuned, [tmp_path / "study.zip"], tmp_path / "b")
+    again = predict(fine_tuned, [tmp_path / "study.zip"], tmp_path / "b").studies
     assert again == studies, "an archive is a folder"
-    predict_run(fine_tuned, [mixed], tmp_path / "c", PredictionOptions(names=True))
+    predict(fine_tuned, [mixed], tmp_path / "c", PredictionOptions(names=True))
     assert content(tmp_path / "c")["studies"][0]["source"].startswith(str(mixed))
     assert str(tmp_path) not in (tmp_path / "a" / "prediction.json").read_text(encoding="utf-8")
 
@@ -156,15 +155,15 @@ def test_no_heat_map_of_an_earlier_patient_stays(
     fine_tuned: Path, phantom_labels: Path, study: Path, tmp_path: Path
 ) -> None:
     maps, other = tmp_path / "out" / "heat_maps", phantom_labels.parent / "phantom-004"
-    predict_run(fine_tuned, [study], tmp_path / "out", PredictionOptions(heat_maps=1))
+    predict(fine_tuned, [study], tmp_path / "out", PredictionOptions(heat_maps=1))
     (first,) = maps.iterdir()
     (maps / "image-000003_slice-0000.png").touch()
     (maps / "mine.png").touch()
-    (found,) = predict_run(fine_tuned, [other], tmp_path / "out", PredictionOptions(heat_maps=1))
+    (found,) = predict(fine_tuned, [other], tmp_path / "out", PredictionOptions(heat_maps=1)).studies
     assert not first.name.startswith(found["series_id"])
     mine, new = sorted(path.name for path in maps.iterdir())
     assert (mine, new.split("_")[0]) == ("mine.png", found["series_id"])
-    predict_run(fine_tuned, [study], tmp_path / "out")
+    predict(fine_tuned, [study], tmp_path / "out")
     assert [path.name for path in maps.iterdir()] == ["mine.png"]
 
 
@@ -172,7 +171,7 @@ def test_what_is_unlike_training_is_flagged(fine_tuned: Path, tmp_path: Path) ->
     rng = np.random.default_rng(0)
     noise = rng.uniform(-1024, 3000, (64, 64, 6)).astype(np.int16)
     nib.save(nib.Nifti1Image(noise, np.diag([-3.0, -3.0, 5.0, 1.0])), tmp_path / "noise.nii.gz")  # type: ignore[no-untyped-call]
-    (study,) = predict_run(fine_tuned, [tmp_path / "noise.nii.gz"], tmp_path / "out")
+    (study,) = predict(fine_tuned, [tmp_path / "noise.nii.gz"], tmp_path / "out").studies
     assert (study["predicted"], study["flag"], study["flagged_slices"]) == (None, "out_of_distribution", 6)
     assert study["score"] > study["threshold"]
 
@@ -181,23 +180,23 @@ def test_a_run_without_confidence_says_so(fine_tuned: Path, study: Path, tmp_pat
     run = tmp_path / "run"
     shutil.copytree(fine_tuned, run)
     (run / "models" / "confidence.json").unlink()
-    predict_run(run, [study], tmp_path / "out")
+    predict(run, [study], tmp_path / "out")
     found = content(tmp_path / "out")
     assert found["temperature"]["value"] == 1.0
     assert found["temperature"]["note"].startswith("not fitted")
     assert found["slices"][0]["score"] is None
     (run / "models" / "confidence.json").write_text("{}")
     with pytest.raises(CheckpointError, match="confidence"):
-        predict_run(run, [study], tmp_path / "out")
+        predict(run, [study], tmp_path / "out")
 
 
 def test_a_kept_store_is_not_mistaken_for_the_sources(fine_tuned: Path, study: Path, tmp_path: Path) -> None:
     inbox, cache = tmp_path / "inbox", str(tmp_path / "cache")
     shutil.copytree(study, inbox / "one")
-    first = predict_run(fine_tuned, [inbox], tmp_path / "a", cache_dir=cache)
+    first = predict(fine_tuned, [inbox], tmp_path / "a", cache_dir=cache).studies
     shutil.rmtree(inbox / "one")
     shutil.copytree(study.with_name("phantom-004"), inbox / "two")
-    second = predict_run(fine_tuned, [inbox], tmp_path / "b", cache_dir=cache)
+    second = predict(fine_tuned, [inbox], tmp_path / "b", cache_dir=cache).studies
     assert len(first) == len(second) == 1
     assert first[0]["series_id"] != second[0]["series_id"]
 
@@ -206,15 +205,15 @@ def test_wrong_input_is_told(fine_tuned: Path, tmp_path: Path) -> None:
     picture = tmp_path / "x.png"
     cv2.imwrite(str(picture), np.zeros((32, 32), np.uint8))
     with pytest.raises(NotHounsfieldError, match="which a picture does not have"):
-        predict_run(fine_tuned, [picture], tmp_path / "out")
+        predict(fine_tuned, [picture], tmp_path / "out")
     upright = np.full((32, 6, 32), -1000, np.int16)
     upright[8:24, :, 8:24] = 40
     affine = np.array([[0, 0, 3.0, 0], [0, 5.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])
     nib.save(nib.Nifti1Image(upright, affine), tmp_path / "coronal.nii.gz")  # type: ignore[no-untyped-call]
     with pytest.raises(NoImagesError, match="is coronal; the classifier is for axial slices"):
-        predict_run(fine_tuned, [tmp_path / "coronal.nii.gz"], tmp_path / "out")
+        predict(fine_tuned, [tmp_path / "coronal.nii.gz"], tmp_path / "out")
     with pytest.raises(InputError, match="not for a whole PACS"):
-        predict_run(fine_tuned, ["https://pacs.example/dicom-web"], tmp_path / "out")
+        predict(fine_tuned, ["https://pacs.example/dicom-web"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -241,7 +240,7 @@ def test_a_study_of_a_pacs(fine_tuned: Path, study: Path, tmp_path: Path, monkey
     monkeypatch.setattr(PacsSource, "retrieve", retrieve)
     address = "https://pacs.example/dicom-web/studies/1.2"
     options = PredictionOptions(dicom_out=tmp_path / "objects")
-    (found,) = predict_run(fine_tuned, [address], tmp_path / "out", options)
+    (found,) = predict(fine_tuned, [address], tmp_path / "out", options).studies
     assert found["slices"] == 6
     assert [one["reason"] for one in content(tmp_path / "out")["left_out"]] == ["NOT_RETRIEVED"]
     assert len(list((tmp_path / "objects").iterdir())) == 2, "a report and a picture"
@@ -275,9 +274,9 @@ def test_runs_on_pictures_predict_pictures(
     assert len(content(tmp_path / "out")["slices"]) == 2
     assert (tmp_path / "out" / "heat_maps" / "picture-000000_slice-0000.png").is_file()
     with pytest.raises(NoImagesError, match="fine-tuned on pictures"):
-        predict_run(tmp_path / "run", [study], tmp_path / "no")
+        predict(tmp_path / "run", [study], tmp_path / "no")
     with pytest.raises(InputError, match="this run takes pictures"):
-        predict_run(tmp_path / "run", [study], tmp_path / "no", PredictionOptions(dicom_out=tmp_path / "d"))
+        predict(tmp_path / "run", [study], tmp_path / "no", PredictionOptions(dicom_out=tmp_path / "d"))
 
 
 def test_pictures_in_an_archive_and_what_is_none(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from scipy.special import expit, logit
 
 from medssl_monai.classify.confidence import Confidence
-from medssl_monai.classify.multilabel_predictions import MultilabelPredictions
 from medssl_monai.classify.prediction_result import FLAG, PredictionResult
+from medssl_monai.classify.predictions import Predictions
 from medssl_monai.classify.reference import Reference
 from medssl_monai.statistics.temperature import at_temperature
 
@@ -68,14 +68,17 @@ def test_several_labels_are_pooled_by_the_largest() -> None:
 def test_a_label_is_named_at_any_temperature_as_when_it_was_evaluated(temperature: float) -> None:
     own = np.array([[0.6, 0.9], [0.3, 0.97], [0.4, 0.2], [0.45, 0.999], [0.1, 0.95]])
     cuts = [0.4, 0.95]
-    evaluated = MultilabelPredictions(["a", "b"], cuts, list(own))
+    evaluated = Predictions(["a", "b"], "multilabel", cuts)
+    blank = made(None)
+    for i, probability in enumerate(own):
+        evaluated.add(probability, blank.series[i], blank.slices[i], blank.patients[i], None)
     there = {
         "own": own,
         "probabilities": at_temperature(own, temperature, "multilabel"),
         "confidence": Confidence(temperature, "fitted"),
     }
     result = made(None, task="multilabel", thresholds=cuts, **there)
-    assert [row["predicted"] for row in result.slice_rows()] == [evaluated.named(own[i]) for i in result.order]
+    assert [row["predicted"] for row in result.slice_rows()] == [row["predicted"] for row in evaluated.slice_rows()]
     assert [study["predicted"] for study in result.studies] == ["a|b", "a|b"]
     content = result.as_json()
     assert content["label_thresholds_as_set"] == cuts

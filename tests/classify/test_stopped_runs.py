@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from medssl_monai.classify.predict_run import predict_run
+from medssl_monai.classify.predict import predict
 from medssl_monai.errors import CheckpointError
 from medssl_monai.handlers.model_file import ModelFile
 from medssl_monai.ingest import SliceStore
@@ -43,7 +43,7 @@ def test_a_stopped_run_is_refused_until_it_has_ended(
             train(3)
     assert (run / "models" / "model.pt").is_file(), "the best so far"
     with pytest.raises(CheckpointError, match=r"stands at epoch 1 of 3; the same command .* given max_epochs=1$"):
-        predict_run(run, [phantom_store.path], tmp_path / "out")
+        predict(run, [phantom_store.path], tmp_path / "out")
     with pytest.raises(CheckpointError, match="stands at epoch 1 of 3"):
         pack_bundle("ct_classification", run, tmp_path / "packed.zip")
     assert not (tmp_path / "out").exists() and not (tmp_path / "packed.zip").exists()

@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medssl_monai.classify.predict_run import predict_run
+from medssl_monai.classify.predict import predict
 from medssl_monai.ingest import SliceStore
 from tests.label_server.server import LABEL_PYTHON, REASON, ROOT, WITHOUT_ENVIRONMENT, Client, running_server
 from tests.loopback import free_port
@@ -60,7 +60,7 @@ def test_probabilities_equal_the_bundles(client: Client, work: Path, small_run: 
     """`predict.yaml`, slice by slice; by the image's name, by its file, and by one slice."""
     image = client.images()[0]
     answer = client.infer("classification", image).json
-    predict_run(small_run, [work / "store"], tmp_path / "out")
+    predict(small_run, [work / "store"], tmp_path / "out")
     with (tmp_path / "out" / "predictions.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["series_id"] == image]
     names = list(answer["label_names"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl_monai.classify.predict_run import predict_run
+from medssl_monai.classify.predict import predict
 from medssl_monai.ingest import SliceStore
 from medssl_monai.label_server.studies import write_nifti
 from medssl_monai.runs.pack import pack_bundle
@@ -73,7 +73,7 @@ def test_it_loads_as_a_classifier_and_a_trainer(client: Client) -> None:
 def test_it_infers_what_the_run_infers(
     client: Client, small_run: Path, phantom_store: SliceStore, tmp_path: Path
 ) -> None:
-    predict_run(small_run, [phantom_store.path], tmp_path)
+    predict(small_run, [phantom_store.path], tmp_path)
     with (tmp_path / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     image = phantom_store.series_ids[0]

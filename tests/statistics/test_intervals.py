@@ -13,15 +13,11 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from medssl_monai.classify.figures import draw_reliability
 from medssl_monai.classify.predictions import Predictions
-from medssl_monai.statistics.calibration import (
-    expected_calibration_error,
-    fit_temperature,
-    reliability,
-    scale_temperature,
-)
+from medssl_monai.statistics.calibration import expected_calibration_error, reliability
 from medssl_monai.statistics.comparison import delong_test, holm, paired_permutation
 from medssl_monai.statistics.intervals import bootstrap_figures, patient_intervals, weighted_auc
 from medssl_monai.statistics.metrics import balanced_accuracy, classification_metrics, text_report
+from medssl_monai.statistics.temperature import at_temperature, fit_temperature
 from medssl_monai.terminal import metrics_table
 from tests.golden import fill
 
@@ -73,9 +69,9 @@ def test_temperature_finds_what_was_done() -> None:
     generator = np.random.default_rng(0)
     probabilities = softmax(generator.normal(size=(20_000, 3)) * 2, axis=1)
     labels = (probabilities.cumsum(1) < generator.random((20_000, 1))).sum(1)  # calibrated by construction
-    overdone = scale_temperature(probabilities, 0.4)
-    assert fit_temperature(labels, overdone) == pytest.approx(2.5, rel=0.05)
-    assert expected_calibration_error(labels, scale_temperature(overdone, 2.5)) < 0.02
+    overdone = at_temperature(probabilities, 0.4)
+    assert fit_temperature(labels, np.log(overdone)) == pytest.approx(2.5, rel=0.05)
+    assert expected_calibration_error(labels, at_temperature(overdone, 2.5)) < 0.02
     assert (overdone.argmax(1) == probabilities.argmax(1)).all()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from medssl_monai.statistics.temperature import at_temperature, fit_task_temperature
+from medssl_monai.statistics.temperature import at_temperature, fit_temperature
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -12,9 +12,9 @@ def test_a_known_temperature_is_found(temperature: float) -> None:
     rng = np.random.default_rng(0)
     honest = rng.normal(size=(6000, 3)) * 2
     labels = np.array([rng.choice(3, p=p) for p in softmax(honest, axis=1)])
-    assert fit_task_temperature(labels, honest * temperature) == pytest.approx(temperature, rel=0.08)
+    assert fit_temperature(labels, honest * temperature) == pytest.approx(temperature, rel=0.08)
     held = rng.random((6000, 3)) < expit(honest)
-    assert fit_task_temperature(held, honest * temperature, "multilabel") == pytest.approx(temperature, rel=0.08)
+    assert fit_temperature(held, honest * temperature, "multilabel") == pytest.approx(temperature, rel=0.08)
 
 
 def test_probabilities_at_a_temperature_are_those_of_divided_logits() -> None:

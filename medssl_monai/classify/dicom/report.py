@@ -131,7 +131,7 @@ def _report(
     algorithm: hd.sr.AlgorithmIdentification,
 ) -> Dataset:
     """One group for the series, one for each slice that has a picture."""
-    rows = {result.slices[i]: i for i in result.rows_of(study["series_id"])}
+    rows = {result.slices[i]: i for i in result.series_rows[study["series_id"]]}
     groups = [_group(result, "series", study, [images[n] for n in sorted(images)], algorithm)]
     slices = {row["slice"]: row for row in result.slice_rows() if row["series_id"] == study["series_id"]}
     for one in maps:

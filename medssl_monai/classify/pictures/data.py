@@ -124,6 +124,10 @@ class ImageData:
         """Class index (several labels: vector) of each picture of a split, in the order of its dataset."""
         return [self.label(i) for i in self.splits.get(split, ())]
 
+    def patients_of(self, split: str) -> list[str]:
+        """Patient of each picture of a split, "" where unknown."""
+        return [self.patients[i] for i in self.splits.get(split, ())]
+
     def subset(self, fraction: float, *, unit: Unit = "slices", seed: int = 0) -> "ImageData":
         """The same with a share of the training pictures, see `nested_subset`."""
         train = list(self.splits["train"])

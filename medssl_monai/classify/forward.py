@@ -1,0 +1,36 @@
+"""A network's pass over a data set: every use of a trained network goes through this loop."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+BATCH = 32
+
+
+@torch.inference_mode()
+def forward(
+    network: nn.Module, dataset: Dataset[dict[str, Any]], batch_size: int = BATCH, *, description: str | None = None
+) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.float32]]]:
+    """Pass every item's ``image`` through a network in evaluation mode, on the device of its parameters.
+
+    Args:
+        network: (B, 3, H, W) -> (B, D); put into evaluation mode.
+        dataset: items with ``image``, and whatever else the caller reads from the batch.
+        batch_size: images a forward pass; does not change the outputs.
+        description: of a progress bar; None shows none.
+
+    Yields:
+        Each batch, and the network's outputs (B, D) float32 for it.
+    """
+    network.eval()
+    parameter = next(network.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    loader: DataLoader[dict[str, Any]] = DataLoader(dataset, batch_size=batch_size)
+    for batch in tqdm(loader, desc=description, unit="batch", disable=description is None):
+        yield batch, network(batch["image"].to(device)).float().cpu().numpy()
