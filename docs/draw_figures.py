@@ -36,7 +36,6 @@ from medssl_monai.transforms import (
     MultiCropViews,
     SparKViews,
     TwoViews,
-    ViewRecipe,
     sample_generator,
 )
 
@@ -89,7 +88,7 @@ def draw_overview(out: Path) -> None:
             show(at(figure, 2.65, bottom, 0.52), windowed(slices[number]), "")
         page.text(3.27, bottom + 0.3, verdict, fontsize=11, color=colour, weight="bold")
         page.text(3.27, bottom + 0.08, words, fontsize=9, color="#444444")
-    views = TwoViews(recipe=ViewRecipe(window="wide", rotation=0.5, flip_vertical=0.5, jitter=1.0))
+    views = TwoViews(window="wide")
     drawn = views.apply(slices[1], views.draw(sample_generator(seed=11, epoch=0, index=0), *slices[1].shape[1:]))
     hiding = SparKViews(224, window="wide", mean=0.0, std=1.0)
     whole, mask = hiding.apply(slices[1], hiding.draw(sample_generator(1, 0, 0), *slices[1].shape[1:]))
@@ -118,8 +117,7 @@ def at(figure: Figure, left: float, bottom: float, size: float) -> Axes:
 def draw_swav(out: Path) -> None:
     """A slice with the boxes of its crops, and the crops."""
     image = thorax()
-    recipe = ViewRecipe(window="wide")
-    views = MultiCropViews(recipe=recipe)
+    views = MultiCropViews(window="wide")
     parameters = views.draw(sample_generator(seed=5, epoch=0, index=0), *image.shape[1:])
     crops = views.apply(image, parameters)
     figure = Figure(figsize=(9.6, 3.5), layout="constrained")
@@ -141,7 +139,7 @@ def draw_two_views(out: Path) -> None:
     axes = figure.subplots(2, 5, width_ratios=[1, 1, 1, 1, 1])
     for row, label in enumerate(("thorax", "abdomen_pelvis")):
         image = patient.volume[None, patient.labels.index(label) + 1]
-        views = TwoViews(recipe=ViewRecipe(window="wide", rotation=0.5, flip_vertical=0.5, jitter=1.0))
+        views = TwoViews(window="wide")
         show(axes[row, 0], windowed(image), "slice, and two draws" if row == 0 else "")
         for draw in range(2):
             parameters = views.draw(sample_generator(seed=11, epoch=draw, index=row), *image.shape[1:])

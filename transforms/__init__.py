@@ -4,11 +4,10 @@ from medssl_monai.transforms.ct_window import CTWindow, CTWindowd
 from medssl_monai.transforms.device_views import DeviceViews
 from medssl_monai.transforms.draws import sample_generator
 from medssl_monai.transforms.labelled import LabelledParameters, LabelledView, LabelledViewd
-from medssl_monai.transforms.multi_crop import MultiCropParameters, MultiCropViews, MultiCropViewsd
+from medssl_monai.transforms.masked_view import SparKParameters, SparKViews, SparKViewsd
+from medssl_monai.transforms.multi_crop import MultiCropParameters, MultiCropViews, MultiCropViewsd, TwoViews, TwoViewsd
 from medssl_monai.transforms.recipe import ViewParameters, ViewRecipe, view_channels
 from medssl_monai.transforms.spatial import Crop, resample
-from medssl_monai.transforms.two_views import TwoViews, TwoViewsd
-from medssl_monai.transforms.views import SparKParameters, SparKViews, SparKViewsd
 
 __all__ = [
     "CTWindow",

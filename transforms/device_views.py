@@ -14,13 +14,12 @@ from torch.utils.data import default_collate
 
 from medssl_monai.errors import ConfigError
 from medssl_monai.transforms.batched import apply_plan
-from medssl_monai.transforms.ct_window import require_hounsfield, window_limits
-from medssl_monai.transforms.multi_crop import MultiCropParameters, MultiCropViewsd
+from medssl_monai.transforms.masked_view import SparKParameters, SparKViews, SparKViewsd
+from medssl_monai.transforms.multi_crop import MultiCropParameters, MultiCropViewsd, TwoViewsd
 from medssl_monai.transforms.recipe import ViewRecipe
-from medssl_monai.transforms.samples import item_generator, slice_array
+from medssl_monai.transforms.samples import slice_array
 from medssl_monai.transforms.spatial import AIR_HU
 from medssl_monai.transforms.view_plan import plan_views
-from medssl_monai.transforms.views import SparKViews, SparKViewsd
 
 Item: TypeAlias = dict[Any, Any]
 
@@ -36,7 +35,7 @@ class DeviceViews:
     """
 
     def __init__(self, transform: Any) -> None:
-        if not isinstance(transform, MultiCropViewsd | SparKViewsd):
+        if not isinstance(transform, MultiCropViewsd | TwoViewsd | SparKViewsd):
             raise ConfigError(
                 f"views_on_device: made by SparKViewsd, TwoViewsd and MultiCropViewsd, found "
                 f"{type(transform).__name__}; set views_on_device to false"
@@ -55,19 +54,15 @@ class DeviceViews:
             ValueError: an item without ``index`` or an image that is not (1, H, W).
             NotHounsfieldError: a window in HU on an item whose ``modality`` is not CT.
         """
-        require_hounsfield(data, self.recipe.windows, self.recipe.fallback)
+        drawn = self.source.draw(data)
         item = dict(data)
         pixels = slice_array(item.pop(self.source.key))
-        rng = item_generator(data, self.source.seed)
-        views: MultiCropParameters
-        if isinstance(self.source, SparKViewsd):
-            spark = self.source.transform.draw(rng, *pixels.shape)
-            views, item["mask"] = (spark.view,), self.source.transform.mask(spark)
-        else:
-            views = self.source.transform.draw(rng, *pixels.shape)
-        level, width = data.get("window_level"), data.get("window_width")
+        views: MultiCropParameters = drawn
+        if isinstance(drawn, SparKParameters):
+            views, item["mask"] = (drawn.view,), self.source.transform.mask(drawn)
         item["image"] = pixels
-        item["drawn"] = views, window_limits(self.recipe.windows, pixels, level, width, self.recipe.fallback)
+        limits = self.recipe.intensities.limits(pixels, data.get("window_level"), data.get("window_width"))
+        item["drawn"] = views, limits
         return item
 
     def collate(self, items: Sequence[Item]) -> Item:
@@ -93,7 +88,7 @@ class DeviceViews:
         views: list[Tensor] = []
         for plan, size in zip(batch["plans"], self.sizes, strict=True):
             there = {name: value.to(device, non_blocking=True) for name, value in plan.items()}
-            views.append(apply_plan(slices, there, size, self.recipe.interpolation, self.recipe.norm))
+            views.append(apply_plan(slices, there, size, self.recipe.interpolation, self.recipe.intensities.norm))
         return {**{k: v for k, v in batch.items() if k not in ("slices", "plans")}, "views": views}
 
 

@@ -1,17 +1,19 @@
 """Intensities of one view: windows in HU, jitter of the windows, normalisation.
 
 Shapes: view in HU (h, w); result (channels, h, w) float32, one channel a window; a single window is repeated where mean
-and std speak of three channels.
+and std have three values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from medssl_monai.transforms.ct_window import require_hounsfield, window_limits
 from medssl_monai.transforms.draws import log_uniform, uniform
+from medssl_monai.windows import AdaptiveWindow, HUWindow, WindowSpec, parse_windows, resolve_window
 
 Limits: TypeAlias = Sequence[tuple[float, float]]
 
@@ -81,13 +83,6 @@ class Normalisation:
         return cls(means, stds)
 
 
-def windowed(
-    view: npt.NDArray[np.float32], limits: Limits, jitter: WindowJitter, norm: Normalisation
-) -> npt.NDArray[np.float32]:
-    """View (h, w) in HU -> (channels, h, w): window, clip to [0, 1], (x - mean) / std."""
-    return normalised(unit_range(view, limits, jitter), norm)
-
-
 def unit_range(view: npt.NDArray[np.float32], limits: Limits, jitter: WindowJitter) -> npt.NDArray[np.float32]:
     """View (h, w) in HU -> (windows, h, w), each window's limits at 0 and 1, clipped."""
     unit = np.empty((len(limits), *view.shape), np.float32)
@@ -103,3 +98,61 @@ def normalised(unit: npt.NDArray[np.float32], norm: Normalisation) -> npt.NDArra
     for channel, (mean, std) in enumerate(zip(norm.mean, norm.std, strict=True)):
         np.divide(unit[channel % len(unit)] - np.float32(mean), np.float32(std), out=out[channel])
     return out
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """Windows of a recipe, their jitter and the normalisation; see `Intensities.of` for the arguments behind them."""
+
+    windows: tuple[HUWindow | AdaptiveWindow, ...]
+    fallback: HUWindow | None
+    jitter: tuple[float, float] | None
+    norm: Normalisation
+
+    @classmethod
+    def of(
+        cls,
+        window: WindowSpec,
+        window_fallback: str | Sequence[float] | None,
+        window_jitter: Sequence[float] | None,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        channels: int | None = None,
+    ) -> "Intensities":
+        """From the arguments of a recipe.
+
+        Args:
+            window: preset, [low, high] in HU, or a list of those: a channel each.
+            window_fallback: a fixed window for ``tags`` where the image's tags give none.
+            window_jitter: (level, width) strengths, see `draw_window_jitter`; None draws none.
+            mean: of intensities in [0, 1]; one value, or one a channel.
+            std: their standard deviation, likewise.
+            channels: of a view, see `Normalisation.of`.
+
+        Raises:
+            ValueError: windows, mean and std that do not fit one another, or strengths out of range.
+            ConfigError: unknown window.
+        """
+        windows = parse_windows(window)
+        return cls(
+            windows,
+            None if window_fallback is None else HUWindow(*resolve_window(window_fallback)),
+            None if window_jitter is None else jitter_strength(window_jitter),
+            Normalisation.of(mean, std, len(windows), channels),
+        )
+
+    def limits(self, pixels: npt.NDArray[np.generic], level: float | None, width: float | None) -> Limits:
+        """The windows' limits for a slice (H, W) whose tags give ``level`` and ``width``."""
+        return window_limits(self.windows, pixels, level, width, self.fallback)
+
+    def require_hounsfield(self, data: Mapping[Any, Any]) -> None:
+        """Refuse an item that is not in HU where a window is; see `ct_window.require_hounsfield`."""
+        require_hounsfield(data, self.windows, self.fallback)
+
+    def draw(self, rng: np.random.Generator) -> WindowJitter:
+        """Draw a change of the windows."""
+        return draw_window_jitter(rng, self.jitter)
+
+    def apply(self, view: npt.NDArray[np.float32], limits: Limits, jitter: WindowJitter) -> npt.NDArray[np.float32]:
+        """View (h, w) in HU -> (channels, h, w): window, clip to [0, 1], (x - mean) / std."""
+        return normalised(unit_range(view, limits, jitter), self.norm)

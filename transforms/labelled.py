@@ -19,15 +19,14 @@ from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.croppad.array import ResizeWithPadOrCrop
 from monai.transforms.spatial.array import Resize
-from monai.transforms.traits import RandomizableTrait
-from monai.transforms.transform import MapTransform
 
-from medssl_monai.transforms.ct_window import require_hounsfield, window_limits
+from medssl_monai.transforms.arguments import takes_arguments_of
 from medssl_monai.transforms.draws import chance, log_uniform, uniform
-from medssl_monai.transforms.intensity import Normalisation, WindowJitter, draw_window_jitter, jitter_strength, windowed
-from medssl_monai.transforms.samples import item_generator, single_key, slice_array, view_size
+from medssl_monai.transforms.intensity import Intensities, WindowJitter
+from medssl_monai.transforms.samples import item_generator, number_range, probability, slice_array, view_size
 from medssl_monai.transforms.spatial import AIR_HU, resample_affine
-from medssl_monai.windows import HUWindow, WindowSpec, parse_windows, resolve_window
+from medssl_monai.transforms.views import DictionaryViews
+from medssl_monai.windows import WindowSpec
 
 
 @dataclass(frozen=True)
@@ -77,18 +76,11 @@ class LabelledView:
         window_fallback: str | Sequence[float] | None = None,
     ) -> None:
         self.side = view_size(image_size)[0]
-        self.windows = parse_windows(window)
-        self.norm = Normalisation.of(mean, std, len(self.windows), channels=3)
-        self.scale = (float(scale[0]), float(scale[1]))
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale {tuple(scale)} must be two numbers, 0 < low <= high")
-        if not (0 <= flip <= 1 and rotation_degrees >= 0 and shift >= 0):
-            raise ValueError(
-                f"flip {flip} must be a probability, rotation_degrees {rotation_degrees} and shift {shift} at least 0"
-            )
-        self.rotation_degrees, self.shift, self.flip = rotation_degrees, shift, flip
-        self.window_jitter = None if window_jitter is None else jitter_strength(window_jitter)
-        self.fallback = None if window_fallback is None else HUWindow(*resolve_window(window_fallback))
+        self.intensities = Intensities.of(window, window_fallback, window_jitter, mean, std, channels=3)
+        self.scale, self.flip = number_range("scale", scale), probability("flip", flip)
+        if rotation_degrees < 0 or shift < 0:
+            raise ValueError(f"rotation_degrees {rotation_degrees} and shift {shift} must be at least 0")
+        self.rotation_degrees, self.shift = rotation_degrees, shift
         self._resize = Resize(self.side, size_mode="longest", mode="bilinear", anti_aliasing=True)
         self._pad = ResizeWithPadOrCrop((self.side, self.side), value=0)
 
@@ -100,7 +92,7 @@ class LabelledView:
             shift_rows=uniform(rng, -self.shift, self.shift),
             shift_columns=uniform(rng, -self.shift, self.shift),
             flip_horizontal=chance(rng, self.flip),
-            jitter=draw_window_jitter(rng, self.window_jitter),
+            jitter=self.intensities.draw(rng),
         )
 
     def apply(
@@ -125,8 +117,8 @@ class LabelledView:
             matrix = self._matrix(pixels.shape, parameters)
             view = resample_affine(pixels, matrix, (self.side, self.side), prefilter="gaussian")
             jitter = parameters.jitter
-        limits = window_limits(self.windows, pixels, level, width, self.fallback)
-        return torch.from_numpy(windowed(view, limits, jitter, self.norm))
+        limits = self.intensities.limits(pixels, level, width)
+        return torch.from_numpy(self.intensities.apply(view, limits, jitter))
 
     def _fit(self, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Slice (H, W) -> (S, S) by MONAI's own transforms."""
@@ -153,59 +145,31 @@ class LabelledView:
         return np.asarray(to_slice @ turn @ to_centre @ mirror)
 
 
-class LabelledViewd(MapTransform, RandomizableTrait):
+@takes_arguments_of(LabelledView)
+class LabelledViewd(DictionaryViews):
     """Dictionary form of `LabelledView`: replaces the image and keeps every other entry, ``label`` among them.
-
-    Arguments that are not listed are those of `LabelledView`.
 
     Args:
         keys: the image's key.
         seed: of the run; the draws depend on (seed, epoch, index) alone.
         augment: training views; False gives the evaluation view, which needs no ``index``.
+        view: every argument of `LabelledView`, by keyword.
 
     Raises:
+        ConfigError: an argument that there is not.
         ValueError: at call, for an item without ``index`` when augmenting, or an image that is not (1, H, W).
         NotHounsfieldError: at call, for a window in HU on an item whose ``modality`` is not CT.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = "image",
-        *,
-        image_size: int = 224,
-        window: WindowSpec = "wide",
-        mean: float | Sequence[float] = 0.0,
-        std: float | Sequence[float] = 1.0,
-        seed: int = 0,
-        augment: bool = True,
-        scale: Sequence[float] = (0.9, 1.1),
-        rotation_degrees: float = 10.0,
-        shift: float = 0.05,
-        flip: float = 0.0,
-        window_jitter: Sequence[float] | None = (0.05, 0.1),
-        window_fallback: str | Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(keys)
-        self.key, self.seed, self.augment = single_key(self.keys), seed, augment
-        self.transform = LabelledView(
-            image_size,
-            window=window,
-            mean=mean,
-            std=std,
-            scale=scale,
-            rotation_degrees=rotation_degrees,
-            shift=shift,
-            flip=flip,
-            window_jitter=window_jitter,
-            window_fallback=window_fallback,
-        )
+    def __init__(self, keys: KeysCollection = "image", *, seed: int = 0, augment: bool = True, **view: Any) -> None:
+        super().__init__(keys, seed, False, LabelledView(**view))
+        self.augment = augment
 
-    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Item with ``image`` (1, H, W) in HU -> the same item with ``image`` (3, S, S) float32."""
-        require_hounsfield(data, self.transform.windows, self.transform.fallback)
-        item = dict(data)
-        parameters = self.transform.draw(item_generator(data, self.seed)) if self.augment else None
-        item[self.key] = self.transform.apply(
-            item[self.key], parameters, data.get("window_level"), data.get("window_width")
-        )
-        return item
+    def draw(self, data: Mapping[Any, Any]) -> LabelledParameters | None:
+        """The parameters of a training view; None for the evaluation view."""
+        self.transform.intensities.require_hounsfield(data)
+        return self.transform.draw(item_generator(data, self.seed)) if self.augment else None
+
+    def entries(self, made: torch.Tensor) -> dict[Any, Any]:
+        """The view takes the image's place."""
+        return {self.key: made}

@@ -1,26 +1,24 @@
-"""Several crops of a slice, large and small, as SwAV compares them.
+"""Several views of a slice: crops large and small, as SwAV compares them, or two, as MoCo v2 and BYOL do.
 
 Shapes: slice (1, H, W) in HU; views a list of (channels, h, w) float32, in the order of ``sizes``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
-from monai.transforms.traits import RandomizableTrait
-from monai.transforms.transform import MapTransform
 
-from medssl_monai.transforms.ct_window import require_hounsfield
+from medssl_monai.transforms.arguments import takes_arguments_of
 from medssl_monai.transforms.recipe import ViewParameters, ViewRecipe
-from medssl_monai.transforms.samples import item_generator, number_range, single_key, slice_array, view_size
-from medssl_monai.transforms.spatial import Interpolation
-from medssl_monai.windows import WindowSpec
+from medssl_monai.transforms.samples import number_range, slice_array, view_size
+from medssl_monai.transforms.views import DictionaryViews
 
 MultiCropParameters: TypeAlias = tuple[ViewParameters, ...]
 
 
+@takes_arguments_of(ViewRecipe)
 class MultiCropViews:
     """Crops of several sizes (Caron et al. 2020, arXiv 2006.09882, section 3.2 and appendix A.1).
 
@@ -28,10 +26,11 @@ class MultiCropViews:
         counts: how many views of each size, the large ones first.
         sizes: side, or (h, w), of each in pixels.
         scales: share of the slice's area that each covers.
-        recipe: what else happens to a view.
+        recipe: every argument of `ViewRecipe`, by keyword.
 
     Raises:
-        ValueError: lists of different lengths, or a count, size or share out of range.
+        ConfigError: an argument that there is not, or an unknown window.
+        ValueError: lists of different lengths, or an argument out of range.
     """
 
     def __init__(
@@ -39,8 +38,7 @@ class MultiCropViews:
         counts: Sequence[int] = (2, 6),
         sizes: Sequence[int | Sequence[int]] = (224, 96),
         scales: Sequence[Sequence[float]] = ((0.14, 1.0), (0.05, 0.14)),
-        *,
-        recipe: ViewRecipe | None = None,
+        **recipe: Any,
     ) -> None:
         if not 0 < len(counts) == len(sizes) == len(scales):
             raise ValueError(
@@ -48,7 +46,8 @@ class MultiCropViews:
             )
         if min(counts) < 1:
             raise ValueError(f"counts {list(counts)} must be at least 1 each; leave out a size that is not wanted")
-        self.recipe = recipe or ViewRecipe()
+        self.recipe = ViewRecipe(**recipe)
+        self.intensities = self.recipe.intensities
         self.crops = [  # (size, scale) of each view
             (view_size(size), number_range("scales", scale, upper=1.0))
             for count, size, scale in zip(counts, sizes, scales, strict=True)
@@ -75,82 +74,73 @@ class MultiCropViews:
             width: the image's own window width, for ``tags``.
         """
         pixels = slice_array(image)
-        limits = self.recipe.limits(pixels, level, width)
+        limits = self.intensities.limits(pixels, level, width)
         return [
             torch.from_numpy(self.recipe.apply(pixels, view, size, limits))
             for view, (size, _) in zip(parameters, self.crops, strict=True)
         ]
 
 
-class MultiCropViewsd(MapTransform, RandomizableTrait):
+@takes_arguments_of(ViewRecipe, rotation=0.5, flip_vertical=0.5, jitter=1.0)
+class TwoViews(MultiCropViews):
+    """Two views of one recipe: MoCo v2's (Chen et al. 2020, arXiv 2003.04297) with turns, flips and noise for CT.
+
+    Args:
+        image_size: side, or (h, w), of the views in pixels.
+        scale: share of the slice's area that a view covers.
+        recipe: every argument of `ViewRecipe`, by keyword; by default ``rotation`` and ``flip_vertical`` are 0.5 and
+            ``jitter`` is 1.
+
+    Raises:
+        ConfigError: an argument that there is not, or an unknown window.
+        ValueError: an argument out of range.
+
+    Example:
+        >>> views = TwoViews(64, window="lung", mean=0.25, std=0.25)
+        >>> parameters = views.draw(sample_generator(seed=0, epoch=0, index=7), 512, 512)
+        >>> [tuple(view.shape) for view in views.apply(torch.zeros(1, 512, 512), parameters)]
+        [(1, 64, 64), (1, 64, 64)]
+    """
+
+    def __init__(
+        self, image_size: int | Sequence[int] = 224, *, scale: Sequence[float] = (0.2, 1.0), **recipe: Any
+    ) -> None:
+        super().__init__((2,), (image_size,), (scale,), **recipe)
+
+
+@takes_arguments_of(MultiCropViews)
+class MultiCropViewsd(DictionaryViews):
     """Dictionary form of `MultiCropViews`; the defaults are SwAV's, fitted to CT.
 
     Reads the image, ``index`` and ``epoch``; writes ``views``; drops the image unless ``keep_image``. The draws depend
-    on (seed, epoch, index) alone. For the arguments see `MultiCropViews` and `ViewRecipe`.
+    on (seed, epoch, index) alone.
+
+    Args:
+        keys: the image's key.
+        seed: of the run.
+        keep_image: whether the image stays in the item.
+        views: every argument of `MultiCropViews`, by keyword.
 
     Raises:
+        ConfigError: an argument that there is not.
         ValueError: at call, for an item without ``index`` or an image that is not (1, H, W).
         NotHounsfieldError: at call, for a window in HU on an item whose ``modality`` is not CT.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = "image",
-        *,
-        seed: int,
-        counts: Sequence[int] = (2, 6),
-        sizes: Sequence[int | Sequence[int]] = (224, 96),
-        scales: Sequence[Sequence[float]] = ((0.14, 1.0), (0.05, 0.14)),
-        ratio: Sequence[float] = (3 / 4, 4 / 3),
-        interpolation: Interpolation = "bilinear",
-        rotation: float = 0.0,
-        rotation_degrees: float = 180.0,
-        flip_horizontal: float = 0.5,
-        flip_vertical: float = 0.0,
-        window: WindowSpec = "wide",
-        window_fallback: str | Sequence[float] | None = None,
-        mean: float | Sequence[float] = 0.0,
-        std: float | Sequence[float] = 1.0,
-        jitter: float = 0.8,
-        window_jitter: Sequence[float] | None = (0.1, 0.4),
-        photometric_jitter: Sequence[float] | None = None,
-        grey: float = 0.0,
-        blur: float = 0.5,
-        blur_sigma: Sequence[float] = (0.1, 2.0),
-        noise: float = 0.5,
-        noise_variance: Sequence[float] = (1e-5, 1e-4),
-        keep_image: bool = False,
-    ) -> None:
-        super().__init__(keys)
-        self.key, self.seed, self.keep_image = single_key(self.keys), seed, keep_image
-        recipe = ViewRecipe(
-            ratio=ratio,
-            interpolation=interpolation,
-            rotation=rotation,
-            rotation_degrees=rotation_degrees,
-            flip_horizontal=flip_horizontal,
-            flip_vertical=flip_vertical,
-            window=window,
-            window_fallback=window_fallback,
-            mean=mean,
-            std=std,
-            jitter=jitter,
-            window_jitter=window_jitter,
-            photometric_jitter=photometric_jitter,
-            grey=grey,
-            blur=blur,
-            blur_sigma=blur_sigma,
-            noise=noise,
-            noise_variance=noise_variance,
-        )
-        self.transform = MultiCropViews(counts, sizes, scales, recipe=recipe)
+    def __init__(self, keys: KeysCollection = "image", *, seed: int, keep_image: bool = False, **views: Any) -> None:
+        super().__init__(keys, seed, keep_image, MultiCropViews(**views))
 
-    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Item with ``image`` (1, H, W) in HU, ``index``, ``epoch`` -> item with ``views``."""
-        require_hounsfield(data, self.transform.recipe.windows, self.transform.recipe.fallback)
-        item = dict(data)
-        image = item[self.key] if self.keep_image else item.pop(self.key)
-        height, width = slice_array(image).shape
-        parameters = self.transform.draw(item_generator(data, self.seed), height, width)
-        item["views"] = self.transform.apply(image, parameters, data.get("window_level"), data.get("window_width"))
-        return item
+
+@takes_arguments_of(TwoViews)
+class TwoViewsd(DictionaryViews):
+    """Dictionary form of `TwoViews`, otherwise as `MultiCropViewsd`.
+
+    Args:
+        keys: the image's key.
+        seed: of the run.
+        keep_image: whether the image stays in the item.
+        views: every argument of `TwoViews`, by keyword.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", *, seed: int, keep_image: bool = False, **views: Any) -> None:
+        super().__init__(keys, seed, keep_image, TwoViews(**views))

@@ -11,17 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medssl_monai.transforms.ct_window import window_limits
 from medssl_monai.transforms.draws import chance, log_uniform, uniform
-from medssl_monai.transforms.intensity import (
-    Limits,
-    Normalisation,
-    WindowJitter,
-    draw_window_jitter,
-    jitter_strength,
-    normalised,
-    unit_range,
-)
+from medssl_monai.transforms.intensity import Intensities, Limits, Normalisation, WindowJitter, normalised, unit_range
 from medssl_monai.transforms.photometric import (
     NoiseParameters,
     PhotometricJitter,
@@ -34,7 +25,7 @@ from medssl_monai.transforms.photometric import (
 )
 from medssl_monai.transforms.samples import number_range, probability
 from medssl_monai.transforms.spatial import Crop, Interpolation, draw_resized_crop, resample
-from medssl_monai.windows import HUWindow, WindowSpec, parse_windows, resolve_window
+from medssl_monai.windows import WindowSpec, parse_windows
 
 
 def view_channels(window: WindowSpec, mean: float | Sequence[float], std: float | Sequence[float]) -> int:
@@ -60,7 +51,7 @@ class ViewParameters:
 
 
 class ViewRecipe:
-    """How views are drawn and made, whatever their size.
+    """How views of any size are drawn and made.
 
     Args:
         ratio: width to height of the crop.
@@ -119,15 +110,13 @@ class ViewRecipe:
         self.rotation_degrees = float(rotation_degrees)
         self.flip_horizontal = probability("flip_horizontal", flip_horizontal)
         self.flip_vertical = probability("flip_vertical", flip_vertical)
-        self.windows = parse_windows(window)
-        self.fallback = None if window_fallback is None else HUWindow(*resolve_window(window_fallback))
-        self.norm = Normalisation.of(mean, std, len(self.windows))
+        self.intensities = Intensities.of(window, window_fallback, window_jitter, mean, std)
         self.jitter = probability("jitter", jitter)
-        self.window_jitter = None if window_jitter is None else jitter_strength(window_jitter)
         self.photometric_jitter = None if photometric_jitter is None else _photometric_strength(photometric_jitter)
         self.grey = probability("grey", grey)
-        if grey and len(self.windows) not in (1, 3):
-            raise ValueError(f"grey {grey} mixes three windows, and there are {len(self.windows)}; set grey to 0")
+        if grey and len(self.intensities.windows) not in (1, 3):
+            found = len(self.intensities.windows)
+            raise ValueError(f"grey {grey} mixes three windows, and there are {found}; set grey to 0")
         self.blur, self.blur_sigma = probability("blur", blur), number_range("blur_sigma", blur_sigma)
         self.noise = probability("noise", noise)
         self.noise_variance = number_range("noise_variance", noise_variance)
@@ -140,7 +129,7 @@ class ViewRecipe:
         changed = chance(rng, self.jitter)
         return ViewParameters(
             crop=crop,
-            window_jitter=draw_window_jitter(rng, self.window_jitter if changed else None),
+            window_jitter=self.intensities.draw(rng) if changed else WindowJitter(),
             photometric_jitter=draw_photometric_jitter(rng, self.photometric_jitter if changed else None),
             grey=chance(rng, self.grey),
             blur_sigma=uniform(rng, *self.blur_sigma) if chance(rng, self.blur) else 0.0,
@@ -148,10 +137,6 @@ class ViewRecipe:
             if chance(rng, self.noise)
             else NoiseParameters(),
         )
-
-    def limits(self, pixels: npt.NDArray[np.generic], level: float | None, width: float | None) -> Limits:
-        """The windows' limits for a slice (H, W), whose tags give ``level`` and ``width``."""
-        return window_limits(self.windows, pixels, level, width, self.fallback)
 
     def apply(
         self, pixels: npt.NDArray[np.generic], parameters: ViewParameters, size: tuple[int, int], limits: Limits
@@ -163,7 +148,7 @@ class ViewRecipe:
         unit = grey(unit) if parameters.grey else unit
         unit = blurred(unit, parameters.blur_sigma)
         unit = noisy(unit, parameters.noise)
-        return normalised(unit, self.norm)
+        return normalised(unit, self.intensities.norm)
 
 
 def _photometric_strength(strength: Sequence[float]) -> tuple[float, float]:

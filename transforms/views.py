@@ -1,201 +1,53 @@
-"""Views for self-supervised pre-training: all randomness is drawn first, then applied purely.
+"""What the dictionary forms of all views share.
 
-A method's views are a frozen class of parameters, ``draw``, which fills it, and ``apply``, which needs nothing else.
-Shapes: slice (1, H, W) in HU; view (channels, h, w) float32, normalised; mask (1, h/32, w/32) bool, True = visible.
+All randomness is drawn first, then applied purely. An array form has ``draw``, which fills a frozen class of
+parameters, and ``apply``, which needs nothing else. Its dictionary form draws from (seed, epoch, index) alone.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
+from monai.config.type_definitions import KeysCollection
 from monai.transforms.traits import RandomizableTrait
 from monai.transforms.transform import MapTransform
 
-from medssl_monai.transforms.ct_window import require_hounsfield, window_limits
-from medssl_monai.transforms.draws import chance, subset
-from medssl_monai.transforms.intensity import Normalisation, WindowJitter, draw_window_jitter, jitter_strength, windowed
-from medssl_monai.transforms.photometric import NoiseParameters, PhotometricJitter
-from medssl_monai.transforms.recipe import ViewParameters
-from medssl_monai.transforms.samples import (
-    item_generator,
-    number_range,
-    probability,
-    single_key,
-    slice_array,
-    view_size,
-)
-from medssl_monai.transforms.spatial import Crop, Interpolation, draw_resized_crop, resample
-from medssl_monai.windows import HUWindow, WindowSpec, parse_windows, resolve_window
+from medssl_monai.transforms.samples import item_generator, single_key, slice_array
 
 
-@dataclass(frozen=True)
-class SparKParameters:
-    """Everything random about one SparK view; ``visible`` numbers the mask's visible cells row by row."""
-
-    crop: Crop
-    jitter: WindowJitter
-    visible: tuple[int, ...]
-
-    @property
-    def view(self) -> ViewParameters:
-        """What the view takes, in the words of contrastive recipes."""
-        return ViewParameters(self.crop, self.jitter, PhotometricJitter(), False, 0.0, NoiseParameters())
-
-
-class SparKViews:
-    """One view and its mask, as SparK trains (Tian et al., ICLR 2023, arXiv 2301.03580, section 3.1 and appendix).
+class DictionaryViews(MapTransform, RandomizableTrait):
+    """Base of the dictionary forms.
 
     Args:
-        image_size: side, or (h, w), of the view in pixels; multiples of ``patch_size``.
-        scale: share of the slice's area that the crop covers.
-        ratio: width to height of the crop.
-        flip: probability of a left-right flip.
-        interpolation: ``bicubic`` in the paper.
-        window: preset, [low, high] in HU, or a list of those: a channel each.
-        window_jitter: (level, width) strengths, see ``draw_window_jitter``; None draws none.
-        window_fallback: a fixed window for ``tags`` where the image's tags give none.
-        mean: of intensities in [0, 1]; one value, or one a channel (three values repeat a single window).
-        std: their standard deviation, likewise.
-        mask_ratio: share of the cells that is masked.
-        patch_size: side of a cell, a multiple of the encoder's stride 32.
+        keys: the image's key.
+        seed: of the run; the draws depend on (seed, epoch, index) alone.
+        keep_image: whether the image stays in the item.
+        transform: the array form, with ``draw``, ``apply`` and ``intensities``.
 
     Raises:
-        ValueError: sizes, shares or probabilities out of range; a mask with no visible or no masked cell.
-        ConfigError: unknown window.
+        ValueError: several keys.
     """
 
-    def __init__(
-        self,
-        image_size: int | Sequence[int] = 224,
-        *,
-        scale: Sequence[float] = (0.67, 1.0),
-        ratio: Sequence[float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
-        interpolation: Interpolation = "bicubic",
-        window: WindowSpec = "wide",
-        window_jitter: Sequence[float] | None = None,
-        window_fallback: str | Sequence[float] | None = None,
-        mean: float | Sequence[float] = 0.0,
-        std: float | Sequence[float] = 1.0,
-        mask_ratio: float = 0.6,
-        patch_size: int = 32,
-    ) -> None:
-        if patch_size < 32 or patch_size % 32:
-            raise ValueError(f"patch_size {patch_size} must be a multiple of 32, the encoder's stride; try 32")
-        self.size = view_size(image_size, patch_size)
-        self.grid = (self.size[0] // patch_size, self.size[1] // patch_size)
-        self.visible = _visible_cells(self.grid, mask_ratio)
-        self.scale, self.ratio = number_range("scale", scale, upper=1.0), number_range("ratio", ratio)
-        self.flip = probability("flip", flip)
-        self.interpolation: Interpolation = interpolation
-        self.windows = parse_windows(window)
-        self.window_jitter = None if window_jitter is None else jitter_strength(window_jitter)
-        self.fallback = None if window_fallback is None else HUWindow(*resolve_window(window_fallback))
-        self.norm = Normalisation.of(mean, std, len(self.windows))
-
-    def draw(self, rng: np.random.Generator, height: int, width: int) -> SparKParameters:
-        """Draw the parameters of one view of a slice of ``height`` x ``width`` pixels."""
-        box = draw_resized_crop(rng, height, width, self.scale, self.ratio)
-        flipped = chance(rng, self.flip)
-        jitter = draw_window_jitter(rng, self.window_jitter)
-        visible = subset(rng, self.grid[0] * self.grid[1], self.visible)
-        return SparKParameters(Crop(*box, flip_horizontal=flipped), jitter, visible)
-
-    def apply(
-        self,
-        image: NdarrayOrTensor,
-        parameters: SparKParameters,
-        level: float | None = None,
-        width: float | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """View (channels, h, w) float32 and mask (1, h/32, w/32) bool of a slice (1, H, W) in HU.
-
-        Args:
-            image: slice in HU (any unit for the windows ``tags`` and ``minmax``).
-            parameters: from `draw`.
-            level: the image's own window level, for ``tags``.
-            width: the image's own window width, for ``tags``.
-        """
-        pixels = slice_array(image)
-        view = resample(pixels, parameters.crop, self.size, self.interpolation)
-        limits = window_limits(self.windows, pixels, level, width, self.fallback)
-        return torch.from_numpy(windowed(view, limits, parameters.jitter, self.norm)), self.mask(parameters)
-
-    def mask(self, parameters: SparKParameters) -> torch.Tensor:
-        """Mask (1, h/32, w/32) bool."""
-        mask = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool)
-        mask[list(parameters.visible)] = True
-        return mask.reshape(1, *self.grid)
-
-
-class SparKViewsd(MapTransform, RandomizableTrait):
-    """Dictionary form of `SparKViews`.
-
-    Reads the image, ``index`` and ``epoch``; writes ``views`` (a list of one view) and ``mask``; drops the image unless
-    ``keep_image``. The draws depend on (seed, epoch, index) alone.
-
-    Raises:
-        ValueError: at call, for an item without ``index`` or an image that is not (1, H, W).
-        NotHounsfieldError: at call, for a window in HU on an item whose ``modality`` is not CT.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "image",
-        *,
-        seed: int,
-        image_size: int | Sequence[int] = 224,
-        scale: Sequence[float] = (0.67, 1.0),
-        ratio: Sequence[float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
-        interpolation: Interpolation = "bicubic",
-        window: WindowSpec = "wide",
-        window_jitter: Sequence[float] | None = None,
-        window_fallback: str | Sequence[float] | None = None,
-        mean: float | Sequence[float] = 0.0,
-        std: float | Sequence[float] = 1.0,
-        mask_ratio: float = 0.6,
-        patch_size: int = 32,
-        keep_image: bool = False,
-    ) -> None:
+    def __init__(self, keys: KeysCollection, seed: int, keep_image: bool, transform: Any) -> None:
         super().__init__(keys)
-        self.key, self.seed, self.keep_image = single_key(self.keys), seed, keep_image
-        self.transform = SparKViews(
-            image_size,
-            scale=scale,
-            ratio=ratio,
-            flip=flip,
-            interpolation=interpolation,
-            window=window,
-            window_jitter=window_jitter,
-            window_fallback=window_fallback,
-            mean=mean,
-            std=std,
-            mask_ratio=mask_ratio,
-            patch_size=patch_size,
-        )
+        self.key, self.seed, self.keep_image, self.transform = single_key(self.keys), seed, keep_image, transform
+
+    def draw(self, data: Mapping[Any, Any]) -> Any:
+        """The parameters of an item.
+
+        Raises:
+            ValueError: an item without ``index``, or an image that is not (1, H, W).
+            NotHounsfieldError: a window in HU on an item that has a ``modality`` other than CT.
+        """
+        self.transform.intensities.require_hounsfield(data)
+        return self.transform.draw(item_generator(data, self.seed), *slice_array(data[self.key]).shape)
+
+    def entries(self, made: Any) -> dict[Any, Any]:
+        """What an item gets of the result of the array form."""
+        return {"views": made}
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Item with ``image`` (1, H, W) in HU, ``index``, ``epoch`` -> item with ``views`` and ``mask``."""
-        require_hounsfield(data, self.transform.windows, self.transform.fallback)
-        item = dict(data)
-        image = item[self.key] if self.keep_image else item.pop(self.key)
-        height, width = slice_array(image).shape
-        parameters = self.transform.draw(item_generator(data, self.seed), height, width)
-        view, mask = self.transform.apply(image, parameters, data.get("window_level"), data.get("window_width"))
-        item["views"], item["mask"] = [view], mask
-        return item
-
-
-def _visible_cells(grid: tuple[int, int], mask_ratio: float) -> int:
-    cells = grid[0] * grid[1]
-    visible = round(cells * (1 - mask_ratio))  # half to even, as the authors' code
-    if not 0 < visible < cells:
-        raise ValueError(
-            f"mask_ratio {mask_ratio} on {grid[0]} x {grid[1]} cells leaves {visible} of {cells} visible: at least one "
-            "must be visible and one masked; choose a larger image_size or another mask_ratio"
-        )
-    return visible
+        """Item with an image (1, H, W) in HU, ``index`` and ``epoch`` -> item with views."""
+        parameters = self.draw(data)
+        level, width = data.get("window_level"), data.get("window_width")
+        kept = {name: value for name, value in data.items() if self.keep_image or name != self.key}
+        return kept | self.entries(self.transform.apply(data[self.key], parameters, level, width))

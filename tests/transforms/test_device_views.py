@@ -70,7 +70,7 @@ def both(transform: Any, device: str) -> tuple[dict[str, Any], dict[str, Any], f
     wanted = default_collate([transform(dict(item)) for item in items()])
     batch = views.collate([views.draw(item) for item in items()])
     assert {k for k in wanted if k not in ("views", "image")} == {k for k in batch if k not in ("slices", "plans")}
-    return wanted, views.apply(batch, device), views.recipe.norm.std[0]
+    return wanted, views.apply(batch, device), views.recipe.intensities.norm.std[0]
 
 
 @pytest.mark.parametrize("device", DEVICES)
