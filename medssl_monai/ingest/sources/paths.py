@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,7 +118,9 @@ class DiskTable:
     """
 
     def __init__(self, definition: str) -> None:
-        self._database = sqlite3.connect("")
+        # Garbage may be collected in any thread. From 3.13 on, Python warns of a database that nobody closed.
+        self._database = sqlite3.connect("", check_same_thread=False)
+        weakref.finalize(self, self._database.close)
         self._database.execute(f"PRAGMA cache_size = -{CACHE_KB}")
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(f"CREATE TABLE kept {definition}")
