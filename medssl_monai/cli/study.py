@@ -20,7 +20,7 @@ def run(
     scheduler: Annotated[
         str | None, typer.Option("--scheduler", help="Dask scheduler whose workers train instead: tcp://HOST:PORT.")
     ] = None,
-    anew: Annotated[bool, typer.Option("--anew", help="Run again what other code or libraries made.")] = False,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Run again what other code or libraries made.")] = False,
     imagenet: Annotated[
         Path | None, typer.Option("--imagenet", help="ImageNet weights (a file of torchvision's) as one more encoder.")
     ] = None,
@@ -37,7 +37,7 @@ def run(
     given = None if data is None else {"labels": str(data), "store": None if store is None else str(store)}
     encoders = _encoders(encoder) | ({} if imagenet is None else {"ImageNet": {"imagenet": str(imagenet)}})
     plan = read_plan(config, data=given, encoders=encoders, workers=workers)
-    results = study(plan, out, scheduler=scheduler, anew=anew)
+    results = study(plan, out, scheduler=scheduler, rerun=rerun)
     if into is not None:
         replace_tables(into, Path(config).stem, markdown_tables(results))
     if json:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 from torch.utils.data import Dataset
@@ -25,8 +24,9 @@ from medssl_monai.classify.forward import forward
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.classify.probes import Floats, nearest_votes, probe_linearly
 from medssl_monai.experiment.inputs import StudyInputs, public_key, weights_fingerprint
-from medssl_monai.experiment.made_by import made_by
+from medssl_monai.experiment.made_by import made_by, settings_of
 from medssl_monai.experiment.plan import Cell, StudyPlan, digest
+from medssl_monai.experiment.set_aside import set_aside
 from medssl_monai.networks.resnet import resnet_encoder
 
 
@@ -44,10 +44,28 @@ def cell_made_by(cell: Cell, out: Path) -> dict[str, str]:
     return dict(content.get("made_by", {}))
 
 
+def maker(inputs: StudyInputs) -> dict[str, str]:
+    """Versions and code that make a cell now."""
+    return made_by(__name__, _configurations(inputs))
+
+
+def make_room(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path) -> None:
+    """Set aside what the cell's folder holds, except for a stopped training of exactly this cell: that carries on."""
+    folder = out / "cells" / cell.folder
+    if not folder.exists():
+        return
+    mark = folder / "signature.txt"
+    same = mark.is_file() and mark.read_text(encoding="utf-8") == _signature(plan, inputs, cell)
+    if not same:
+        set_aside(folder, out, "is of other settings, labels, images or weights")
+    elif (folder / "cell.json").is_file():
+        set_aside(folder, out, "was made by other code or libraries")
+
+
 def run_cell(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path, threads: int | None = None) -> None:
     """Fill ``OUT/cells/<cell>``: ``evaluation/``, ``cell.json`` (last) and ``log.txt``.
 
-    A fine-tuning that was stopped carries on; one of other settings starts anew.
+    A fine-tuning that was stopped carries on. `make_room` has seen to it that the folder holds nothing else.
 
     Args:
         plan: of the study.
@@ -59,29 +77,30 @@ def run_cell(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path, thread
     if threads is not None:
         torch.set_num_threads(threads)
     folder, signature = out / "cells" / cell.folder, _signature(plan, inputs, cell)
-    mark = folder / "signature.txt"
-    if folder.exists() and (not mark.is_file() or mark.read_text(encoding="utf-8") != signature):
-        shutil.rmtree(folder)
-    write_text(mark, signature)
+    write_text(folder / "signature.txt", signature)
     started = time.monotonic()
     with public_key(plan), (folder / "log.txt").open("a", encoding="utf-8") as log, _into(log):
         learned = (_finetune if cell.head == "finetune" else _frozen)(plan, inputs, cell, folder)
     seconds = round(time.monotonic() - started, 1)
-    content = {"signature": signature, **vars(cell), **learned, "seconds": seconds, "made_by": made_by()}
+    content = {"signature": signature, **vars(cell), **learned, "seconds": seconds, "made_by": maker(inputs)}
     write_json(folder / "cell.json", content)
 
 
 def _signature(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> str:
     """What decides a cell's result: its settings with all defaults, the labels, the images, the weights.
 
-    The code takes no part, see `made_by`: a study would forget days of training when a line of it changes.
+    The code and its names take no part, see `made_by` and `settings_of`: a study would forget days of training when a
+    line of it changes.
     """
-    files = [*inputs.files, inputs.files[0].parent / "evaluate.yaml"]
-    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files]
+    configs = settings_of(_configurations(inputs))
     source = plan.encoders[cell.encoder]
     prepared = {} if source.bundle else dict(source.settings)
     weights = weights_fingerprint(inputs.encoders[cell.encoder])
     return digest([vars(cell), dict(plan.settings), configs, inputs.unit, inputs.fingerprint, weights, prepared])
+
+
+def _configurations(inputs: StudyInputs) -> list[Path]:
+    return [*inputs.files, inputs.files[0].parent / "evaluate.yaml"]
 
 
 def _overrides(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> dict[str, Any]:

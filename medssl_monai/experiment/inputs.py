@@ -6,22 +6,20 @@ import io
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medssl_monai.atomic import write_json, write_text
 from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.classify.pictures.published import image_task
 from medssl_monai.errors import CheckpointError, ConfigError
-from medssl_monai.experiment.made_by import made_by
-from medssl_monai.experiment.plan import StudyPlan, digest
+from medssl_monai.experiment.made_by import made_by, settings_of
+from medssl_monai.experiment.plan import StudyPlan, digest, slug
+from medssl_monai.experiment.set_aside import set_aside
 from medssl_monai.ingest import build_store
 from medssl_monai.labels.subsets import Unit, choose_unit
 from medssl_monai.labels.table import SPLITS
@@ -32,8 +30,8 @@ from medssl_monai.store.pseudonyms import KEY_VARIABLE
 
 logger = logging.getLogger(__name__)
 
+REMEDY = "give --rerun to make again what other code made"
 # The phantom is nobody: with one key for everyone its slices have the same order, and the figures are the same.
-REMEDY = "give --anew to make again what other code made"
 PUBLIC_KEY = "medssl-monai phantom: public images only"
 
 
@@ -80,13 +78,13 @@ def public_key(plan: StudyPlan) -> Iterator[None]:
             os.environ[KEY_VARIABLE] = before
 
 
-def prepare(plan: StudyPlan, out: Path, *, anew: bool = False) -> StudyInputs:
+def prepare(plan: StudyPlan, out: Path, *, rerun: bool = False) -> StudyInputs:
     """Make or find data and encoders; what an earlier run of the study left is used again.
 
     Args:
         plan: of the study.
         out: its folder.
-        anew: pre-train again where other code pre-trained; without it this is logged as a warning.
+        rerun: pre-train again where other code pre-trained; without it this is logged as a warning.
 
     Raises:
         ConfigError: pictures cannot be pre-trained on, or a setting, a bundle or an overlay does not exist.
@@ -125,7 +123,7 @@ def prepare(plan: StudyPlan, out: Path, *, anew: bool = False) -> StudyInputs:
         classes=data.classes,
         train_patients=len(set(patients)),
         fingerprint=digest([data.fingerprint, table]),
-        encoders={name: _encoder(plan, name, data.store.path, series, out, anew) for name in plan.encoders},
+        encoders={name: _encoder(plan, name, data.store.path, series, out, rerun) for name in plan.encoders},
     )
 
 
@@ -181,30 +179,30 @@ def _pictures(plan: StudyPlan, overlays: list[Path]) -> StudyInputs:
     )
 
 
-def _encoder(plan: StudyPlan, name: str, store: Path, series: list[str], out: Path, anew: bool) -> str | None:
+def _encoder(plan: StudyPlan, name: str, store: Path, series: list[str], out: Path, rerun: bool) -> str | None:
     """Path of an encoder's weights; a bundle is pre-trained on the training patients' series unless it is done."""
     source = plan.encoders[name]
     if source.bundle is None:
         return source.weights
-    run = out / "encoders" / "".join(c if c.isalnum() else "_" for c in name.lower())
+    run = out / "encoders" / slug(name)
     mark = run / "study.sha256"
     files = [bundle_dir(source.bundle) / "configs" / "train.yaml", *map(config_file, source.overlays)]
-    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files]
     arch = plan.settings.get("arch", "resnet50")
-    content = digest([source.bundle, configs, dict(source.settings), arch, series])
+    content = digest([source.bundle, settings_of(files), dict(source.settings), arch, series])
+    maker, note = made_by(pretrain.__module__, files), run / "study_made_by.json"
     if mark.is_file() and mark.read_text() == content:
-        maker = run / "study_made_by.json"
-        if maker.is_file() and json.loads(maker.read_text(encoding="utf-8")) == made_by(pretraining=True):
+        if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == maker:
             return str(run)
-        if not anew:
+        if not rerun:
             logger.warning("the encoder %s was pre-trained by other code or libraries and is kept; %s", name, REMEDY)
             return str(run)
-    if mark.is_file():  # of other settings, images or code: nothing of it is carried on
-        shutil.rmtree(run)
+        set_aside(run, out, "was pre-trained by other code or libraries")
+    elif mark.is_file():
+        set_aside(run, out, "is of other settings or images")
     filters = [["modality", "==", "CT"], ["plane", "==", "axial"], ["series_id", "in", series]]
     method = source.bundle.removeprefix("ct_ssl_")
     pretrain(method, store, run, config=source.overlays, **{"filters": filters, "arch": arch, **source.settings})
-    write_json(run / "study_made_by.json", made_by(pretraining=True))
+    write_json(note, maker)
     mark.write_text(content)
     return str(run)
 

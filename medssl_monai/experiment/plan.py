@@ -71,7 +71,7 @@ class Cell:
     @property
     def folder(self) -> str:
         """Name of its folder in ``OUT/cells``."""
-        return f"{_slug(self.encoder)}-{self.head}-{self.fraction:g}-seed{self.seed}"
+        return f"{slug(self.encoder)}-{self.head}-{self.fraction:g}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _check(file: Path, plan: StudyPlan) -> None:
         f"metric: one of {', '.join(METRICS)}": plan.metric in METRICS,
         f"baseline: one of the encoders, found {plan.baseline!r}": plan.baseline in plan.encoders,
         "workers: 1 or more": plan.workers >= 1,
-        "encoders: names that differ in letters and digits": len({_slug(e) for e in plan.encoders})
+        "encoders: names that differ in letters and digits": len({slug(e) for e in plan.encoders})
         == len(plan.encoders),
     }
     for rule, kept in rules.items():
@@ -192,7 +192,8 @@ def _check(file: Path, plan: StudyPlan) -> None:
             raise ConfigError(f"{file.name}: {rule}; correct the study's configuration")
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """An encoder's name as part of a folder's."""
     return "".join(c if c.isalnum() else "_" for c in name.lower())
 
 

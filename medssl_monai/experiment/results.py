@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl_monai.atomic import write_text
-from medssl_monai.experiment.cells import cell_made_by
+from medssl_monai.experiment.cells import cell_made_by, maker
 from medssl_monai.experiment.inputs import StudyInputs
-from medssl_monai.experiment.made_by import made_by
 from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan
 from medssl_monai.statistics.comparison import (
     Comparison,
@@ -109,6 +108,7 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
                 note = found["note"]
     contrasts = _contrasts(plan, judged)
     _write_csv(out / "comparisons.csv", [vars(c) for c in contrasts])
+    now = maker(inputs)
     record = {
         "title": plan.title,
         "data": {k: v for k, v in plan.data.items() if k in {"phantom", "images"}},  # no paths: they may name a patient
@@ -127,8 +127,8 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         "steps": sorted({r["steps"] for r in rows}),
         "data_fingerprint": inputs.fingerprint,
         "seconds": round(sum(r["seconds"] for r in rows)),
-        "made_by": made_by(),
-        "cells_of_other_code": sum(cell_made_by(cell, out) != made_by() for cell in plan.cells),
+        "made_by": now,
+        "cells_of_other_code": sum(cell_made_by(cell, out) != now for cell in plan.cells),
     }
     return StudyResults(plan, inputs.classes, points, contrasts, record, note)
 

@@ -4,9 +4,8 @@ import logging
 from pathlib import Path
 
 from medssl_monai.atomic import write_json
-from medssl_monai.experiment.cells import cell_done, cell_made_by
+from medssl_monai.experiment.cells import cell_done, cell_made_by, make_room, maker
 from medssl_monai.experiment.inputs import REMEDY, prepare, public_key
-from medssl_monai.experiment.made_by import made_by
 from medssl_monai.experiment.plan import StudyPlan
 from medssl_monai.experiment.report import write_report
 from medssl_monai.experiment.results import StudyResults, collect
@@ -16,12 +15,13 @@ from medssl_monai.runs.settings import check_folder
 logger = logging.getLogger(__name__)
 
 
-def study(plan: StudyPlan, out: Path, *, scheduler: str | None = None, anew: bool = False) -> StudyResults:
+def study(plan: StudyPlan, out: Path, *, scheduler: str | None = None, rerun: bool = False) -> StudyResults:
     """Run what is missing of a study, and write its results.
 
     A cell that is done is not run again, so that a stopped study carries on, and one with another seed or encoder only
     adds to it. Changed settings, labels, images or weights make a cell another one. Changed code or libraries do not:
-    they are noted beside each cell, and told in the log and in the report. All cells take the same number of steps of
+    they are noted beside each cell, and told in the log and in the report. What is run again leaves what was there in
+    ``set_aside/``, also where it was stopped: no training is deleted. All cells take the same number of steps of
     the same batch size whatever the number of labels.
 
     Args:
@@ -29,7 +29,7 @@ def study(plan: StudyPlan, out: Path, *, scheduler: str | None = None, anew: boo
         out: folder for ``results.csv``, ``comparisons.csv``, ``study.json``, ``tables.md``, ``report.html``,
             ``figures/``, ``cells/`` and, where the study makes them, ``data/`` and ``encoders/``.
         scheduler: address of a Dask scheduler whose workers train, in place of this machine's processes.
-        anew: run again what other code or libraries made.
+        rerun: run again what other code or libraries made.
 
     Returns:
         What the report shows.
@@ -41,18 +41,22 @@ def study(plan: StudyPlan, out: Path, *, scheduler: str | None = None, anew: boo
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     with public_key(plan):
-        inputs = prepare(plan, out, anew=anew)
+        inputs = prepare(plan, out, rerun=rerun)
         done = [cell for cell in plan.cells if cell_done(plan, inputs, cell, out)]
-        other = [cell for cell in done if cell_made_by(cell, out) != made_by()]
-        if other and not anew:
+        now = maker(inputs)
+        other = [cell for cell in done if cell_made_by(cell, out) != now]
+        if other and not rerun:
             logger.warning(
                 "%d of %d trainings were made by other code or libraries and are kept; %s",
                 len(other),
                 len(plan.cells),
                 REMEDY,
             )
-        kept = set(done) - set(other if anew else ())
-        run_cells(plan, inputs, [cell for cell in plan.cells if cell not in kept], out, scheduler)
+        kept = set(done) - set(other if rerun else ())
+        missing = [cell for cell in plan.cells if cell not in kept]
+        for cell in missing:
+            make_room(plan, inputs, cell, out)
+        run_cells(plan, inputs, missing, out, scheduler)
     results = collect(plan, inputs, out)
     write_json(out / "study.json", results.record)
     write_report(results, out)

@@ -3,6 +3,9 @@
 import csv
 import json
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +20,18 @@ from safetensors.torch import save_file
 from medssl_monai.cli.study import _encoders
 from medssl_monai.errors import ConfigError, InputError
 from medssl_monai.experiment import cells, made_by
+from medssl_monai.experiment import inputs as inputs_module
 from medssl_monai.experiment.inputs import StudyInputs
 from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan, read_plan
 from medssl_monai.experiment.report import draw_study, markdown_tables, replace_tables, statements
 from medssl_monai.experiment.results import Contrast, Judged, Point, StudyResults, _contrasts, _origin
 from medssl_monai.experiment.run import study
 from medssl_monai.networks.resnet import resnet_encoder
-from medssl_monai.resources import resource_dir
+from medssl_monai.resources import bundle_dir, resource_dir
 from medssl_monai.statistics.comparison import delong_test
 from medssl_monai.terminal import study_table
 
+PACKAGE = Path(made_by.__file__).parents[1]
 TINY = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0, "device": "cpu"}
 TINY |= {"max_epochs": 1, "epoch_length": 2, "frozen_epochs": 0, "augment": False}
 
@@ -118,42 +123,120 @@ def test_only_what_is_missing_is_run(
 
 
 def test_what_other_code_made_is_kept_and_told(
-    done: tuple[StudyResults, Path], plan: StudyPlan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    done: tuple[StudyResults, Path],
+    plan: StudyPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
-    results, out = done
-    assert results.record["cells_of_other_code"] == 0
+    assert done[0].record["cells_of_other_code"] == 0
+    out = Path(shutil.copytree(done[1], tmp_path / "out"))
     linear = replace(plan, heads=("linear",), encoders={"scratch": EncoderSource()})
     ran: list[str] = []
 
-    def remade(_: Any, __: Any, cell: Cell, ___: Path) -> dict[str, Any]:
+    def remade(_: Any, __: Any, cell: Cell, folder: Path) -> dict[str, Any]:
         ran.append(cell.folder)
+        shutil.copytree(done[1] / "cells" / cell.folder / "evaluation", folder / "evaluation")
         return {"steps": 0, "train_slices": 1, "train_patients": 1}
 
     monkeypatch.setattr(cells, "_frozen", remade)
     mark = out / "cells" / "scratch-linear-1-seed0" / "cell.json"
-    before = mark.read_text(encoding="utf-8")
-    content = json.loads(before)
-    mark.write_text(json.dumps({**content, "made_by": {**content["made_by"], "torch": "2.0"}}))
-    try:
-        found = study(linear, out)
-        assert ran == []
-        assert found.record["cells_of_other_code"] == 1
-        assert "1 of 2 trainings were made by other code or libraries and are kept; give --anew" in caplog.text
-        assert "1 trainings were made by other code" in (out / "report.html").read_text()
-        study(linear, out, anew=True)
-        assert ran == ["scratch-linear-1-seed0"]
-    finally:
-        mark.write_text(before)
+    content = json.loads(mark.read_text(encoding="utf-8"))
+    other = json.dumps({**content, "made_by": {**content["made_by"], "torch": "2.0"}})
+    mark.write_text(other)
+    found = study(linear, out)
+    assert ran == []
+    assert found.record["cells_of_other_code"] == 1
+    assert "1 of 2 trainings were made by other code or libraries and are kept; give --rerun" in caplog.text
+    assert "1 trainings were made by other code" in (out / "report.html").read_text()
+    study(linear, out, rerun=True)
+    assert ran == ["scratch-linear-1-seed0"]
+    aside = out / "set_aside" / "cells" / "scratch-linear-1-seed0"
+    assert aside.with_name(f"{aside.name}.1").joinpath("cell.json").read_text() == other
+    message = "cells/{0} {1}; it is kept in set_aside/cells/{0}.{2}"
+    assert message.format(aside.name, "was made by other code or libraries", 1) in caplog.text
+    study(replace(linear, settings={**TINY, "image_size": 48}), out)
+    assert len(ran) == 3
+    assert message.format(aside.name, "is of other settings, labels, images or weights", 2) in caplog.text
+    assert {path.name.rpartition(".")[2] for path in aside.parent.glob(f"{aside.name}.*")} == {"1", "2"}
 
 
-def test_the_code_has_a_fingerprint_that_comments_do_not_change(tmp_path: Path) -> None:
-    first, second, third = (tmp_path / f"{i}.py" for i in range(3))
-    first.write_text('"""Doc."""\ndef f(x):\n    """Doc."""\n    return x  # as it is\n')
-    second.write_text("def f(x):\n\n    return x\n")
-    third.write_text("def f(x):\n    return -x\n")
-    assert made_by._meaning(first) == made_by._meaning(second) != made_by._meaning(third)
-    assert made_by.made_by()["code"] != made_by.made_by(pretraining=True)["code"]
-    assert made_by.made_by()["torch"] == torch.__version__.split("+")[0]
+def configurations(bundle: str, *names: str) -> list[Path]:
+    return [bundle_dir(bundle) / "configs" / f"{name}.yaml" for name in names]
+
+
+def test_the_code_has_a_fingerprint_that_comments_and_moves_do_not_change(tmp_path: Path) -> None:
+    def meaning(*modules: str) -> frozenset[str]:
+        files = [tmp_path / f"{abs(hash(text))}.py" for text in modules]
+        for file, text in zip(files, modules, strict=True):
+            file.write_text(text)
+        return frozenset[str]().union(*map(made_by._meaning, files))
+
+    whole = meaning(
+        '"""Doc."""\nfrom os import path, sep\ndef f(x):\n    """Doc."""\n    return x  # so\ndef g(): f(path)\n'
+    )
+    assert whole == meaning(
+        "from os import path\nfrom medssl_monai.there import f\ndef g(): f(path)\n",
+        "from os import sep\ndef f(x):\n\n    return x\n",
+    )
+    assert whole != meaning("from os import path, sep\ndef f(x): return -x\ndef g(): f(path)\n")
+    assert meaning("from medssl_monai.a import f as g\n") != meaning("from medssl_monai.a import h as g\n")
+
+
+def test_the_modules_of_a_training_are_those_that_it_imports() -> None:
+    def names(start: str, files: list[Path]) -> set[str]:
+        found = (path.relative_to(PACKAGE).with_suffix("").as_posix() for path in made_by.modules_run(start, files))
+        return {name.removesuffix("/__init__") for name in found}
+
+    cell = names(cells.__name__, configurations("ct_classification", "train", "evaluate"))
+    assert {"experiment/cells", "networks/resnet", "transforms/labelled", "statistics/metrics", "store/reader"} <= cell
+    spark = names("medssl_monai.runs.pretrain", configurations("ct_ssl_spark", "train"))
+    assert {"methods/spark", "losses/masked_reconstruction", "optimizers/factories"} <= spark - cell
+    assert "methods/byol" not in spark
+    assert not [name for name in cell | spark if name.startswith(("ingest", "samples", "cli", "label_server"))]
+    assert all(made_by._file(name) for name in made_by.NOT_FOLLOWED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bundle", ["ct_classification", "ct_ssl_spark"])
+def test_no_module_that_a_training_loads_is_missing(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = configurations(bundle, "train")
+    script = "import sys, pydoc\nfor name in sys.argv[1:]: assert pydoc.locate(name), name\nprint(*sys.modules)"
+    command = [sys.executable, "-c", script, *made_by._named(files)]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout.split()
+    monkeypatch.setattr(made_by, "NOT_FOLLOWED", ())
+    known = made_by.modules_run("medssl_monai.runs.pretrain", files)
+    ours = {made_by._file(name) or PACKAGE for name in loaded if made_by.OURS.fullmatch(name)}
+    # A package's own file is loaded with each of its modules; it is followed where something is imported from it.
+    assert {file for file in ours if file.name != "__init__.py"} <= set(known)
+
+
+def test_a_name_does_not_make_a_finished_cell_unfinished(
+    done: tuple[StudyResults, Path], plan: StudyPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, out = done
+    cell = Cell("scratch", "finetune", 0.25, 0)
+    with inputs_module.public_key(plan):
+        inputs = inputs_module.prepare(plan, out)
+    assert cells.cell_done(plan, inputs, cell, out)
+    assert not cells.cell_done(replace(plan, settings={**TINY, "image_size": 48}), inputs, cell, out)
+    before = cells.maker(inputs)
+    bundle = Path(shutil.copytree(bundle_dir("ct_classification"), tmp_path / "ct_classification"))
+    monkeypatch.setattr(inputs_module, "bundle_dir", lambda _: bundle)
+    train = bundle / "configs" / "train.yaml"
+    text = train.read_text(encoding="utf-8")
+
+    def after(old: str, new: str) -> tuple[bool, bool]:
+        """Whether the cell counts as finished, and as of the same code."""
+        assert old in text
+        train.write_text(text.replace(old, new), encoding="utf-8")
+        return cells.cell_done(plan, inputs, cell, out), cells.maker(inputs) == before
+
+    assert after("import process_rank", "import process_rank # the same") == (True, True)
+    assert after("medssl_monai.handlers.history.History", "medssl_monai.diary.History") == (True, False)
+    assert after("medssl_monai.handlers.history.History", "medssl_monai.handlers.history.Diary") == (True, False)
+    assert after("torch.optim.Adam", "torch.optim.SGD") == (False, True)
+    assert after("weight_decay: 5.0e-4", "weight_decay: 5.0e-3") == (False, True)
 
 
 def test_tables_go_into_a_page(done: tuple[StudyResults, Path], tmp_path: Path) -> None:
@@ -287,19 +370,6 @@ def test_encoders_are_looked_at_before_anything_is_made(
     with pytest.raises(InputError, match=message):
         study(wrong, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_cell_of_other_settings_starts_anew(done: tuple[StudyResults, Path], plan: StudyPlan) -> None:
-    from medssl_monai.experiment.inputs import prepare, public_key
-
-    _, out = done
-    cell = Cell("scratch", "linear", 0.25, 0)
-    with public_key(plan):
-        inputs = prepare(plan, out)
-    assert cells.cell_done(plan, inputs, cell, out)
-    changed = replace(plan, settings={**TINY, "image_size": 48})
-    assert not cells.cell_done(changed, inputs, cell, out)
-    assert json.loads((out / "cells" / cell.folder / "cell.json").read_text())["train_slices"] == 9
 
 
 def test_contrasts_of_two_classes_have_delongs_p() -> None:
