@@ -60,9 +60,11 @@ class RejectedError(InputError):
 
 FLAGS: dict[str, str] = {
     "burned_in": "the tags say that text is burned into the pixels",
+    "by_slice_location": "no positions: the slices are in the order of SliceLocation, a number of the scanner's",
     "clipped": "values beyond int16 were clipped",
     "gantry_tilt": "slices are sheared against their normal; the affine carries the shear",
     "incomplete": "fewer images than the tags say the acquisition has: slices are missing, perhaps at an end",
+    "inconsistent_tags": "tags of the study or series differ from slice to slice: they may not be of one series",
     "inverted": "MONOCHROME1: turned over, so that what attenuates more is brighter",
     "gap": "inner slices are missing; the slices are fine, the volume is not",
     "lowered": "32768 was subtracted from the stored values, which need all 16 bits without a sign",
@@ -79,6 +81,7 @@ FLAGS: dict[str, str] = {
     "spacing_from_imager": "spacing is that of the detector (ImagerPixelSpacing), not of the patient",
     "split": "one of several series that shared a SeriesInstanceUID",
     "undeclared_padding": "padding that no tag declares was found, and set to -1024",
+    "unreadable_tags": "tags of the geometry are there and are not the numbers that they should be",
     "variable_spacing": "the distance between slices changes within the series",
 }
 """The words that may stand in the index's `flags` column, and what they say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from medssl_monai.ingest.dicom.instance import Instance
@@ -12,8 +13,8 @@ DERIVED_WORDS = frozenset({"MIP", "MINIP", "PROJECTION IMAGE", "VOLUME RENDERING
 
 PERFUSION_WORDS = frozenset({"PERFUSION", "CBF", "CBV", "MTT", "TTP", "TMAX", "RCBF", "RCBV"})
 
-HOUNSFIELD_TYPES = frozenset({"", "HU", "US"})
-"""Values of RescaleType under which CT is in HU; US is "unspecified" (PS3.3 C.11.1.1.2)."""
+_HOUNSFIELD = re.compile("|H|HU|US|UNSPECIFIED|HOU?NS?D?S?FIELDS?(S?UNITS?|EINHEIT(EN)?|SCALE|HU)?")
+"""Letters of RescaleType under which CT is in HU, also spelt out; US is "unspecified" (PS3.3 C.11.1.1.2)."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,12 @@ def refusal(instance: Instance, rules: Rules) -> tuple[Reason, str] | None:
 def _not_hounsfield(instance: Instance, rules: Rules) -> tuple[Reason, str] | None:
     if set(instance.image_type) & PERFUSION_WORDS:
         return Reason.NOT_HOUNSFIELD, "ImageType says that it is a perfusion map, which is not in HU"
-    if instance.rescale_type not in HOUNSFIELD_TYPES:
+    if not _HOUNSFIELD.fullmatch(re.sub("[^A-Z]", "", instance.rescale_type)):
         return Reason.NOT_HOUNSFIELD, "RescaleType says that its values are not HU"
     if instance.slope == 0:
         return Reason.NO_RESCALE, "RescaleSlope is 0, which leaves no image; correct the tag"
+    if instance.unreadable_rescale:
+        return Reason.NO_RESCALE, "RescaleSlope or RescaleIntercept is there and is no number; correct the tag"
     missing = instance.slope is None or instance.intercept is None
     if missing and not instance.has_lut and not rules.assume_hu:
         return Reason.NO_RESCALE, (

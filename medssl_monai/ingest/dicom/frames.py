@@ -6,8 +6,11 @@ at the top level of the object.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
+
+from pydicom.dataset import Dataset
+
+from medssl_monai.ingest.dicom.tags import has_content, items
 
 FUNCTIONAL_GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
     "ImagePositionPatient": (("PlanePositionSequence", "ImagePositionPatient"),),
@@ -28,6 +31,9 @@ FUNCTIONAL_GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "ConvolutionKernel": (("CTReconstructionSequence", "ConvolutionKernel"),),
     "KVP": (("CTXRayDetailsSequence", "KVP"),),
+    "FilterType": (("CTXRayDetailsSequence", "FilterType"),),
+    "ReconstructionDiameter": (("CTReconstructionSequence", "ReconstructionDiameter"),),
+    "NominalPercentageOfCardiacPhase": (("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase"),),
     "StackID": (("FrameContentSequence", "StackID"),),
     "InstanceNumber": (("FrameContentSequence", "InStackPositionNumber"),),
     "AcquisitionNumber": (("FrameContentSequence", "FrameAcquisitionNumber"),),
@@ -50,36 +56,24 @@ class FrameHeader:
 
     def __init__(self, dataset: Any, frame: int) -> None:
         self.dataset, self.frame, self.file_meta = dataset, frame, dataset.file_meta
-        per_frame = _items(dataset, "PerFrameFunctionalGroupsSequence")
-        shared = _items(dataset, "SharedFunctionalGroupsSequence")
+        per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
+        shared = items(dataset, "SharedFunctionalGroupsSequence")
         self._groups = [*per_frame[frame : frame + 1], *shared[:1]]
 
-    def get(self, keyword: str) -> Any:
-        """The value that holds for the frame, None where there is none."""
+    def place(self, keyword: str) -> tuple[Any, str]:
+        """The data set, and its keyword, where what holds for the frame stands."""
         for group, inner in FUNCTIONAL_GROUPS.get(keyword, ()):
             for groups in self._groups:
-                for item in _items(groups, group)[:1]:
-                    value = item.get(inner)
-                    if value is not None:
-                        return value
-        if keyword == "InstanceNumber":
-            return self.frame + 1  # the object's own number says nothing of the frame
-        return self.dataset.get(keyword)
-
-    def __contains__(self, keyword: str) -> bool:
-        return keyword in self.dataset
+                for item in items(groups, group)[:1]:
+                    if has_content(item, inner):
+                        return item, inner
+        if keyword == "InstanceNumber":  # the object's own number says nothing of the frame
+            own = Dataset()
+            own.InstanceNumber = self.frame + 1
+            return own, keyword
+        return self.dataset, keyword
 
 
 def described_frames(dataset: Any) -> int:
     """How many frames an object describes one by one; 0 where it has no PerFrameFunctionalGroupsSequence."""
-    return len(_items(dataset, "PerFrameFunctionalGroupsSequence"))
-
-
-def _items(dataset: Any, keyword: str) -> list[Any]:
-    """A sequence's items; none where it is missing or broken."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return list(dataset.get(keyword) or ())
-        except Exception:  # what a broken sequence raises varies with the damage
-            return []
+    return len(items(dataset, "PerFrameFunctionalGroupsSequence"))

@@ -19,27 +19,42 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from medssl_monai.errors import GeometryError
-from medssl_monai.ingest.dicom.fast_header import PlainHeader, asked_for, plain_header
+from medssl_monai.ingest.dicom.fast_header import asked_for, plain_header
 from medssl_monai.ingest.dicom.frames import FrameHeader, described_frames
 from medssl_monai.ingest.dicom.instance import (
     DISCRIMINATORS,
     ENHANCED_CLASSES,
+    ENTITY_TAGS,
     IMAGE_CLASSES,
     LOSSY_SYNTAXES,
     UNCOMPRESSED_SYNTAXES,
     Instance,
 )
-from medssl_monai.ingest.dicom.tags import day, integer, number, numbers, quiet, reading, text, texts
+from medssl_monai.ingest.dicom.tags import (
+    day,
+    decimal,
+    first_item,
+    has_content,
+    integer,
+    items,
+    number,
+    numbers,
+    quiet,
+    reading,
+    text,
+    texts,
+)
 from medssl_monai.ingest.geometry import canonical_orientation
 from medssl_monai.store.records import Voi
 from medssl_monai.store.verdicts import Reason, RejectedError
 
 HEADER_TAGS = (
     *DISCRIMINATORS,
-    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "Modality"),
+    *ENTITY_TAGS,
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality"),
     *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "BurnedInAnnotation"),
-    *("StudyDate", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing"),
-    *("SliceThickness", "SpacingBetweenSlices", "InstanceNumber", "BodyPartExamined"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing"),
+    *("SpacingBetweenSlices", "SliceLocation", "InstanceNumber", "BodyPartExamined"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     *("LossyImageCompression", "ImagesInAcquisition"),
@@ -172,6 +187,7 @@ def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Ins
         imager = spacing is not None
     if spacing is not None and min(spacing) <= 0:
         spacing, imager = None, False
+    lut = first_item(dataset, "ModalityLUTSequence")
     return Instance(
         path=path,
         content=content,
@@ -181,7 +197,6 @@ def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Ins
         series_uid=text(dataset, "SeriesInstanceUID"),
         sop_uid=text(dataset, "SOPInstanceUID"),
         sop_class=sop_class,
-        frame_of_reference=text(dataset, "FrameOfReferenceUID"),
         patient_id=text(dataset, "PatientID"),
         study_day=day(dataset, "StudyDate"),
         modality=IMAGE_CLASSES[sop_class],
@@ -196,18 +211,32 @@ def _instance(dataset: Any, path: Path, content: Path, frame: int | None) -> Ins
         imager_spacing=imager,
         thickness_mm=number(dataset, "SliceThickness") or number(dataset, "SpacingBetweenSlices"),
         number=integer(dataset, "InstanceNumber"),
+        slice_location=number(dataset, "SliceLocation"),
         slope=number(dataset, "RescaleSlope"),
         intercept=number(dataset, "RescaleIntercept"),
-        has_lut="ModalityLUTSequence" in dataset,
-        rescale_type=text(dataset, "RescaleType").upper(),
+        has_lut=lut is not None,
+        rescale_type=text(dataset if lut is None else lut, "RescaleType" if lut is None else "ModalityLUTType").upper(),
         body_part=body_part(text(dataset, "BodyPartExamined")),
         kernel=kernel(texts(dataset, "ConvolutionKernel")),
         voi=read_voi(dataset),
         lossy=text(dataset, "LossyImageCompression") == "01" or syntax in LOSSY_SYNTAXES,
         compressed=syntax not in UNCOMPRESSED_SYNTAXES,
         burned_in=text(dataset, "BurnedInAnnotation").upper() == "YES",
-        discriminators=tuple("\\".join(texts(dataset, keyword)) for keyword in DISCRIMINATORS),
+        discriminators=tuple(text(dataset, keyword) for keyword in DISCRIMINATORS),
+        entities=tuple(text(dataset, keyword) for keyword in ENTITY_TAGS),
+        unreadable=_is_unreadable(dataset),
+        unreadable_rescale=any(
+            has_content(dataset, name) and number(dataset, name) is None
+            for name in ("RescaleSlope", "RescaleIntercept")
+        ),
     )
+
+
+def _is_unreadable(dataset: Any) -> bool:
+    """Whether a tag of geometry has content that is not the numbers it should hold."""
+    expected = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "ImagerPixelSpacing": 2}
+    counts = {**expected, "SliceThickness": 1, "SpacingBetweenSlices": 1}
+    return any(has_content(dataset, name) and numbers(dataset, name, count) is None for name, count in counts.items())
 
 
 def _orientation(dataset: Any) -> tuple[float, ...] | None:
@@ -247,21 +276,20 @@ def _floats(dataset: Any, keyword: str) -> list[float]:
     found = []
     for one in texts(dataset, keyword):
         try:
-            found.append(float(one))
+            found.append(decimal(one))
         except ValueError:
             found.append(math.nan)
     return found
 
 
 def _tables(dataset: Any) -> tuple[tuple[int, int, int], ...]:
-    if isinstance(dataset, PlainHeader):  # which has no sequences
-        return ()
+    tables = items(dataset, "VOILUTSequence")
     with quiet():
         try:
-            items = [tuple(int(one) for one in item.LUTDescriptor) for item in dataset.get("VOILUTSequence") or ()]
+            descriptors = [tuple(int(one) for one in table.LUTDescriptor) for table in tables]
         except Exception:  # what a broken sequence raises varies with the damage
             return ()
-    return tuple((one[0], one[1], one[2]) for one in items if len(one) == 3)
+    return tuple((one[0], one[1], one[2]) for one in descriptors if len(one) == 3)
 
 
 def body_part(content: str) -> str:

@@ -54,8 +54,28 @@ DISCRIMINATORS = (
     "ImageType",
     "KVP",
     "AcquisitionTime",
+    "SeriesDescription",
+    "ProtocolName",
+    "SeriesDate",
+    "SeriesTime",
+    "StudyTime",
+    "AcquisitionDate",
+    "ContentDate",
+    "ContrastBolusAgent",
+    "DerivationDescription",
+    "NominalPercentageOfCardiacPhase",
+    "FilterType",
+    "ReconstructionDiameter",
+    "SliceThickness",
+    "ScanOptions",
+    "PatientPosition",
+    "StationName",
 )
 """Tags that may tell apart images of one series at one position, in the order in which they are tried."""
+
+ENTITY_TAGS = ("StudyInstanceUID", "StudyDate", "SeriesNumber", "FrameOfReferenceUID")
+"""Tags of the study, the series and the frame of reference: images that differ in one are of two series, whatever their
+SeriesInstanceUID says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +97,9 @@ class Instance:
         voi: windows and tables for showing it.
         compressed: whether a decoder is needed for its pixels.
         discriminators: values of `DISCRIMINATORS`, as text.
+        entities: values of `ENTITY_TAGS`, as text.
+        unreadable, unreadable_rescale: whether a tag of the geometry, of the rescale, is there and is not the numbers
+            that it should be.
     """
 
     path: Path
@@ -87,7 +110,6 @@ class Instance:
     series_uid: str
     sop_uid: str
     sop_class: str
-    frame_of_reference: str
     patient_id: str
     study_day: int | None
     modality: str
@@ -102,6 +124,7 @@ class Instance:
     imager_spacing: bool
     thickness_mm: float | None
     number: int | None
+    slice_location: float | None
     slope: float | None
     intercept: float | None
     has_lut: bool
@@ -113,6 +136,9 @@ class Instance:
     compressed: bool
     burned_in: bool
     discriminators: tuple[str, ...]
+    entities: tuple[str, ...]
+    unreadable: bool
+    unreadable_rescale: bool
 
     @property
     def centre_z_mm(self) -> float | None:

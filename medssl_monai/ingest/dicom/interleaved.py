@@ -19,7 +19,18 @@ from medssl_monai.ingest.geometry import classify_spacing
 CONSTANT_IN_A_STACK = frozenset(
     {
         *("ConvolutionKernel", "ImageType", "KVP", "EchoNumbers", "DiffusionBValue"),
-        *("TemporalPositionIdentifier", "TemporalPositionIndex"),
+        *("TemporalPositionIdentifier", "TemporalPositionIndex", "NominalPercentageOfCardiacPhase"),
+        *(
+            "SeriesDescription",
+            "ProtocolName",
+            "SeriesDate",
+            "SeriesTime",
+            "StudyTime",
+            "AcquisitionDate",
+            "ContentDate",
+        ),
+        *("ContrastBolusAgent", "DerivationDescription", "FilterType", "ReconstructionDiameter", "SliceThickness"),
+        *("ScanOptions", "PatientPosition", "StationName"),
     }
 )
 """Tags that say how an image was made: one stack has one value. Numbers and times of acquisitions may alternate within

@@ -183,6 +183,7 @@ def _plan(
 ) -> DicomPlan:
     """Sorts a stack and says what holds for it."""
     first = stack[0]
+    flags = {name for name in ("lossy", "burned_in") if any(getattr(member, name) for member in stack)}
     orientation = None
     depths: tuple[float, ...] = ()
     if first.orientation is not None and first.position is not None:
@@ -191,8 +192,11 @@ def _plan(
         depths = tuple(depth_mm(member, orientation) for member in stack)
     else:
         stack = sorted(stack, key=lambda member: (member.number is None, member.number or 0, member.sop_uid))
+        locations = [member.slice_location for member in stack]
+        if None not in locations and len(set(locations)) == len(stack) > 1:
+            stack = sorted(stack, key=lambda member: member.slice_location or 0.0)
+            flags.add("by_slice_location")
     dropped = sum(len(copies.of.get(member, ())) for member in stack)
-    flags = {name for name in ("lossy", "burned_in") if any(getattr(member, name) for member in stack)}
     flags |= _spacing_flags(stack, depths)
     if short & {_acquisition(member) for member in stack}:
         flags.add("incomplete")
@@ -202,6 +206,10 @@ def _plan(
     if several:
         flags.add("split")
         repairs.append("split from others of the same SeriesInstanceUID by geometry or acquisition")
+    if any(member.unreadable for member in stack):
+        flags.add("unreadable_tags")
+    if any(len(set(values)) > 1 for values in zip(*(member.entities for member in stack), strict=True)):
+        flags.add("inconsistent_tags")
     if orientation is None:
         flags.add("no_geometry")
     elif "position_jumps" not in flags and _shear_degrees(stack, orientation) > TILT_DEGREES:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from medssl_monai.ingest.dicom.instance import DISCRIMINATORS, Instance
+from medssl_monai.ingest.dicom.instance import DISCRIMINATORS, ENTITY_TAGS, Instance
 from medssl_monai.ingest.dicom.interleaved import without_interleaving
 from medssl_monai.ingest.dicom.pixels import pixel_digest
 from medssl_monai.ingest.geometry import Orientation, canonical_orientation
@@ -83,7 +83,7 @@ def separate(members: list[Instance], copies: Copies) -> tuple[list[list[Instanc
     """
     stacks: list[list[Instance]] = []
     tangled: list[list[Instance]] = []
-    for group in _by_geometry(members):
+    for group in (same for entity in _by_entity(members) for same in _by_geometry(entity)):
         parts = _untangle(group, copies)
         stacks += parts
         if not parts and (rest := [member for member in group if member not in copies.broken]):
@@ -91,8 +91,24 @@ def separate(members: list[Instance], copies: Copies) -> tuple[list[list[Instanc
     return stacks, tangled
 
 
+def _by_entity(members: list[Instance], position: int = 0) -> list[list[Instance]]:
+    """Groups of one study, series and frame of reference.
+
+    A tag that has another value in each of three images or more tells nothing apart: bad anonymisers do that. Images
+    without a value go with the others, unless those are of several.
+    """
+    if position == len(ENTITY_TAGS):
+        return [members]
+    parts: dict[str, list[Instance]] = defaultdict(list)
+    for member in members:
+        parts[member.entities[position]].append(member)
+    if len(parts.keys() - {""}) < 2 or 2 < len(parts) == len(members):
+        parts = {"": members}
+    return [group for _, part in sorted(parts.items()) for group in _by_entity(part, position + 1)]
+
+
 def _by_geometry(members: list[Instance]) -> list[list[Instance]]:
-    """Groups that share shape, patient, frame of reference, orientation and spacing, the latter two up to rounding."""
+    """Groups that share shape, patient, orientation and spacing, the latter two up to rounding."""
     groups: list[list[Instance]] = []
     for member in members:
         home = next((group for group in groups if _stackable(group[0], member)), None)
@@ -106,7 +122,7 @@ def _by_geometry(members: list[Instance]) -> list[list[Instance]]:
 def _stackable(first: Instance, second: Instance) -> bool:
     def exact(member: Instance) -> object:
         located = member.position is not None and member.orientation is not None
-        return member.shape, member.patient_id, member.frame_of_reference, member.modality, member.stack, located
+        return member.shape, member.patient_id, member.modality, member.stack, located
 
     return (
         exact(first) == exact(second)

@@ -77,6 +77,7 @@ def texts(dataset: Any, keyword: str) -> list[str]:
     """All values as stripped text."""
     if isinstance(dataset, PlainHeader):
         return dataset.values.get(keyword, [])
+    dataset, keyword = _place(dataset, keyword)
     if isinstance(dataset, Dataset):
         plain = _plain(dataset, keyword)
         if plain is not None:
@@ -86,6 +87,40 @@ def texts(dataset: Any, keyword: str) -> list[str]:
         return []
     many = not isinstance(value, (str, bytes)) and hasattr(value, "__iter__")
     return [str(one).strip() for one in value] if many else [str(value).strip()]
+
+
+def _place(dataset: Any, keyword: str) -> tuple[Any, str]:
+    """Where a tag stands: in a functional group, for a frame of an enhanced object (see `frames.FrameHeader`)."""
+    return (dataset, keyword) if isinstance(dataset, Dataset) else dataset.place(keyword)
+
+
+def has_content(dataset: Any, keyword: str) -> bool:
+    """Whether a tag is there and not empty, readable or not."""
+    if isinstance(dataset, PlainHeader):
+        return bool(dataset.values.get(keyword))
+    dataset, keyword = _place(dataset, keyword)
+    try:
+        content = dataset.get_item(keyword)
+    except Exception:  # damaged, and so not empty
+        return True
+    return content is not None and content.value not in (None, b"", "") and bool(str(content.value).strip())
+
+
+def items(dataset: Any, keyword: str) -> list[Any]:
+    """A sequence's items; none where it is missing, empty or broken."""
+    if isinstance(dataset, PlainHeader):  # which has no sequences
+        return []
+    dataset, keyword = _place(dataset, keyword)
+    with quiet():
+        try:
+            return list(dataset.get(keyword) or ())
+        except Exception:  # what a broken sequence raises varies with the damage
+            return []
+
+
+def first_item(dataset: Any, keyword: str) -> Any:
+    """The first item of a sequence; None where there is none."""
+    return next(iter(items(dataset, keyword)), None)
 
 
 def _plain(dataset: Dataset, keyword: str) -> list[str] | None:
@@ -121,10 +156,19 @@ def text(dataset: Any, keyword: str) -> str:
     return "\\".join(texts(dataset, keyword))
 
 
+def decimal(content: str) -> float:
+    """A decimal string as a number; programs under some locales write a comma for its point.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    return float(content.replace(",", ".") if content.count(",") == 1 and "." not in content else content)
+
+
 def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
     """Exactly `count` finite numbers, or None."""
     try:
-        values = tuple(float(one) for one in texts(dataset, keyword))
+        values = tuple(decimal(one) for one in texts(dataset, keyword))
     except ValueError:
         return None
     return values if len(values) == count and all(map(math.isfinite, values)) else None
@@ -133,7 +177,7 @@ def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
 def number(dataset: Any, keyword: str) -> float | None:
     """The first value, finite, or None."""
     try:
-        value = float(texts(dataset, keyword)[0])
+        value = decimal(texts(dataset, keyword)[0])
     except (IndexError, ValueError):
         return None
     return value if math.isfinite(value) else None
