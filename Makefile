@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 LABEL_VENV := .venv-label
 LABEL_STAMP := $(LABEL_VENV)/.installed
 DEMO_OUT ?= demo
+VERSIONS ?= 3.10 3.12 3.13
 RESULTS_OUT ?= runs/results
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo results bundles check lint types test test-all label-env test-label build docs clean
+.PHONY: install demo results bundles check lint types test pytest test-versions hooks test-all label-env test-label build docs clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -33,6 +34,10 @@ results: $(STAMP)
 bundles: $(STAMP)
 	$(BIN)/python bundle_templates/generate.py
 
+# Lint and format at each commit, types at each push.
+hooks: $(STAMP)
+	$(BIN)/pre-commit install
+
 check: lint types
 
 lint: $(STAMP)
@@ -42,8 +47,16 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-test: check
+test: check pytest
+
+pytest: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow and not ddp and not gpu and not network and not label'
+
+# The same tests on the other Pythons, each in an environment of its own: VERSIONS=3.12 for one of them.
+test-versions:
+	failed=; for version in $(VERSIONS); do \
+		$(MAKE) pytest PYTHON=python$$version VENV=.venv-$$version || failed="$$failed $$version"; \
+	done; test -z "$$failed" || { echo "failed on Python$$failed"; exit 1; }
 
 test-all: check
 	$(BIN)/python -m pytest
