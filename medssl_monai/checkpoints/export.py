@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from medssl_monai.atomic import write_atomically, write_json
 from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.manifests import BACKBONE, architecture_of, backbone_shapes
+from medssl_monai.checkpoints.preprocessing import with_window_limits
 from medssl_monai.errors import CheckpointError
 
 
 def encoder_state(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of an encoder, of a method's ``encoder`` or of a classifier without its ``fc``: torchvision's names.
+    """The tensors of an encoder, of a method's ``encoder`` or of a classifier without ``fc``, in torchvision's names.
 
-    On the CPU, contiguous, sharing no memory with the module. Raises CheckpointError where they are not exactly a
-    torchvision ResNet's.
+    They are contiguous, on the CPU, and share no memory with the module. Raises CheckpointError unless they are exactly
+    the tensors of a torchvision ResNet.
     """
     encoder = getattr(module, "encoder", module)
     state = {
@@ -39,9 +40,13 @@ def export_encoder(module: nn.Module, path: str | Path, *, metadata: Mapping[str
     """Write ``NAME.safetensors`` and ``NAME.report.json`` beside it, both atomically; returns the report.
 
     `module` is an encoder, a method that has one, or a classifier. The tensors have torchvision's names without ``fc``.
-    `metadata` goes into the file's header as strings (method, recipe, window, mean, std, channels …; no patient's
-    identifier), with ``arch`` and ``fingerprint`` added. Raises CheckpointError where there is no torchvision ResNet,
-    ValueError for another suffix or type.
+    `metadata` goes into the file's header as strings: method, and the preprocessing as JSON (``window``, ``mean``,
+    ``std``, ``channels``). ``arch``, ``fingerprint`` and the window's limits ``window_hu`` are added. It must hold no
+    identifier of a patient.
+
+    Raises:
+        CheckpointError: the module has no torchvision ResNet, or the preprocessing is not JSON of the right kind.
+        ValueError: the path has another suffix, or a value is no string.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -51,7 +56,7 @@ def export_encoder(module: nn.Module, path: str | Path, *, metadata: Mapping[str
         raise ValueError(f"metadata: safetensors holds strings only, found other types in {wrong}; use str(value)")
     state = encoder_state(module)
     digest = fingerprint(state)
-    header = {**metadata, "arch": architecture_of(state) or "", "fingerprint": digest}
+    header = {**with_window_limits(metadata, path.name), "arch": architecture_of(state) or "", "fingerprint": digest}
     write_atomically(path, lambda temporary: save_file(state, str(temporary), metadata=header))
     report: dict[str, Any] = {
         "file": path.name,

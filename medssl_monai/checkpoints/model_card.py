@@ -1,10 +1,13 @@
-"""A page about a network, to lie beside its file: what it was trained on, how, and how images must be prepared."""
+"""The model card: what a network was trained on, how, and how images must be prepared for it."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
-# Settings of a run that the section on preprocessing tells, or that matter to the run's own computer only.
+from medssl_monai.windows import AdaptiveWindow
+
+# Settings of a run that the section on preprocessing has, or that concern the computer of the run alone.
 _TOLD_ELSEWHERE = {"window", "window_hu", "mean", "std", "classes", "image_channels", "num_workers", "val_interval"}
 
 
@@ -32,6 +35,7 @@ def model_card(
     file: str,
     form: str,
     arch: str,
+    code: str,
     metadata: Mapping[str, str],
     record: Mapping[str, Any],
     data: Mapping[str, Any] | None,
@@ -44,6 +48,7 @@ def model_card(
         file: name of the network's file.
         form: the file's format in words.
         arch: such as ``resnet50``.
+        code: Python that loads the file into ``network``.
         metadata: the header's strings: method, window, mean, std, channels, fingerprint …
         record: the run's ``run.json``; empty where the weights come from elsewhere.
         data: what `describe_data` tells, or None where it is not known.
@@ -61,6 +66,7 @@ def model_card(
         "",
         *_table("Network", {**_network(proof), "fingerprint": f"`{fingerprint}`"}),
         *_table("Preprocessing", _preprocessing(metadata)),
+        *_code(code),
         *_table("Data", _data(data, record)),
         *_table(
             "Recipe", {"method": method, **settings} if settings else {"method": method, "settings": "not recorded"}
@@ -86,16 +92,29 @@ def _network(proof: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _code(code: str) -> list[str]:
+    return ["## Loading", "", "```python", *code.splitlines(), "```", ""]
+
+
 def _preprocessing(metadata: Mapping[str, str]) -> dict[str, str]:
     unknown = "not recorded"
     return {
         "intensities": "Hounsfield units, windowed to 0 .. 1, then (x - mean) / std",
         "window": metadata.get("window", unknown).strip('"'),
+        "window limits": _limits(metadata),
         "mean": metadata.get("mean", unknown),
         "std": metadata.get("std", unknown),
         "channels in training": metadata.get("channels", unknown),
         **({"classes": metadata["classes"]} if "classes" in metadata else {}),
     }
+
+
+def _limits(metadata: Mapping[str, str]) -> str:
+    if "window_hu" not in metadata:
+        by_image = any(json.dumps(name) in metadata.get("window", "") for name in get_args(AdaptiveWindow))
+        return "depend on the image" if by_image else "not recorded"
+    limits = dict.fromkeys(f"{low:g} to {high:g} HU" for low, high in json.loads(metadata["window_hu"]))
+    return ", ".join(limits)
 
 
 def _data(data: Mapping[str, Any] | None, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The file formats that a network leaves in: how each is written, and how it computes when read back.
+"""The file formats of an exported network: how each is written, and how it is read back.
 
 Shapes: image (B, C, H, W) float32, normalised, C = 3 (1 with a folded first convolution); result (B, F) features, or
 (B, K) logits where the network has an ``fc``.
@@ -28,14 +28,19 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """One format: the suffixes a file may have, how it is written, and what it computes.
+    """One format of a network's file.
 
-    `write` takes the network in evaluation mode, the path and the header's strings; `read` gives the function that the
-    file computes, read as its users would.
+    Attributes:
+        title: the format in words.
+        suffixes: those that a file may have.
+        code: lines of Python that load a file into ``network``, see `loading_code`.
+        write: takes the network in evaluation mode, the path and the header's strings.
+        read: returns the function that a file computes, read as its users read it.
     """
 
     title: str
     suffixes: tuple[str, ...]
+    code: tuple[str, ...]
     write: Callable[[nn.Module, Path, Mapping[str, str]], None]
     read: Callable[[Path], Forward]
 
@@ -104,13 +109,69 @@ def _read_torchscript(path: Path) -> Forward:
     return network
 
 
+_BUILD = ("network = torchvision.models.{arch}(num_classes={classes})", "{changes}")
 NETWORK_FILES: dict[str, NetworkFile] = {
-    "safetensors": NetworkFile("safetensors", (".safetensors",), _write_safetensors, _read_state_dict),
-    "torchvision": NetworkFile("torchvision state dict", (".pth", ".pt"), _write_state_dict, _read_state_dict),
-    "torchscript": NetworkFile("TorchScript", (".ts", ".pt"), _write_torchscript, _read_torchscript),
-    "onnx": NetworkFile("ONNX", (".onnx",), write_onnx, run_onnx),
-    "timm": NetworkFile("timm state dict", (".safetensors", ".pth"), _write_timm, _read_timm),
+    "safetensors": NetworkFile(
+        "safetensors",
+        (".safetensors",),
+        (
+            "import torch, torchvision",
+            "from safetensors.torch import load_file",
+            *_BUILD,
+            'network.eval().load_state_dict(load_file("{file}"))',
+        ),
+        _write_safetensors,
+        _read_state_dict,
+    ),
+    "torchvision": NetworkFile(
+        "torchvision state dict",
+        (".pth", ".pt"),
+        ("import torch, torchvision", *_BUILD, 'network.eval().load_state_dict(torch.load("{file}"))'),
+        _write_state_dict,
+        _read_state_dict,
+    ),
+    "torchscript": NetworkFile(
+        "TorchScript",
+        (".ts", ".pt"),
+        ("import torch", 'network = torch.jit.load("{file}").eval()'),
+        _write_torchscript,
+        _read_torchscript,
+    ),
+    "onnx": NetworkFile(
+        "ONNX",
+        (".onnx",),
+        (
+            "import onnxruntime",
+            'session = onnxruntime.InferenceSession("{file}")',
+            'network = lambda image: session.run(None, {{"image": image}})[0]  # of numpy arrays',
+        ),
+        write_onnx,
+        run_onnx,
+    ),
+    "timm": NetworkFile(
+        "timm state dict",
+        (".safetensors", ".pth"),
+        (
+            "import timm",
+            'network = timm.create_model("{arch}", num_classes={outputs}, in_chans={channels})',
+            'timm.models.load_checkpoint(network.eval(), "{file}")',
+        ),
+        _write_timm,
+        _read_timm,
+    ),
 }
+
+
+def loading_code(form: NetworkFile, file: str, arch: str, network: nn.Module) -> str:
+    """Python that loads `file`, which holds `network`, with the format's own libraries and nothing of this package."""
+    channels = network.get_parameter("conv1.weight").shape[1]
+    classes = 0 if isinstance(network.fc, nn.Identity) else network.get_parameter("fc.weight").shape[0]
+    changes = [] if classes else ["network.fc = torch.nn.Identity()"]
+    if channels == 1:
+        changes.insert(0, "network.conv1 = torch.nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)")
+    values = {"file": file, "arch": arch, "classes": max(1, classes), "outputs": classes, "channels": channels}
+    lines = (line.format(**values, changes="\n".join(changes)) for line in form.code)
+    return "\n".join(line for line in lines if line)
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:

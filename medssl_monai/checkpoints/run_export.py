@@ -1,4 +1,4 @@
-"""A run's network as a file of its own, proven to compute what it computed, with a card beside it."""
+"""Export a run's network to a file, check that the file computes the same, and write a model card beside it."""
 
 import json
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.first_convolution import fold_channels
 from medssl_monai.checkpoints.load import load_encoder, weights_file
 from medssl_monai.checkpoints.model_card import model_card
-from medssl_monai.checkpoints.network_files import NETWORK_FILES, NetworkFile, build
+from medssl_monai.checkpoints.network_files import NETWORK_FILES, NetworkFile, build, loading_code
 from medssl_monai.checkpoints.onnx_file import require_onnx
-from medssl_monai.checkpoints.preprocessing import Preprocessing
+from medssl_monai.checkpoints.preprocessing import Preprocessing, with_window_limits
 from medssl_monai.checkpoints.report import LoadReport
 from medssl_monai.errors import CheckpointError
 
 ExportFormat = Literal["safetensors", "torchvision", "torchscript", "onnx", "timm", "bundle"]
 
-# Sizes for the proof: another batch and other sizes than any writer is given as an example.
+# Batch and image sizes of the proof; no writer is given the same ones as an example.
 _PROOF_SIZES = ((1, 64, 64), (3, 96, 70))
-# Summed in another order, float32 features of a ResNet-50 differ by some 1e-6 of their scale.
+# Float32 features of a ResNet-50 differ by about 1e-6 of their scale when sums are taken in another order.
 _TOLERANCE = 1e-4
 
 
@@ -48,15 +48,20 @@ def export_run(
         form: ``safetensors``, ``torchvision`` (.pth), ``torchscript`` (.ts), ``onnx``, ``timm`` or ``bundle``.
         single_channel: fold the first convolution, so that the network takes one channel: exact for one window.
         head: keep the classification layer of a fine-tuned run (a bundle always does).
-        data: what `model_card.describe_data` tells of the training data, for the card.
+        data: `model_card.describe_data` of the training data, for the card.
         licence: terms of the weights, for the card.
 
     Returns:
         The report of reading the weights; `missing` is ``fc.*`` unless the head was kept.
 
+    Example:
+        >>> report = export_run("runs/spark", "encoder.safetensors")  # doctest: +SKIP
+        >>> print(report)  # doctest: +SKIP
+        resnet50 from encoder.safetensors (torchvision, encoder): 318 tensors matched, 2 (fc.weight, fc.bias) missing, …
+
     Raises:
-        CheckpointError: there are no weights of a whole encoder, no classification layer where one is wanted, or `out`
-            has another suffix.
+        CheckpointError: the run has no weights of a whole encoder, `head` is true but there is no classification layer,
+            or `out` has another suffix.
         ConfigError: ``onnx`` without its packages.
     """
     out, run = Path(out), Path(run)
@@ -84,24 +89,22 @@ def export_run(
     folded = {**state, "conv1.weight": fold_channels(state["conv1.weight"])} if single_channel else state
     network = build(found.arch, {**folded, **layer})
     metadata = _metadata(found, record, fingerprint(folded), single_channel, bool(layer))
-    targets = (
-        (
-            (NETWORK_FILES["torchvision"], out / "models/model.pt"),
-            (NETWORK_FILES["torchscript"], out / "models/model.ts"),
-        )
-        if form == "bundle"
-        else ((NETWORK_FILES[form], out),)
-    )
-    for writer, path in targets:
+    if form == "bundle":
+        title, words, first = "models/model.pt and models/model.ts", "MONAI bundle", "models/model.pt"
+        targets = {out / first: NETWORK_FILES["torchvision"], out / "models/model.ts": NETWORK_FILES["torchscript"]}
+        card, beside = out / "docs/model_card.md", out / "models/model.report.json"
+    else:
+        title, words, first = out.name, NETWORK_FILES[form].title, out.name
+        targets = {out: NETWORK_FILES[form]}
+        card, beside = out.with_suffix(".card.md"), out.with_suffix(".report.json")
+    for path, writer in targets.items():
         writer.write(network, path, metadata)
         proof = _prove(writer, path, source, network)
-    card = out / "docs/model_card.md" if form == "bundle" else out.with_suffix(".card.md")
-    title = "models/model.pt and models/model.ts" if form == "bundle" else out.name
-    words = "MONAI bundle" if form == "bundle" else NETWORK_FILES[form].title
     page = model_card(
         file=title,
         form=words,
         arch=found.arch,
+        code=loading_code(next(iter(targets.values())), first, found.arch, network),
         metadata=metadata,
         record=record,
         data=data if data is not None else record.get("data"),
@@ -109,10 +112,8 @@ def export_run(
         licence=licence,
     )
     write_text(card, page)
-    report = replace(found, missing=() if layer else ("fc.weight", "fc.bias"), fingerprint=metadata["fingerprint"])
-    beside = out / "models/model.report.json" if form == "bundle" else out.with_suffix(".report.json")
     write_json(beside, _report(title, form, network, metadata, proof))
-    return report
+    return replace(found, missing=() if layer else ("fc.weight", "fc.bias"), fingerprint=metadata["fingerprint"])
 
 
 def _classification_layer(run: Path) -> dict[str, Tensor]:
@@ -134,7 +135,7 @@ def _metadata(
     kept = {key: value for key, value in found.metadata.items() if key not in {"arch", "fingerprint"}}
     known = {"method": str(record["bundle"])} if "bundle" in record else {}
     classes = record.get("settings", {}).get("classes") if head else None
-    return {
+    metadata = {
         **known,
         **kept,
         **({"classes": json.dumps(classes)} if classes else {}),
@@ -142,11 +143,12 @@ def _metadata(
         "arch": found.arch,
         "fingerprint": digest,
     }
+    return with_window_limits(metadata, found.source)
 
 
 @torch.no_grad()
 def _prove(writer: NetworkFile, path: Path, source: nn.Module, network: nn.Module) -> dict[str, Any]:
-    """Hold what the file computes to what the run's network computes, on images of one window."""
+    """Compare what the file computes with what the run's network computes, on images of one window."""
     written = writer.read(path)
     channels = network.get_parameter("conv1.weight").shape[1]
     generator = torch.Generator().manual_seed(0)

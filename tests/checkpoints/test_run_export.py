@@ -211,6 +211,69 @@ def test_the_card_tells_method_recipe_data_preprocessing_and_licence(
     assert "not recorded; export with --data STORE" in card and "Not stated" in card
 
 
+@pytest.mark.parametrize("single_channel", [False, True], ids=["three", "one"])
+@pytest.mark.parametrize("form", ["safetensors", "torchvision", "torchscript", "timm"])
+def test_the_card_s_code_loads_the_file(
+    form: ExportFormat,
+    single_channel: bool,
+    run: Path,
+    encoder: ResNetEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    export_run(run, tmp_path / named(form), form, single_channel=single_channel)
+    monkeypatch.chdir(tmp_path)
+    with torch.no_grad():
+        expected = encoder(image())
+    assert_computes(by_the_card(tmp_path / "encoder.card.md"), 1 if single_channel else 3, expected)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "timm", "bundle"])
+def test_the_card_s_code_loads_a_classifier(
+    form: ExportFormat, fine_tuned: tuple[Path, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, network = fine_tuned
+    out = tmp_path / "bundle" if form == "bundle" else tmp_path / named(form)
+    export_run(folder, out, form, head=True)
+    card = out / "docs/model_card.md" if form == "bundle" else out.with_suffix(".card.md")
+    monkeypatch.chdir(out if form == "bundle" else tmp_path)
+    with torch.no_grad():
+        expected = network(image(3))
+    assert_computes(by_the_card(card), 3, expected)
+
+
+def by_the_card(card: Path) -> Any:
+    """The network that the card's code loads, without a module of this package."""
+    code = card.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    assert len(code.splitlines()) <= 6 and "medssl" not in code
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():  # torch.jit is deprecated
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is deprecated")
+        exec(code, names)
+    return names["network"]
+
+
+@pytest.mark.parametrize(
+    ("window", "header", "words"),
+    [
+        ('"lung"', "[[-1350.0, 150.0]]", "-1350 to 150 HU"),
+        ("[-160, 240]", "[[-160.0, 240.0]]", "-160 to 240 HU"),
+        ('["lung", "bone", [0, 80]]', "[[-1350.0, 150.0], [-500.0, 1300.0], [0.0, 80.0]]", "0 to 80 HU"),
+        ('"minmax"', None, "depend on the image"),
+        ('"ours"', None, "not recorded"),
+    ],
+)
+def test_header_and_card_have_the_limits_of_the_window(
+    window: str, header: str | None, words: str, encoder: ResNetEncoder, tmp_path: Path
+) -> None:
+    stale = {"window": window, "window_hu": "[[1.0, 2.0]]"}
+    export_encoder(encoder, tmp_path / "in.safetensors", metadata=stale)
+    export_run(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
+    for name in ("in", "out"):
+        assert load_encoder(tmp_path / f"{name}.safetensors")[1].metadata.get("window_hu") == header
+    assert f"{words} |" in (tmp_path / "out.card.md").read_text(encoding="utf-8")
+
+
 def test_wrong_names_are_refused_before_anything_is_written(run: Path, tmp_path: Path) -> None:
     for form, name in (("safetensors", "a.pth"), ("torchscript", "a.onnx"), ("timm", "a.ts"), ("torchvision", "a")):
         with pytest.raises(CheckpointError, match=f"--format {form} is written as"):
