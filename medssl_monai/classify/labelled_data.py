@@ -15,9 +15,10 @@ from medssl_monai.classify.classes import balanced_positions, network_classes
 from medssl_monai.classify.pictures.data import PICTURES
 from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.ingest.open_store import open_store
+from medssl_monai.labels.labelled_slices import labelled_slices
 from medssl_monai.labels.queries import is_query
 from medssl_monai.labels.subsets import Unit, nested_subset
-from medssl_monai.labels.table import labelled_slices, read_labels
+from medssl_monai.labels.table import read_labels
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.pseudonyms import load_key
 from medssl_monai.store.reader import SliceStore

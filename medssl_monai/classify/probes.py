@@ -21,7 +21,8 @@ from torch.utils.data import Dataset
 
 from medssl_monai.classify.forward import BATCH, forward
 from medssl_monai.errors import LabelError
-from medssl_monai.labels.table import labelled_slices, read_labels
+from medssl_monai.labels.labelled_slices import labelled_slices
+from medssl_monai.labels.table import read_labels
 from medssl_monai.statistics.metrics import balanced_accuracy
 from medssl_monai.store.pseudonyms import load_key
 from medssl_monai.store.reader import SliceStore

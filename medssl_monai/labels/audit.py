@@ -1,8 +1,7 @@
-"""What sets of images share that they should not: patients, series, and slices that look alike.
+"""Finds what sets of images should not share: patients, series, and slices that look alike.
 
-The sets are stores (pre-training) and the splits of label tables. Patients are compared by pseudonym, so that a patient
-under two identifiers is not seen there; such a patient is found by the pictures: perceptual hashes that differ in a
-few bits, confirmed by the correlation of the slices themselves.
+The sets are stores (pre-training) and the splits of label tables. Patients are compared by pseudonym. A patient with
+two identifiers is found by the slices instead: perceptual hashes that differ in a few bits, confirmed by correlation.
 """
 
 from __future__ import annotations
@@ -16,12 +15,13 @@ from typing import Any
 
 from medssl_monai.errors import InputError, LabelError
 from medssl_monai.ingest.open_store import open_store
+from medssl_monai.labels.labelled_slices import labelled_slices, patients_of
 from medssl_monai.labels.near_duplicates import Slice, similar_slices
-from medssl_monai.labels.table import SPLITS, LabelTable, labelled_slices, read_labels
+from medssl_monai.labels.table import SPLITS, LabelTable, read_labels
 from medssl_monai.store.reader import SliceStore
 
 HARMLESS = frozenset({frozenset({"pre-training", "train"})})
-"""Kinds of sets that may share patients: labels of the training set are no part of pre-training."""
+"""Kinds of sets that may share patients: pre-training uses no labels of the training set."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class SetSummary:
     Attributes:
         name: unique among the sets.
         kind: pre-training, train, validation, test, or "" for a table's rows without a split.
-        patients: pseudonyms told apart.
-        patients_unknown: series whose tags name no patient; each counts as a patient of its own.
+        patients: number of pseudonyms.
+        patients_unknown: series without a patient in their tags; each counts as one patient.
     """
 
     name: str
@@ -59,10 +59,10 @@ class NearDuplicate:
     """Two series of different patients, in two sets, with slices that look alike.
 
     Attributes:
-        slices: how many slices of the first series have a likeness in the second.
+        slices: number of slices of the first series with a similar slice in the second.
         distance: the smallest number of bits in which their hashes differ.
-        correlation: of the most alike pair of slices.
-        example: their numbers.
+        correlation: of the most similar pair of slices.
+        example: the numbers of that pair.
     """
 
     first: str
@@ -78,7 +78,7 @@ class NearDuplicate:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What was compared, what is shared, and what could not be known, as sentences."""
+    """What was compared, what is shared, and, as sentences, what could not be determined."""
 
     sets: tuple[SetSummary, ...]
     shared: tuple[Shared, ...]
@@ -88,7 +88,7 @@ class AuditReport:
 
     @property
     def leaks(self) -> bool:
-        """Whether anything was found that makes a test look better than it is."""
+        """Whether the sets share anything that makes a test result too good."""
         return bool(self.refusals) or not (
             all(one.harmless for one in self.shared) and all(one.harmless for one in self.near_duplicates)
         )
@@ -109,21 +109,21 @@ class _Set:
 def audit(
     inputs: Sequence[Path], *, store: Path | None = None, key: bytes | None = None, distance: int = 6
 ) -> AuditReport:
-    """Compares stores and the splits of label tables, each with each.
+    """Compare stores and the splits of label tables, every pair of them.
 
     Args:
         inputs: stores, and label tables (CSV or JSON).
-        store: that holds the tables' sources; by default the first store among the inputs, else the sources are
-            ingested into the cache.
+        store: the store of the tables' sources. By default the first store among the inputs; without one the sources
+            are ingested into the cache.
         key: of the pseudonyms; None loads the user's own.
-        distance: of the 64 bits of two perceptual hashes, how many may differ in near-duplicates; at most 15.
+        distance: number of bits, of 64, in which the perceptual hashes of near-duplicates may differ; at most 15.
 
     Raises:
         InputError: an input is neither a store nor a table, or the distance is out of range.
         LabelError: a table cannot be read at all.
     """
     if not inputs:
-        raise InputError("audit: needs stores or label tables, found none; name at least one")
+        raise InputError("audit: needs stores or label tables, found none; give at least one")
     sets: list[_Set] = []
     refusals: list[str] = []
     statements: list[str] = []
@@ -175,15 +175,14 @@ def _unique(name: str, sets: Sequence[_Set]) -> str:
 
 
 def _is_unknown(row: dict[str, Any], patient_of: dict[str, str]) -> bool:
-    """Whether nothing names the patient: neither the tags nor a table."""
+    """Whether neither the tags nor a table name the patient."""
     return "patient_unknown" in row["flags"].split(",") and row["patient"] == patient_of.get(row["series_id"])
 
 
 def _patients(one: _Set) -> dict[str, str]:
-    """The store's pseudonym for the patient of each series; a table may know better."""
+    """The store's pseudonym for the patient of each series of a set, whatever a table says."""
     wanted = {row["series_id"] for row in one.rows}
-    index = one.store.index.select(["series_id", "patient"]).group_by(["series_id", "patient"]).aggregate([])
-    return {pair["series_id"]: pair["patient"] for pair in index.to_pylist() if pair["series_id"] in wanted}
+    return {series: patient for series, patient in patients_of(one.store).items() if series in wanted}
 
 
 def _summary(one: _Set) -> SetSummary:
@@ -204,14 +203,14 @@ def _unknown(sets: Sequence[_Set]) -> list[str]:
     for one in map(_summary, sets):
         if one.patients_unknown:
             sentences.append(
-                f"{one.name}: {one.patients_unknown} of {one.series} series name no patient, so that patients cannot "
-                "be told apart there; only pictures are compared"
+                f"{one.name}: {one.patients_unknown} of {one.series} series name no patient, so patients "
+                "cannot be compared there; only slices are"
             )
     for first, second in combinations(sets, 2):
         if first.store.description["key_check"] != second.store.description["key_check"]:
             sentences.append(
-                f"{first.name} and {second.name}: pseudonyms were made with different keys, so that patients cannot "
-                "be compared; only pictures are"
+                f"{first.name} and {second.name}: the pseudonyms have different keys, so patients cannot be "
+                "compared; only slices are"
             )
     return sentences
 

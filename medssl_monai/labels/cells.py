@@ -1,4 +1,4 @@
-"""The cells of a label table's file, CSV or JSON, under headings that are what they look like."""
+"""Reads the cells of a label table, CSV or JSON, and checks its headings."""
 
 import csv
 import io
@@ -14,13 +14,13 @@ COLUMNS = ("source", "slice", "label", "patient", "split")
 
 
 def read_cells(path: Path) -> list[dict[Any, Any]]:
-    """The rows of the file, one dictionary each; headings without spaces around them.
+    """The rows of the file, one dictionary each, with headings stripped of spaces.
 
-    Cells beyond the heading of a CSV file are under None.
+    Cells beyond the heading of a CSV file have the key None.
 
     Raises:
-        LabelError: the file is not readable, or one of `COLUMNS` is written with other capitals, or is there twice: it
-            would be ignored, and a table without its slices or patients means something else.
+        LabelError: the file is not readable, or one of `COLUMNS` is written with other capitals or more than once. Such
+            a column would otherwise be ignored, which changes what the table means.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -49,7 +49,7 @@ def _json_cells(path: Path, text: str) -> list[dict[Any, Any]]:
         or isinstance(content, _Pairs)
         or not all(isinstance(row, _Pairs) for row in content)
     ):
-        raise LabelError(f"{path}: a JSON label table is a list of objects, found something else; correct it")
+        raise LabelError(f"{path}: a JSON label table must be a list of objects, found something else; correct it")
     rows = []
     for number, pairs in enumerate(content, start=1):
         names = _headings(f"{path}, row {number}", [name for name, _ in pairs])
@@ -59,13 +59,13 @@ def _json_cells(path: Path, text: str) -> list[dict[Any, Any]]:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """A JSON object with all of its keys: a dictionary would forget the first of two that are the same."""
+    """A JSON object with repeated keys, of which a dictionary would keep only the last."""
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} is no value; write null where there is none")
+        raise ValueError(f"{text} is not a finite number; write null for a missing value")
     return number
 
 
@@ -76,5 +76,5 @@ def _headings(where: str, names: Iterable[str]) -> list[str]:
         if meant in COLUMNS and name != meant:
             raise LabelError(f"{where}: the column {name!r} must be written {meant!r}; rename it")
         if name in COLUMNS and found.count(name) > 1:
-            raise LabelError(f"{where}: the column {name!r} is there {found.count(name)} times; keep one of them")
+            raise LabelError(f"{where}: the column {name!r} appears {found.count(name)} times; keep one")
     return found

@@ -1,4 +1,4 @@
-"""Queries of a store's index as the source of a label: ``query: body_part == CHEST and slice < 20``."""
+"""Queries of a store's index as sources of a label table: ``query: body_part == CHEST and slice < 20``."""
 
 import re
 from typing import Any
@@ -20,7 +20,7 @@ def is_query(source: str) -> bool:
 
 
 def check_query(source: str, where: str) -> None:
-    """Raise LabelError, which begins with ``where``, unless it is terms ``COLUMN OPERATOR VALUE`` with ``and``."""
+    """Raise LabelError, with ``where`` first, unless the query is terms ``COLUMN OPERATOR VALUE`` joined by ``and``."""
     try:
         _filters(source)
     except LabelError as error:
@@ -28,10 +28,10 @@ def check_query(source: str, where: str) -> None:
 
 
 def select_slices(store: SliceStore, source: str) -> list[dict[str, Any]]:
-    """Rows of the index that a query finds.
+    """Rows of the index that match a query.
 
     Raises:
-        LabelError: the text is no query, or names a column that the index does not have.
+        LabelError: the text is not a query, or names a column that the index does not have.
     """
     return store.select(_filters(source))
 
@@ -50,7 +50,7 @@ def _filters(source: str) -> list[Any]:
 
 
 def _value(column: str, text: str) -> Any:
-    """The value as the column's type has it; a text may stand in quotes."""
+    """The value in the column's type; a text may be quoted."""
     kind = COLUMNS[column][0]
     if pa.types.is_string(kind):
         return text.strip("\"'")

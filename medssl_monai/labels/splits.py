@@ -1,6 +1,6 @@
-"""Splits for label tables that have none: whole patients, every class in its share, drawn by a seed that matters.
+"""Splits for label tables: by patient, stratified by class, drawn with a seed.
 
-Label fractions of a training set, nested in one another, are drawn by `medssl_monai.labels.subsets`.
+Nested fractions of a training set are drawn by `medssl_monai.labels.subsets`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from medssl_monai.errors import LabelError
 from medssl_monai.ingest.lookup import find_series
+from medssl_monai.labels.labelled_slices import patients_of
 from medssl_monai.labels.table import SPLITS, LabelTable
 from medssl_monai.store.reader import SliceStore
 
@@ -23,11 +24,11 @@ SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
 def assign_splits(
     labels: Sequence[str], patients: Sequence[str], shares: Mapping[str, float] = SHARES, *, seed: int = 0
 ) -> list[str]:
-    """A split for each row; rows of a patient share theirs.
+    """Draw a split for each row; all rows of a patient get the same one.
 
-    Patients are grouped by their most frequent class, and each group is dealt out by itself: in a random order, each
-    patient to the split that lacks most of its share, so that no split has a whole patient of a class too many or too
-    few. The order of the rows takes no part in the draw.
+    Patients are grouped by their most frequent class. Each group is dealt out in a random order, every patient to the
+    split that lacks most of its share. Each split's number of patients of a class then differs from its share by less
+    than one. The order of the rows does not matter.
 
     Args:
         labels: class of each row.
@@ -41,16 +42,16 @@ def assign_splits(
     unknown = sum(not name for name in patients)
     if unknown:
         raise LabelError(
-            f"splits: {unknown} of {len(patients)} rows name no patient, so that one could be on both sides; "
+            f"splits: {unknown} of {len(patients)} rows name no patient, so one could be in two splits; "
             "fill in the column 'patient'"
         )
     if not shares or min(shares.values()) <= 0:
-        raise LabelError(f"splits: shares must be positive, found {dict(shares)}; leave out what is not wanted")
+        raise LabelError(f"splits: shares must be positive, found {dict(shares)}; leave out a split to omit it")
     classes: dict[str, Counter[str]] = defaultdict(Counter)
     for label, patient in zip(labels, patients, strict=True):
         classes[patient][label] += 1
     if len(classes) < len(shares):
-        raise LabelError(f"splits: {len(classes)} patient(s) cannot be dealt to {len(shares)} splits; give more")
+        raise LabelError(f"splits: {len(classes)} patient(s) cannot be divided among {len(shares)} splits; give more")
     groups: dict[str, list[str]] = defaultdict(list)
     for patient in sorted(classes):
         groups[min(classes[patient], key=lambda label: (-classes[patient][label], label))].append(patient)
@@ -59,7 +60,7 @@ def assign_splits(
     wanted = {name: share / whole for name, share in shares.items()}
     given: Counter[str] = Counter()
     split_of: dict[str, str] = {}
-    # The rarest class first: its patients are fewest, and what it leaves uneven the others even out.
+    # The class with fewest patients first: later classes even out the differences that it leaves.
     for _, members in sorted(groups.items(), key=lambda item: (len(item[1]), item[0])):
         here: Counter[str] = Counter()
         for number, place in enumerate(generator.permutation(len(members)), start=1):
@@ -86,12 +87,12 @@ def split_table(
     seed: int = 0,
     key: bytes | None = None,
 ) -> Path:
-    """Writes a copy of a label table with splits, and with the store's pseudonyms where it names no patient.
+    """Write a copy of a label table with splits, and with the store's pseudonyms where it names no patient.
 
     Args:
-        table: from `labels.read_labels`; a split that it has is not kept.
-        store: that holds its sources.
-        out: the CSV to write; sources are series ids of the store, so that it may lie anywhere.
+        table: from `read_labels`; its own splits are not kept.
+        store: holds its sources.
+        out: the CSV to write. Its sources are series ids of the store, so it may be moved.
         shares: of train, validation and test.
         seed: of the draw.
         key: of the store's pseudonyms; None loads the user's own.
@@ -103,8 +104,7 @@ def split_table(
     if unknown:
         raise LabelError(f"splits: {unknown[0]!r} is none of {', '.join(SPLITS)}; correct the shares")
     series = {source: find_series(store, source, key) for source in sorted({row.source for row in table.rows})}
-    index = store.index.select(["series_id", "patient"]).group_by(["series_id", "patient"]).aggregate([])
-    patient_of = {pair["series_id"]: pair["patient"] for pair in index.to_pylist()}
+    patient_of = patients_of(store)
     patients = [row.patient or patient_of[series[row.source]] for row in table.rows]
     splits = assign_splits([row.label for row in table.rows], patients, shares, seed=seed)
     with out.open("w", encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""Which labelled slices are learned from: nested, stratified subsets, and those that the reference drew.
+"""Subsets of labelled slices for training: nested and stratified ones, and those of the reference.
 
 Shapes: N slices, P patients.
 """
@@ -17,7 +17,7 @@ Unit = Literal["patients", "slices"]
 
 
 def choose_unit(patients: Sequence[str], smallest_fraction: float) -> Unit:
-    """``patients`` where the smallest subset still has two or more of them, else ``slices`` within each patient."""
+    """``patients`` if the smallest subset has at least two of them, else ``slices``."""
     known = all(patients)
     return "patients" if known and round(smallest_fraction * len(set(patients))) >= 2 else "slices"
 
@@ -25,20 +25,20 @@ def choose_unit(patients: Sequence[str], smallest_fraction: float) -> Unit:
 def nested_subset(
     labels: npt.ArrayLike, patients: Sequence[str], fraction: float, *, unit: Unit = "patients", seed: int = 0
 ) -> list[int]:
-    """Positions of a share of the slices, in their order; a smaller fraction's are all in a larger one's.
+    """Positions of a share of the slices, sorted; a smaller fraction is a subset of a larger one.
 
-    ``patients``: whole patients, in a random order that begins with patients who show all classes between them, and in
-    which the classes that patients mostly show then take turns in proportion. ``slices``: of each patient and class (or
-    classes held together) the same share of slices, at least one; the patients then are as many as ever, and so the
-    subset says less about few labelled patients.
+    ``patients`` draws whole patients in a random order, beginning with patients that together have all classes; after
+    them the patients' most frequent classes alternate in proportion. ``slices`` draws the same share of slices, at
+    least one, from each patient and class (or combination of classes). All patients then remain, so the subset says
+    less about training on few labelled patients.
 
     Args:
-        labels: (N,) class indices, or (N, C) with 1 where a class holds, of which several may.
-        patients: per slice; "" is unknown: such slices are patients of their own, or all one patient's when slices are
-            drawn.
+        labels: (N,) class indices, or (N, C) with 1 where a class holds (multi-label).
+        patients: per slice. "" means unknown: each such slice counts as one patient, or all of them as one patient if
+            slices are drawn.
         fraction: in (0, 1].
-        unit: what is drawn.
-        seed: of the draw, alone; the fraction takes no part in it.
+        unit: ``patients`` or ``slices``.
+        seed: of the draw, which does not depend on the fraction.
 
     Raises:
         ConfigError: the fraction is not in (0, 1], or the unit is unknown.
@@ -66,16 +66,16 @@ def nested_subset(
 def grouped_split(
     labels: npt.ArrayLike, patients: Sequence[str], share: float, *, seed: int = 0
 ) -> tuple[list[int], list[int]]:
-    """(rest, held out): about ``share`` of the patients held out, stratified; no patient on both sides.
+    """(rest, held out): about ``share`` of the patients held out, stratified by class; no patient is on both sides.
 
     Raises:
-        ConfigError: there are too few patients for both sides.
+        ConfigError: there are too few patients for two sides.
     """
     truth, owners = np.asarray(labels), _owners(patients)
     order, least = _patient_order(truth, owners, np.random.Generator(np.random.Philox(seed)))
     count = max(least, round(share * len(order)))
     if count >= len(order):
-        raise ConfigError(f"split: {len(order)} patient(s) cannot be held apart; give more, or a table with a split")
+        raise ConfigError(f"split: {len(order)} patient(s) are too few for two sides; give more, or splits")
     out = set(order[:count])
     sides: tuple[list[int], list[int]] = ([], [])
     for i, owner in enumerate(owners):
@@ -88,9 +88,8 @@ def _owners(patients: Sequence[str]) -> npt.NDArray[np.str_]:
 
 
 def _patient_order(truth: Ints, owners: npt.NDArray[np.str_], generator: np.random.Generator) -> tuple[list[str], int]:
-    """Patients in a random order in which every beginning has the classes in about their shares.
-
-    And how many of them it takes to show every class.
+    """Patients in a random order of which every prefix has about the shares of the classes, and the length of the
+    shortest prefix with all classes.
     """
     held = truth if truth.ndim == 2 else truth[:, None] == np.arange(truth.max() + 1)  # (N, C)
     shown = {str(owner): held[owners == owner].sum(axis=0) for owner in generator.permutation(np.unique(owners))}
@@ -109,19 +108,19 @@ def _patient_order(truth: Ints, owners: npt.NDArray[np.str_], generator: np.rand
 
 
 def reference_split(items: int, *, seed: int = 42, share: float = 0.15) -> tuple[list[int], list[int]]:
-    """(train, validation) positions as the reference's brain task drew them: slices at random, whoever's they are.
+    """(train, validation) positions as in the reference's brain task: random slices, regardless of patients.
 
     Wolf et al. 2023, Brain.ipynb: the first ``int(share * items)`` of NumPy's legacy shuffle are validation. Patients
     may be on both sides; `grouped_split` keeps them apart.
     """
     order = np.arange(items)
-    np.random.RandomState(seed).shuffle(order)  # the legacy generator is what is reproduced
+    np.random.RandomState(seed).shuffle(order)  # reproduces the legacy generator
     held = int(share * items)
     return order[held:].tolist(), order[:held].tolist()
 
 
 def reference_subset(items: int, fraction: float, *, shuffle: bool = True) -> list[int]:
-    """Positions of the training items that the reference kept, in its order.
+    """Positions of the training items that the reference used, in its order.
 
     Its ``seed`` setting had no effect: the order is always that of Python's generator seeded with 42 (Brain.ipynb,
     COVID-19.ipynb), and OrganSMNIST kept the first ``int(items * fraction)`` unshuffled (``shuffle=False``).

@@ -24,8 +24,9 @@ from medssl_monai.classify.thresholds import chosen_thresholds
 from medssl_monai.cli.main import main
 from medssl_monai.errors import ConfigError, InputError, LabelError
 from medssl_monai.ingest import SliceStore
+from medssl_monai.labels.labelled_slices import labelled_slices
 from medssl_monai.labels.subsets import nested_subset
-from medssl_monai.labels.table import labelled_slices, read_labels
+from medssl_monai.labels.table import read_labels
 from medssl_monai.resources import bundle_dir
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.statistics.comparison import paired_label_permutation, paired_permutation

@@ -91,8 +91,8 @@ def test_an_evaluation_on_what_was_learned_from_says_so(
         assert not stopped.value.code
         told.append(capsys.readouterr().out)
     count = len(rows) - 1
-    sentence = f"split unknown in {count} of {count} rows: all serve for training and for testing, so that what is "
-    sentence += "judged is what was learned from"
+    sentence = f"split unknown in {count} of {count} rows: they are used for training and testing alike, "
+    sentence += "so the test is on training data"
     assert f"unsplit.csv: {sentence}" in told[0]
     written = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert json.loads(told[1])["statements"] == written["statements"] == [sentence]

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medssl_monai.errors import LabelError
-from medssl_monai.labels.table import LabelTable, labelled_slices, read_labels
+from medssl_monai.labels.labelled_slices import labelled_slices
+from medssl_monai.labels.table import LabelTable, read_labels
 
 HEADING = "source,slice,label,patient,split\n"
 
@@ -37,7 +38,7 @@ def _find_series(store: FakeStore, source: str | Path, key: bytes | None = None)
 
 @pytest.fixture(autouse=True)
 def fake_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medssl_monai.labels.table.find_series", _find_series)
+    monkeypatch.setattr("medssl_monai.labels.labelled_slices.find_series", _find_series)
 
 
 def _write(folder: Path, text: str, name: str = "labels.csv") -> Path:
@@ -78,7 +79,7 @@ def test_sources_that_are_paths_are_joined_with_the_tables_folder(tmp_path: Path
         ("", "at least one row"),
         ("source,Slice,label\nsa,0,lung\n", "heading: the column 'Slice' must be written 'slice'; rename it"),
         ("source,label,PATIENT \nsa,lung,A\n", "heading: the column 'PATIENT' must be written 'patient'"),
-        ("source,slice,label,slice\nsa,0,lung,1\n", "heading: the column 'slice' is there 2 times"),
+        ("source,slice,label,slice\nsa,0,lung,1\n", "heading: the column 'slice' appears 2 times"),
         (HEADING + "sa,0,lung,A,train\nsa,1, ,A,train\n", "row 2: 'label' may not be empty"),
         (HEADING + ",0,lung,A,train\n", "row 1: 'source' may not be empty"),
         (HEADING + "sa,-1,lung,A,train\n", "row 1: 'slice' is a whole number .* found '-1'"),
@@ -89,8 +90,8 @@ def test_sources_that_are_paths_are_joined_with_the_tables_folder(tmp_path: Path
         (HEADING + "sa,0,lung,A,train\nsa,0,liver,A,train\n", "row 2: slice 0 of sa .*'liver', but row 1 .*'lung'"),
         (HEADING + "sa,0,lung,A,train\nsa,,liver,A,train\n", "row 2: every slice of sa"),
         (HEADING + "sa,,lung,A,train\nsa,1,liver,A,train\n", "row 2: slice 1 of sa"),
-        (HEADING + "sa,0,$__import__('os'),A,train\n", "row 1: the class .* may not begin with"),
-        (HEADING + "sa,0,@network,A,train\n", "row 1: the class '@network' may not begin with"),
+        (HEADING + "sa,0,$__import__('os'),A,train\n", "row 1: the class .* must not begin with"),
+        (HEADING + "sa,0,@network,A,train\n", "row 1: the class '@network' must not begin with"),
         (HEADING + "sa,0,lung,A,train\nsa,1,lung#2,A,train\n", "row 2: the class 'lung#2'"),
         (HEADING + "sa,0,lung,A,train\nsb,0,Lung,B,train\n", "row 2: the class 'Lung' differs from 'lung' in row 1"),
         (HEADING + "sa,0,lung,A,train\nsb,0,lung,A,test\n", "row 2: the patient is in the split 'test', but in row 1"),
@@ -121,11 +122,11 @@ def test_spaces_around_a_heading_do_not_hide_its_column(tmp_path: Path) -> None:
             '[{"source": "sa", "label": "lung"}, {"source": "sb", "Patient": "A"}]',
             "row 2: the column 'Patient' must be",
         ),
-        ('[{"source": "sa", "slice": 0, "label": "lung", "slice": 1}]', "row 1: the column 'slice' is there 2 times"),
-        ('[{"source": "sa", "slice": 0, "label": "lung", "slice ": 1}]', "row 1: the column 'slice' is there 2 times"),
-        ('[{"source": "sa", "label": "lung", "patient": NaN}]', "NaN is no value; write null where there is none"),
-        ('[{"source": "sa", "label": "lung", "patient": 1e999}]', "1e999 is no value"),
-        ('[{"source": "sa", "label": -Infinity}]', "-Infinity is no value"),
+        ('[{"source": "sa", "slice": 0, "label": "lung", "slice": 1}]', "row 1: the column 'slice' appears 2 times"),
+        ('[{"source": "sa", "slice": 0, "label": "lung", "slice ": 1}]', "row 1: the column 'slice' appears 2 times"),
+        ('[{"source": "sa", "label": "lung", "patient": NaN}]', "NaN is not a finite number; write null"),
+        ('[{"source": "sa", "label": "lung", "patient": 1e999}]', "1e999 is not a finite number"),
+        ('[{"source": "sa", "label": -Infinity}]', "-Infinity is not a finite number"),
     ],
 )
 def test_faulty_json_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from medssl_monai.errors import InputError, LabelError
 from medssl_monai.ingest import SliceStore
+from medssl_monai.labels.labelled_slices import labelled_slices
 from medssl_monai.labels.splits import SHARES, assign_splits, split_table
-from medssl_monai.labels.table import labelled_slices, read_labels
+from medssl_monai.labels.table import read_labels
 from medssl_monai.store.measures import hamming_distance, without_redundancy
 
 
