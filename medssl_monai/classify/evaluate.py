@@ -13,8 +13,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from medssl_monai.classify.confidence import fit_confidence
-from medssl_monai.classify.explain import choose_examples, draw_explanations
+from medssl_monai.classify.explain import choose_examples
 from medssl_monai.classify.forward import forward
+from medssl_monai.classify.heat_maps import draw_explanations
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.errors import LabelError
 from medssl_monai.runs.bundle import run_bundle

@@ -5,21 +5,16 @@ Shapes: view (3, S, S) float32, normalised; map (S, S) in [0, 1].
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
 from monai.data.meta_tensor import MetaTensor
 from monai.visualize import GradCAM, OcclusionSensitivity
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from medssl_monai.atomic import write_atomically
 from medssl_monai.classify.predictions import Predictions
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -110,43 +105,3 @@ def choose_examples(predictions: Predictions, count: int) -> list[Example]:
                 i = int(surest.argmax())
                 found.append(Example(i, c, c if several else int(predicted[i]), float(surest[i])))
     return found[:count]
-
-
-def draw_explanations(
-    network: nn.Module,
-    dataset: Dataset[dict[str, Any]],
-    examples: Sequence[Example],
-    classes: Sequence[str],
-    path: Path,
-    *,
-    mean: float | Sequence[float] = 0.0,
-    std: float | Sequence[float] = 1.0,
-) -> None:
-    """Draw each example's view, and over it what spoke for the predicted class.
-
-    Args:
-        network: a torchvision ResNet.
-        dataset: items with ``image`` (3, S, S).
-        examples: from `choose_examples`; at least one.
-        classes: names.
-        path: PNG to write.
-        mean: that the views were normalised by, to show them as they were.
-        std: likewise.
-    """
-    figure = Figure(figsize=(0.6 + 2.3 * len(examples), 5.4), layout="constrained")
-    panels = figure.subplots(2, len(examples), squeeze=False)
-    shift, scale = np.ravel(mean)[0], np.ravel(std)[0]
-    for (upper, lower), example in zip(panels.T, examples, strict=True):
-        view = dataset[example.index]["image"]
-        picture = np.clip(np.asarray(view[0]) * scale + shift, 0, 1)
-        for axes in (upper, lower):
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
-            axes.set_axis_off()
-        heat = grad_cam(network, view, example.predicted)
-        image = lower.imshow(heat, cmap="viridis", vmin=0, vmax=1, alpha=0.55)
-        names = [classes[c].replace("_", " ") for c in (example.label, example.predicted)]
-        verdict = "right" if example.label == example.predicted else "wrong"
-        upper.set_title(f"{names[0]}\npredicted {names[1]}\n{example.confidence:.2f}, {verdict}", fontsize=9)
-    figure.colorbar(image, ax=panels[1].tolist(), shrink=0.8, label="for the prediction\n(share of the most)")
-    figure.suptitle("Grad-CAM: what spoke for the class predicted (cells of 32 × 32 pixels)", fontsize=11)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=120))

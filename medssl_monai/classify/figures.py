@@ -23,22 +23,28 @@ def draw_confusion_matrix(matrix: npt.NDArray[np.integer[Any]], classes: Sequenc
         classes: C names.
         path: PNG to write.
     """
-    totals = matrix.sum(axis=1, keepdims=True)
-    share = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
     size = 2.5 + 0.8 * len(classes)
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    _draw_counts(axes, matrix, [c.replace("_", " ") for c in classes])
+    for text in axes.get_xticklabels():
+        text.set(rotation=30, ha="right")
+    axes.set_title(f"Confusion matrix, {int(matrix.sum())} slices")
+    figure.colorbar(axes.images[0], ax=axes, label="share of the true class", shrink=0.8)
+    write_atomically(path, lambda p: figure.savefig(p, dpi=120))
+
+
+def _draw_counts(axes: Any, matrix: npt.NDArray[np.integer[Any]], names: Sequence[str]) -> None:
+    totals = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(*matrix.shape):
         colour = "white" if share[row, column] > 0.5 else "black"
         text = f"{matrix[row, column]}\n{share[row, column]:.0%}" if totals[row, 0] else "0"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    names = [c.replace("_", " ") for c in classes]
-    axes.set_xticks(range(len(classes)), names, rotation=30, ha="right")
-    axes.set_yticks(range(len(classes)), names)
-    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {int(matrix.sum())} slices")
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=120))
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="true")
 
 
 def draw_roc(
@@ -113,17 +119,7 @@ def draw_label_matrices(by_label: Mapping[str, Mapping[str, Any]], path: Path) -
     """
     figure, panels = _panels(len(by_label), side=2.6)
     for axes, (name, figures) in zip(panels, by_label.items(), strict=False):
-        matrix = np.asarray(figures["confusion_matrix"])
-        totals = matrix.sum(axis=1, keepdims=True)
-        share = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        for row, column in np.ndindex(2, 2):
-            colour = "white" if share[row, column] > 0.5 else "black"
-            text = f"{matrix[row, column]}\n{share[row, column]:.0%}" if totals[row, 0] else "0"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-        axes.set_xticks([0, 1], ["no", "yes"])
-        axes.set_yticks([0, 1], ["no", "yes"])
-        axes.set(xlabel="predicted", ylabel="true")
+        _draw_counts(axes, np.asarray(figures["confusion_matrix"]), ["no", "yes"])
         axes.set_title(f"{name.replace('_', ' ')} (from {figures['threshold']:.2g})", fontsize=10)
     slices = int(np.sum(next(iter(by_label.values()))["confusion_matrix"]))
     figure.suptitle(f"Each label on {slices} slices (threshold)\nshade: share of the row", fontsize=11)

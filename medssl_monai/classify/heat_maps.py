@@ -1,8 +1,9 @@
-"""Pictures of single slices with what spoke for the answer, at the slice's own size.
+"""Pictures of slices with what spoke for the answer over them.
 
 Shapes: slice (H, W), picture (H, W) or (H, W, 3) in [0, 1], view (3, S, S), map (S, S).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from torch import nn
+from torch.utils.data import Dataset
 
 from medssl_monai.atomic import write_atomically
+from medssl_monai.classify.explain import Example, grad_cam
 from medssl_monai.classify.prediction_result import PredictionResult
 from medssl_monai.transforms.ct_window import window_limits
 from medssl_monai.windows import WindowSpec, parse_windows
@@ -24,6 +29,8 @@ Floats = npt.NDArray[np.floating[Any]]
 
 OPACITY = 0.5
 """Of the map where it is strongest; where there is nothing to show the slice stays as it is."""
+COLOURS = "viridis"
+"""Of a map of what spoke for a class, from nothing to the most in its slice."""
 BRIGHT: dict[str, Any] = {"color": "white", "path_effects": [withStroke(linewidth=2, foreground="black")]}
 
 
@@ -94,7 +101,7 @@ def on_slice(heat: Floats, shape: tuple[int, int], *, fitted: bool = True) -> Fl
     """
     if fitted:
         side = heat.shape[0]
-        height, width = (round(length * side / max(shape)) for length in shape)
+        height, width = (max(1, round(length * side / max(shape))) for length in shape)  # a slice may be a strip
         top, left = (side - height) // 2, (side - width) // 2
         heat = heat[top : top + height, left : left + width]
     return np.asarray(cv2.resize(heat, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR))
@@ -103,7 +110,7 @@ def on_slice(heat: Floats, shape: tuple[int, int], *, fitted: bool = True) -> Fl
 def overlay(picture: Floats, heat: Floats) -> Floats:
     """(H, W, 3) in [0, 1]: the picture with the map over it, the more opaque the stronger the map."""
     base = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
-    colours = colormaps["viridis"](np.clip(heat, 0, 1))[..., :3]
+    colours = colormaps[COLOURS](np.clip(heat, 0, 1))[..., :3]
     opacity = OPACITY * np.clip(heat * 2, 0, 1)[..., None]
     return np.asarray(base * (1 - opacity) + colours * opacity)
 
@@ -122,8 +129,7 @@ def draw_heat_map(heat_map: HeatMap, path: Path) -> None:
     _orient(axes[0], heat_map)
     axes[1].imshow(overlay(heat_map.picture, heat_map.grad_cam), aspect=row / column)
     axes[1].set_title("Grad-CAM: what spoke for it", fontsize=9)
-    scale = axes[1].imshow(heat_map.grad_cam, cmap="viridis", vmin=0, vmax=1, alpha=0, aspect=row / column)
-    _bar(figure, scale, axes[1], "share of the strongest")
+    _bar(figure, ScalarMappable(cmap=COLOURS), axes[1], "share of the strongest")
     if heat_map.occlusion is not None:
         most = max(float(np.abs(heat_map.occlusion).max()), 0.01)
         alpha = np.clip(np.abs(heat_map.occlusion) / most * 1.5, 0, 0.75)
@@ -156,3 +162,47 @@ def _orient(axes: Any, heat_map: HeatMap) -> None:
     if pixels < 0.8 * width:
         axes.plot([0.04 * width, 0.04 * width + pixels], [0.96 * height] * 2, color="white", linewidth=1.5)
         axes.text(0.04 * width, 0.94 * height, "50 mm", fontsize=7, va="bottom", **BRIGHT)
+
+
+def draw_explanations(
+    network: nn.Module,
+    dataset: Dataset[dict[str, Any]],
+    examples: Sequence[Example],
+    classes: Sequence[str],
+    path: Path,
+    *,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+) -> None:
+    """Draw each example's view, and over it what spoke for the predicted class.
+
+    Args:
+        network: a torchvision ResNet.
+        dataset: items with ``image`` (3, S, S).
+        examples: from `choose_examples`; at least one.
+        classes: names.
+        path: PNG to write.
+        mean: that the views were normalised by, to show them as they were.
+        std: likewise.
+    """
+    figure = Figure(figsize=(0.6 + 2.3 * len(examples), 5.4), layout="constrained")
+    panels = figure.subplots(2, len(examples), squeeze=False)
+    shift, scale = np.ravel(mean)[0], np.ravel(std)[0]
+    for (upper, lower), example in zip(panels.T, examples, strict=True):
+        view = dataset[example.index]["image"]
+        picture = np.clip(np.asarray(view[0]) * scale + shift, 0, 1)
+        upper.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        lower.imshow(overlay(picture, grad_cam(network, view, example.predicted)))
+        for axes in (upper, lower):
+            axes.set_axis_off()
+        names = [classes[c].replace("_", " ") for c in (example.label, example.predicted)]
+        verdict = "right" if example.label == example.predicted else "wrong"
+        upper.set_title(f"{names[0]}\npredicted {names[1]}\n{example.confidence:.2f}, {verdict}", fontsize=9)
+    figure.colorbar(
+        ScalarMappable(cmap=COLOURS),
+        ax=panels[1].tolist(),
+        shrink=0.8,
+        label="for the prediction\n(share of the strongest)",
+    )
+    figure.suptitle("Grad-CAM: what spoke for the class predicted (cells of 32 × 32 pixels)", fontsize=11)
+    write_atomically(path, lambda p: figure.savefig(p, dpi=120))

@@ -71,9 +71,7 @@ def labelled_rows(
     return rows
 
 
-def probe(
-    features: npt.NDArray[np.floating[Any]], labels: Sequence[str], patients: Sequence[str], *, folds: int = 3
-) -> dict[str, Any]:
+def probe(features: Floats, labels: Sequence[str], patients: Sequence[str], *, folds: int = 3) -> dict[str, Any]:
     """Balanced accuracy of a kNN (cosine, k = 5) and of a logistic regression on standardised features.
 
     Args:
@@ -88,7 +86,7 @@ def probe(
     """
     _, truth = np.unique(np.asarray(labels), return_inverse=True)
     splits, left_out = _splits(truth, np.asarray(patients), folds)
-    knn = make_pipeline(Normalizer(), KNeighborsClassifier(n_neighbors=5))
+    knn = make_pipeline(Normalizer(), KNeighborsClassifier(NEIGHBOURS))
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     result: dict[str, Any] = {}
     for name, model in (("knn", knn), ("linear", linear)):
@@ -111,9 +109,7 @@ def _splits(
     return list(StratifiedKFold(max(2, min(folds, smallest))).split(truth, truth)), "slices"
 
 
-def probe_linearly(
-    train: npt.NDArray[np.floating[Any]], labels: npt.NDArray[Any], test: npt.NDArray[np.floating[Any]], classes: int
-) -> npt.NDArray[np.floating[Any]]:
+def linear_probe(train: Floats, labels: npt.ArrayLike, test: Floats, classes: int, *, seed: int = 0) -> Floats:
     """Probabilities (N, C) of a logistic regression on standardised features; of several labels one for each.
 
     Args:
@@ -121,22 +117,24 @@ def probe_linearly(
         labels: (M,) class indices, or (M, C) with 1 where a label holds.
         test: (N, D) features that are judged.
         classes: C.
+        seed: of the regression's solver.
     """
-    if labels.ndim == 1:
-        return linear_probe(train, labels.tolist(), test, classes)
+    truth = np.asarray(labels)
+    if truth.ndim == 1:
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, random_state=seed))
+        model.fit(train, truth)
+        return _for_all_classes(model.predict_proba(test), model.classes_, classes)
     columns = []
-    for held in labels.astype(int).T:
-        if held.min() == held.max():  # nothing to tell apart: the answer is the one that was seen
+    for held in truth.astype(int).T:
+        if held.min() == held.max():  # one answer alone was seen, and it is given
             columns.append(np.full(len(test), float(held[0])))
         else:
-            columns.append(linear_probe(train, held.tolist(), test, 2)[:, 1])
+            columns.append(linear_probe(train, held, test, 2, seed=seed)[:, 1])
     return np.stack(columns, axis=1)
 
 
-def nearest_votes(
-    train: npt.NDArray[np.floating[Any]], labels: npt.NDArray[Any], test: npt.NDArray[np.floating[Any]], classes: int
-) -> npt.NDArray[np.floating[Any]]:
-    """Votes (N, C) of the five nearest by cosine, weighted by nearness; arguments as of `probe_linearly`."""
+def nearest_votes(train: Floats, labels: npt.NDArray[Any], test: Floats, classes: int) -> Floats:
+    """Votes (N, C) of the five nearest by cosine, weighted by nearness; arguments as of `linear_probe`."""
     held = labels if labels.ndim == 2 else labels[:, None] == np.arange(classes)
     model = make_pipeline(Normalizer(), KNeighborsRegressor(min(NEIGHBOURS, len(labels)), weights="distance"))
     return np.asarray(model.fit(train, held.astype(np.float64)).predict(test))
@@ -153,15 +151,6 @@ def encoder_features(encoder: nn.Module, dataset: Dataset[dict[str, Any]], batch
     return np.concatenate([out for _, out in forward(encoder, dataset, batch_size, description="features")])
 
 
-def linear_probe(
-    train_features: Floats, train_labels: Sequence[int], test_features: Floats, classes: int, *, seed: int = 0
-) -> Floats:
-    """Probabilities (N, classes) of a logistic regression on standardised features."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, random_state=seed))
-    model.fit(train_features, train_labels)
-    return _spread(model.predict_proba(test_features), model.classes_, classes)
-
-
 def pixel_forest(train: LabelledSlices, test: LabelledSlices, classes: int, *, side: int = 32, seed: int = 0) -> Floats:
     """Probabilities (N, classes) of a random forest on slices shrunk to ``side`` × ``side`` pixels in HU.
 
@@ -176,7 +165,7 @@ def pixel_forest(train: LabelledSlices, test: LabelledSlices, classes: int, *, s
     """
     model = RandomForestClassifier(n_estimators=500, random_state=seed, n_jobs=-1)
     model.fit(_thumbnails(*train, side), [row["label"] for row in train[1]])
-    return _spread(model.predict_proba(_thumbnails(*test, side)), model.classes_, classes)
+    return _for_all_classes(model.predict_proba(_thumbnails(*test, side)), model.classes_, classes)
 
 
 def _thumbnails(store: SliceStore, rows: Sequence[dict[str, Any]], side: int) -> Floats:
@@ -184,7 +173,7 @@ def _thumbnails(store: SliceStore, rows: Sequence[dict[str, Any]], side: int) ->
     return np.stack([cv2.resize(s, (side, side), interpolation=cv2.INTER_AREA).ravel() for s in slices])
 
 
-def _spread(probabilities: Floats, seen: Sequence[int], classes: int) -> Floats:
+def _for_all_classes(probabilities: Floats, seen: Sequence[int], classes: int) -> Floats:
     """Columns for all classes, also those that no training slice has."""
     full = np.zeros((len(probabilities), classes))
     full[:, list(seen)] = probabilities

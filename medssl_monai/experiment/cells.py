@@ -22,7 +22,7 @@ from medssl_monai.classify.evaluate import evaluate
 from medssl_monai.classify.finetune import finetune
 from medssl_monai.classify.forward import forward
 from medssl_monai.classify.predictions import Predictions
-from medssl_monai.classify.probes import Floats, nearest_votes, probe_linearly
+from medssl_monai.classify.probes import Floats, linear_probe, nearest_votes
 from medssl_monai.experiment.inputs import StudyInputs, public_key, weights_fingerprint
 from medssl_monai.experiment.made_by import made_by, settings_of
 from medssl_monai.experiment.plan import Cell, StudyPlan, digest
@@ -138,7 +138,7 @@ def _frozen(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> d
     everything = _encoded(plan, inputs, replace(cell, fraction=1.0))
     place = {key: i for i, key in enumerate(everything.keys)}
     learned = [place[key] for key in _training_keys(data)]
-    judge = probe_linearly if cell.head == "linear" else nearest_votes
+    judge = linear_probe if cell.head == "linear" else nearest_votes
     predictions = Predictions(inputs.classes, parser["task"], parser["thresholds"])
     labels = np.asarray([everything.labels[i] for i in learned])
     found = judge(everything.train[learned], labels, everything.test, len(inputs.classes))

@@ -1,8 +1,6 @@
 """What a study's cells read: labels and store, made once; encoders, pre-trained once; all on training patients only."""
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import os
@@ -12,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.atomic import write_json, write_text
+from medssl_monai.atomic import write_csv, write_json
 from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.classify.pictures.published import image_task
@@ -151,12 +149,12 @@ def _check_encoders(plan: StudyPlan) -> None:
 def _write_table(data: LabelledData, path: Path) -> Path:
     """The labelled slices by their series ids: cells need neither the images' paths nor the pseudonyms' key."""
     splits = SPLITS if data.table.has_split else ("train",)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["source", "slice", "label", "patient", "split"])
-    for row in (row for split in splits for row in data.rows(split)):
-        writer.writerow([row["series_id"], row["slice"], row["label_name"], row["patient"], row["split"]])
-    write_text(path, text.getvalue())
+    rows = (
+        [row["series_id"], row["slice"], row["label_name"], row["patient"], row["split"]]
+        for split in splits
+        for row in data.rows(split)
+    )
+    write_csv(path, ["source", "slice", "label", "patient", "split"], rows)
     return path
 
 

@@ -1,7 +1,6 @@
 """A study's cells brought together: means over seeds, intervals over patients, tests against the baseline."""
 
 import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medssl_monai.atomic import write_text
+from medssl_monai.atomic import write_csv
 from medssl_monai.experiment.cells import cell_made_by, maker
 from medssl_monai.experiment.inputs import StudyInputs
 from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan
@@ -259,9 +258,5 @@ def _delong(mine: Judged, base: Judged) -> float | None:
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    write_text(path, text.getvalue())
+    cells = ([f"{v:.6g}" if isinstance(v, float) else v for v in row.values()] for row in rows)
+    write_csv(path, list(rows[0]) if rows else [], cells)

@@ -4,14 +4,13 @@ A label is JSON: ``{"label": "thorax"}``, ``{"slices": {"12": "head", "13": "tho
 named are exceptions. Slices are counted from 0 = most inferior.
 """
 
-import csv
-import io
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medssl_monai.atomic import csv_text
 from medssl_monai.errors import LabelError
 from medssl_monai.labels.splits import assign_splits
 
@@ -120,8 +119,5 @@ def label_table(labelled: Sequence[LabelledSeries], validation: float, seed: int
         splits = assign_splits([row[2] for row in rows], [row[3] for row in rows], shares, seed=seed)
     else:
         logger.info("no patient is held out for validation; the last epoch is kept")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["source", "slice", "label", "patient", "split"])
-    writer.writerows((*row, split) for row, split in zip(rows, splits, strict=True))
-    return text.getvalue()
+    header = ["source", "slice", "label", "patient", "split"]
+    return csv_text(header, ((*row, split) for row, split in zip(rows, splits, strict=True)))

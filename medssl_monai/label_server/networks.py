@@ -15,12 +15,14 @@ import numpy.typing as npt
 import torch
 import yaml
 from torch import nn
-from torch.utils.data import DataLoader
 
 from medssl_monai.checkpoints.load import load_encoder, preprocessing_for
+from medssl_monai.classify.answers import AnswerRule
+from medssl_monai.classify.features import embed
 from medssl_monai.errors import CheckpointError
 from medssl_monai.ingest.volumes.digest import file_digest
 from medssl_monai.networks.classifier import classifier, load_classifier
+from medssl_monai.statistics.temperature import probabilities_of
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.transforms import LabelledViewd
@@ -28,7 +30,6 @@ from medssl_monai.transforms import LabelledViewd
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,17 @@ class Look:
     @property
     def pooling(self) -> str:
         """How slices become a study, as in the bundle's ``inference.yaml``."""
-        return "mean" if self.task == "multiclass" else "max"
+        return self._rule.pooling
+
+    @property
+    def _rule(self) -> AnswerRule:
+        return AnswerRule((), self.task)
 
     @property
     def study(self) -> Floats:
         """The study's probabilities (C,)."""
         assert self.probabilities is not None
-        exact = self.probabilities.astype(np.float64)
-        pooled = exact.mean(axis=0) if self.task == "multiclass" else exact.max(axis=0)
-        return np.asarray(pooled, dtype=np.float32)
+        return self._rule.pooled(self.probabilities.astype(np.float64)).astype(np.float32)
 
 
 def read_model_view(root: Path) -> ModelView:
@@ -160,27 +163,19 @@ class ServedNetwork:
         """Ask about slices of a store, in their order."""
         view, network, _ = self._load()
         dataset = SliceDataset(store, rows=rows, transform=_view_of(view))
-        loader: DataLoader[Any] = DataLoader(dataset, batch_size=BATCH)
-        features, probabilities = [], []
-        with self._lock, torch.inference_mode():
-            network.eval()
-            body = nn.Sequential(*[part for name, part in network.named_children() if name != "fc"], nn.Flatten())
-            for batch in loader:
-                features.append(body(batch["image"].to(self.device)))
-                if view.classes:
-                    logits = network.get_submodule("fc")(features[-1])
-                    given = logits.softmax(dim=1) if view.task == "multiclass" else logits.sigmoid()
-                    probabilities.append(given.cpu().numpy())
+        with self._lock:
+            seen = embed(network, dataset, stages=("avgpool",))
         return Look(
-            slices=tuple(int(row["slice"]) for row in rows),
-            probabilities=np.concatenate(probabilities) if probabilities else None,
-            features=torch.cat(features).cpu().numpy().astype(np.float32),
+            slices=tuple(seen.slices),
+            probabilities=probabilities_of(seen.outputs, view.task).astype(np.float32) if view.classes else None,
+            features=seen.features,
             task=view.task,
         )
 
     def evidence(self, store: SliceStore, rows: Sequence[Mapping[str, Any]], class_index: int) -> list[Floats]:
         """Grad-CAM of each slice for a class, on the slice's own pixels: (H, W) in [0, 1], see `grad_cam`."""
         from medssl_monai.classify.explain import grad_cam
+        from medssl_monai.classify.heat_maps import on_slice
 
         view, network, _ = self._load()
         plain = SliceDataset(store, rows=rows)
@@ -190,7 +185,8 @@ class ServedNetwork:
             for i in range(len(plain)):
                 item = plain[i]
                 heat = grad_cam(network, seen(item)["image"], class_index)
-                maps.append(onto_slice(heat, (int(item["image"].shape[1]), int(item["image"].shape[2]))))
+                height, width = item["image"].shape[1:]
+                maps.append(on_slice(heat, (height, width)).astype(np.float32))
         return maps
 
     def _load(self) -> tuple[ModelView, nn.Module, str]:
@@ -232,13 +228,3 @@ def _view_of(view: ModelView) -> LabelledViewd:
     return LabelledViewd(
         "image", image_size=view.image_size, window=view.window, mean=view.mean, std=view.std, augment=False
     )
-
-
-def onto_slice(heat: npt.NDArray[Any], shape: tuple[int, int]) -> Floats:
-    """A map over the square view (S, S) back onto the slice (H, W) that was fitted into it (see `LabelledView`)."""
-    side = heat.shape[0]
-    fitted = [max(1, round(length * side / max(shape))) for length in shape]
-    top, left = ((side - length) // 2 for length in fitted)
-    part = torch.from_numpy(np.asarray(heat, dtype=np.float32)[top : top + fitted[0], left : left + fitted[1]])
-    resized = nn.functional.interpolate(part[None, None], shape, mode="bilinear", align_corners=False)
-    return np.asarray(resized[0, 0].numpy(), dtype=np.float32)

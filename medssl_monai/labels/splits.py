@@ -5,13 +5,13 @@ Nested fractions of a training set are drawn by `medssl_monai.labels.subsets`.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from medssl_monai.atomic import write_csv
 from medssl_monai.errors import LabelError
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.labels.labelled_slices import patients_of
@@ -107,10 +107,9 @@ def split_table(
     patient_of = patients_of(store)
     patients = [row.patient or patient_of[series[row.source]] for row in table.rows]
     splits = assign_splits([row.label for row in table.rows], patients, shares, seed=seed)
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["source", "slice", "label", "patient", "split"])
-        for row, patient, split in zip(table.rows, patients, splits, strict=True):
-            number = "" if row.slice is None else row.slice
-            writer.writerow([series[row.source], number, row.label, patient, split])
+    rows = (
+        [series[row.source], "" if row.slice is None else row.slice, row.label, patient, split]
+        for row, patient, split in zip(table.rows, patients, splits, strict=True)
+    )
+    write_csv(out, ["source", "slice", "label", "patient", "split"], rows)
     return out

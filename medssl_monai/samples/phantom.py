@@ -1,12 +1,9 @@
 """Seeded synthetic CT: crude patients from pelvis to vertex, with body regions and lesions labelled.
 
-For tests, demonstrations and work without real data. Nothing in it comes from a person. `phantom_anatomy` and
-`phantom_organs` draw the patient, `phantom_dicom` encodes; this module is the scanner and the study tree.
+For tests, demonstrations and work without real data. Nothing in it comes from a person. `samples.anatomy` and
+`samples.organs` draw the patient, `samples.dicom` encodes; this module is the scanner and the study tree.
 """
 
-import csv
-import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medssl_monai.atomic import write_bytes, write_csv
 from medssl_monai.errors import InputError
 from medssl_monai.samples.anatomy import draw_anatomy, smooth_noise
 from medssl_monai.samples.dicom import encode_slice, series_uids
@@ -178,26 +176,17 @@ def write_phantom(
             f"{strangers[0].relative_to(out)}; remove them or choose another folder"
         )
     train = patients if patients == 1 else min(patients - 1, max(1, round(TRAIN_SHARE * patients)))
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["source", "slice", "label", "patient", "split"])
+    rows: list[tuple[str, int, str, str, str]] = []
     for index, folder in series_of.items():
         patient = make_patient(index, seed=seed, size=size, slices=slices, spacing=spacing)
         folder.mkdir(parents=True, exist_ok=True)
         uids = series_uids(seed, index)
         for number in range(slices):
             instance = slices - number
-            _replace_file(folder / f"image-{instance:04d}.dcm", encode_slice(patient, number, instance, uids))
+            write_bytes(folder / f"image-{instance:04d}.dcm", encode_slice(patient, number, instance, uids))
         source = folder.relative_to(out).as_posix()
         split = "train" if index < train else "test"
-        rows.writerows([source, number, label, patient.name, split] for number, label in enumerate(patient.labels))
+        rows += ((source, number, label, patient.name, split) for number, label in enumerate(patient.labels))
     path = out / "labels.csv"
-    _replace_file(path, table.getvalue().encode())
+    write_csv(path, ["source", "slice", "label", "patient", "split"], rows)
     return path
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that others see the old content or the new, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(path)

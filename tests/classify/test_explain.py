@@ -9,7 +9,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from medssl_monai.classify.explain import Example, choose_examples, draw_explanations, grad_cam
+from medssl_monai.classify.explain import Example, choose_examples, grad_cam
+from medssl_monai.classify.heat_maps import draw_explanations
 from medssl_monai.classify.predictions import Predictions
 
 

@@ -19,7 +19,7 @@ from medssl_monai.classify.confidence import read_confidence
 from medssl_monai.classify.evaluate import evaluate
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.classify.predictions import Predictions
-from medssl_monai.classify.probes import nearest_votes, probe_linearly
+from medssl_monai.classify.probes import linear_probe, nearest_votes
 from medssl_monai.classify.thresholds import chosen_thresholds
 from medssl_monai.cli.main import main
 from medssl_monai.errors import ConfigError, InputError, LabelError
@@ -173,7 +173,7 @@ def test_probes_answer_each_label() -> None:
     labels[:, 2] = True
     features = generator.normal(size=(80, 3)) * 0.1 + labels
     for probabilities in (
-        probe_linearly(features[:60], labels[:60], features[60:], 3),
+        linear_probe(features[:60], labels[:60], features[60:], 3),
         nearest_votes(features[:60], labels[:60], features[60:], 3),
     ):
         assert roc_auc_score(labels[60:, :2], probabilities[:, :2]) > 0.99

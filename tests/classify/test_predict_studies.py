@@ -319,3 +319,4 @@ def test_maps_lie_on_the_slice_without_the_air_around_it() -> None:
     heat[16:48] = 1  # a slice twice as wide as high fills these rows
     assert on_slice(heat, (50, 100)).min() == 1
     assert on_slice(heat, (50, 100), fitted=False).min() == 0
+    assert on_slice(np.ones((64, 64)), (1000, 2)).shape == (1000, 2), "a strip narrower than a pixel of the view"

@@ -13,10 +13,11 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from medssl_monai.classify.heat_maps import on_slice
 from medssl_monai.errors import CheckpointError, InputError, NoImagesError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.label_server.evidence import evidence_volume, write_volume
-from medssl_monai.label_server.networks import ServedNetwork, check_model, onto_slice, read_model_view
+from medssl_monai.label_server.networks import ServedNetwork, check_model, read_model_view
 from medssl_monai.label_server.predictions_cache import PredictionsCache
 from medssl_monai.label_server.preparation import prepare_server
 from medssl_monai.label_server.records import Records
@@ -109,7 +110,7 @@ def test_heat_maps_return_to_the_slice() -> None:
     """A wide slice in a square view: the rows above and below are padding."""
     heat = np.zeros((64, 64), np.float32)
     heat[32:48, 0:32] = 1  # lower left quarter of the 32 rows that show the slice
-    back = onto_slice(heat, (100, 200))
+    back = on_slice(heat, (100, 200))
     assert back.shape == (100, 200)
     assert back[60:95, 5:90].min() > 0.9
     assert back[:40].max() < 0.1
