@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from PIL import Image
 
-from medssl_monai.handlers.reconstruction_panel import draw_reconstructions
+from medssl_monai.handlers.reconstruction_panel import draw_reconstructions, hide_masked, show_picture
 from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.losses.sinkhorn import sinkhorn
 from medssl_monai.methods.byol import target_momentum
@@ -41,7 +41,6 @@ from medssl_monai.transforms import (
 
 IMAGES = Path(__file__).resolve().parent / "images"
 LARGE, SMALL = "#f2a33a", "#4fc3f7"
-GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
 COLOURS = 64  # beside greys: a palette keeps the pictures small
 REGIONS = ("head", "thorax", "abdomen_pelvis")
 VERDICTS = (
@@ -92,8 +91,7 @@ def draw_overview(out: Path) -> None:
     drawn = views.apply(slices[1], views.draw(sample_generator(seed=11, epoch=0, index=0), *slices[1].shape[1:]))
     hiding = SparKViews(224, window="wide", mean=0.0, std=1.0)
     whole, mask = hiding.apply(slices[1], hiding.draw(sample_generator(1, 0, 0), *slices[1].shape[1:]))
-    seen = mask[0].numpy().repeat(32, 0).repeat(32, 1)
-    pictures = [drawn[0][0].numpy(), drawn[1][0].numpy(), whole[0].numpy(), np.where(seen, whole[0].numpy(), np.nan)]
+    pictures = [one[0].numpy() for one in (*drawn, whole, hide_masked(whole, mask))]
     for number, picture in enumerate(pictures):
         colour = (LARGE, SMALL, None, None)[number]
         show(at(figure, 4.97 + 0.98 * (number % 2), 1.52 - 1.0 * (number // 2), 0.92), picture, "", colour)
@@ -236,10 +234,10 @@ def draw_mask(out: Path) -> None:
     image = thorax()
     views = SparKViews(224, window="wide")
     view, mask = views.apply(image, views.draw(sample_generator(seed=1, epoch=0, index=0), *image.shape[1:]))
-    seen = mask[0].numpy().repeat(32, 0).repeat(32, 1)
+    hidden = hide_masked(view, mask)
     torch.manual_seed(0)
     encoder = resnet_encoder("resnet18").eval()
-    visible = torch.where(torch.from_numpy(seen), view, 0)[None]
+    visible = hidden.nan_to_num(0)[None]
     rows = {
         "SparK": masked_features(encoder, view[None], mask[None]),
         "unmasked": masked_features(encoder, visible, torch.ones_like(mask[None])),
@@ -247,7 +245,7 @@ def draw_mask(out: Path) -> None:
     figure = Figure(figsize=(9.6, 3.9), layout="constrained")
     axes = figure.subplots(2, 5)
     show(axes[0, 0], view[0].numpy(), "view")
-    show(axes[1, 0], np.where(seen, view[0].numpy(), np.nan), "20 of 49 cells are visible")
+    show(axes[1, 0], hidden[0].numpy(), "20 of 49 cells are visible")
     for row, (name, maps) in enumerate(rows.items()):
         for column, features in enumerate(maps, start=1):
             size = f"{features.shape[2]} × {features.shape[3]}"
@@ -288,12 +286,7 @@ def draw_filled_in(method: SparK, store: SliceStore, path: Path) -> None:
         image = store.read(row["series_id"], row["slice"])[None]
         pairs.append(views.apply(image, views.draw(sample_generator(0, 0, number), *image.shape[1:])))
     image, mask = torch.stack([view for view, _ in pairs]), torch.stack([mask for _, mask in pairs])
-    pictures = {"view": image} | method.reconstruct(image, mask)
-    columns = {name: (picture * 0.25 + 0.25).clamp(0, 1) for name, picture in pictures.items()}
-    hidden = ~mask.repeat_interleave(32, 2).repeat_interleave(32, 3)
-    columns["visible part"] = columns.pop("masked").masked_fill(hidden, torch.nan)
-    order = ("view", "visible part", "prediction", "reconstruction")
-    draw_reconstructions({name: columns[name] for name in order}, "Patients that the network has never seen", path)
+    draw_reconstructions(method, image, mask, 0.25, 0.25, "Patients that the network has never seen", path)
     shrink(path)
 
 
@@ -304,10 +297,7 @@ def windowed(image: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
 
 def show(axes: Axes, picture: npt.NDArray[np.floating], title: str, colour: str | None = None) -> None:
     """A picture in [0, 1] without ticks; hidden pixels (NaN) in red."""
-    axes.set_facecolor("#b04a3a")
-    axes.imshow(picture, **GREY)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    show_picture(axes, picture)
     axes.set_title(title, fontsize=9)
     for side in axes.spines.values():
         side.set(edgecolor=colour or "#888888", linewidth=2.5 if colour else 0.8)

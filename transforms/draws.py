@@ -57,3 +57,18 @@ def chance(rng: np.random.Generator, probability: float) -> bool:
 def subset(rng: np.random.Generator, count: int, chosen: int) -> tuple[int, ...]:
     """``chosen`` of the integers 0 .. count - 1, every subset equally likely, in rising order."""
     return tuple(sorted(np.argsort(rng.random(count), kind="stable")[:chosen].tolist()))
+
+
+def visible_cells(cells: int, mask_ratio: float) -> int:
+    """How many of a mask's cells stay visible: round(cells · (1 − ratio)), halves to even as in the authors' code.
+
+    Raises:
+        ValueError: no cell would be visible, or none masked.
+    """
+    visible = round(cells * (1 - mask_ratio))
+    if not 0 < visible < cells:
+        raise ValueError(
+            f"mask_ratio {mask_ratio} leaves {visible} of {cells} visible: at least one cell must be visible and one "
+            "masked; take larger images or another ratio"
+        )
+    return visible

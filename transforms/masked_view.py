@@ -12,7 +12,7 @@ import torch
 from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 
 from medssl_monai.transforms.arguments import takes_arguments_of
-from medssl_monai.transforms.draws import chance, subset
+from medssl_monai.transforms.draws import chance, subset, visible_cells
 from medssl_monai.transforms.intensity import Intensities, WindowJitter
 from medssl_monai.transforms.photometric import NoiseParameters, PhotometricJitter
 from medssl_monai.transforms.recipe import ViewParameters
@@ -78,7 +78,7 @@ class SparKViews:
             raise ValueError(f"patch_size {patch_size} must be a multiple of 32, the encoder's stride; try 32")
         self.size = view_size(image_size, patch_size)
         self.grid = (self.size[0] // patch_size, self.size[1] // patch_size)
-        self.visible = _visible_cells(self.grid, mask_ratio)
+        self.visible = visible_cells(self.grid[0] * self.grid[1], mask_ratio)
         self.scale, self.ratio = number_range("scale", scale, upper=1.0), number_range("ratio", ratio)
         self.flip = probability("flip", flip)
         self.interpolation: Interpolation = interpolation
@@ -144,14 +144,3 @@ class SparKViewsd(DictionaryViews):
     def entries(self, made: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
         """One view and its mask."""
         return {"views": [made[0]], "mask": made[1]}
-
-
-def _visible_cells(grid: tuple[int, int], mask_ratio: float) -> int:
-    cells = grid[0] * grid[1]
-    visible = round(cells * (1 - mask_ratio))  # half to even, as the authors' code
-    if not 0 < visible < cells:
-        raise ValueError(
-            f"mask_ratio {mask_ratio} on {grid[0]} x {grid[1]} cells leaves {visible} of {cells} visible: at least one "
-            "must be visible and one masked; choose a larger image_size or another mask_ratio"
-        )
-    return visible

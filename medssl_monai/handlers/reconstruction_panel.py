@@ -1,17 +1,20 @@
 """A picture of what SparK sees and what it makes of the rest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from ignite.engine import Engine, Events
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from medssl_monai.atomic import write_atomically
 from medssl_monai.methods.spark import SparK
+from medssl_monai.networks.masked import GRID_STRIDE
 from medssl_monai.processes import process_rank
 from medssl_monai.store.dataset import SampleKey
 
@@ -64,46 +67,56 @@ class ReconstructionPanel:
         items = [self.dataset[SampleKey(0, int(i))] for i in chosen]
         image = torch.stack([item["views"][0] for item in items]).to(device)
         mask = torch.stack([item["mask"] for item in items]).to(device)
-        training = self.method.training
-        self.method.eval()
-        pictures = self.method.reconstruct(image, mask)
-        self.method.train(training)
-        columns = {"input": self._windowed(image)} | {
-            name: self._windowed(pictures[key])
-            for name, key in (
-                ("visible part", "masked"),
-                ("prediction", "prediction"),
-                ("reconstruction", "reconstruction"),
-            )
-        }
-        hidden = ~mask.repeat_interleave(32, 2).repeat_interleave(32, 3)
-        columns["visible part"] = columns["visible part"].masked_fill(hidden.expand_as(image).cpu(), torch.nan)
-        draw_reconstructions(columns, title, self.path)
-
-    def _windowed(self, views: Tensor) -> Tensor:
-        """Undo the normalisation: (B, C, H, W) in [0, 1] of the window, on the CPU."""
-        shape = (1, -1, 1, 1)
-        mean, std = torch.tensor(self.mean).view(shape), torch.tensor(self.std).view(shape)
-        return (views.float().cpu() * std + mean).clamp(0, 1)
+        draw_reconstructions(self.method, image, mask, self.mean, self.std, title, self.path)
 
 
-def draw_reconstructions(columns: Mapping[str, Tensor], title: str, path: Path) -> None:
-    """One row a slice, one column a kind of picture.
+def draw_reconstructions(
+    method: SparK,
+    image: Tensor,
+    mask: Tensor,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    title: str,
+    path: Path,
+) -> None:
+    """One row a slice: input, visible part, prediction and reconstruction, in evaluation mode.
 
     Args:
-        columns: name -> (B, C, H, W) in [0, 1], NaN for hidden pixels; the first channel is shown.
+        method: with its weights.
+        image: views (B, C, H, W), of which the first channel is shown.
+        mask: (B, 1, H/32, W/32) bool, True = visible.
+        mean: what the views subtract, to undo it.
+        std: what the views divide by.
         title: over the picture.
         path: PNG to write.
     """
-    rows = len(next(iter(columns.values())))
-    figure = Figure(figsize=(2.2 * len(columns), 2.2 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, len(columns), squeeze=False)
-    for column, (name, pictures) in enumerate(columns.items()):
+    training = method.training
+    method.eval()
+    pictures = {"input": image} | method.reconstruct(image, mask)
+    method.train(training)
+    pictures["visible part"] = hide_masked(pictures.pop("masked"), mask.to(image.device))
+    shape = (1, -1, 1, 1)
+    means, stds = torch.tensor(mean).view(shape), torch.tensor(std).view(shape)
+    columns = ("input", "visible part", "prediction", "reconstruction")
+    figure = Figure(figsize=(2.2 * len(columns), 2.2 * len(image) + 0.5), layout="constrained")
+    axes = figure.subplots(len(image), len(columns), squeeze=False)
+    for column, name in enumerate(columns):
         axes[0, column].set_title(name, fontsize=10)
-        for row in range(rows):
-            axes[row, column].set_facecolor("#b04a3a")
-            axes[row, column].imshow(pictures[row, 0].numpy(), cmap="gray", vmin=0, vmax=1)
-            axes[row, column].set_xticks([])
-            axes[row, column].set_yticks([])
+        windowed = (pictures[name].float().cpu() * stds + means).clamp(0, 1)
+        for cell, picture in zip(axes[:, column], windowed, strict=True):
+            show_picture(cell, picture[0].numpy())
     figure.suptitle(title, fontsize=11)
     write_atomically(path, lambda p: figure.savefig(p, dpi=110))
+
+
+def hide_masked(views: Tensor, mask: Tensor) -> Tensor:
+    """Views (..., H, W) with NaN where a mask (..., H/32, W/32) bool hides them."""
+    seen = mask.repeat_interleave(GRID_STRIDE, -2).repeat_interleave(GRID_STRIDE, -1)
+    return views.masked_fill(~seen, torch.nan)
+
+
+def show_picture(axes: Axes, picture: npt.NDArray[np.floating[Any]]) -> None:
+    """A picture (H, W) in [0, 1] without ticks; hidden pixels (NaN) in red."""
+    axes.set_facecolor("#b04a3a")
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])

@@ -20,6 +20,7 @@ from medssl_monai.networks.light_decoder import Densify, LightDecoder
 from medssl_monai.networks.masked import GRID_STRIDE, STAGE_STRIDES, masked_features, visible_at
 from medssl_monai.networks.packed import Cells, packed_features
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
+from medssl_monai.transforms.draws import visible_cells
 
 
 class SparK(Method):
@@ -149,26 +150,12 @@ def _cells(mask: Tensor, device: torch.device) -> Cells:
     return Cells(mask, device)
 
 
-def visible_cells(cells: int, mask_ratio: float) -> int:
-    """Number of visible cells of `cells`: round(cells · (1 − ratio)), halves to even; at least one of each kind.
-
-    Raises ValueError where all or none would be visible.
-    """
-    visible = round(cells * (1 - mask_ratio))
-    if not 0 < visible < cells:
-        raise ValueError(
-            f"mask: at least one visible and one masked cell are needed, found {visible} visible of {cells} "
-            f"at a ratio of {mask_ratio}; take larger images or another ratio"
-        )
-    return visible
-
-
 def draw_mask(
     batch: int, rows: int, columns: int, mask_ratio: float, generator: torch.Generator | None = None
 ) -> Tensor:
     """Masks (batch, 1, rows, columns) bool, True = visible; every sample has `visible_cells` of them, uniformly drawn.
 
-    Drawn on the generator's device (the CPU without one).
+    Drawn on the generator's device (the CPU without one). For loops without `SparKViews`, which draw their own masks.
     """
     device = generator.device if generator is not None else torch.device("cpu")
     keep = visible_cells(rows * columns, mask_ratio)

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from medssl_monai.methods.base import Progress
-from medssl_monai.methods.spark import SparK, draw_mask, visible_cells
+from medssl_monai.methods.spark import SparK, draw_mask
 from medssl_monai.networks.masked import masked_features
 from medssl_monai.optimizers.factories import spark_lamb
+from medssl_monai.transforms.draws import visible_cells
 
 START = Progress(step=0, total_steps=10, epoch=0, steps_per_epoch=5)
 

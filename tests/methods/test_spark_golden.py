@@ -10,11 +10,12 @@ from torch import Tensor
 
 from medssl_monai.losses.masked_reconstruction import patchify, unpatchify
 from medssl_monai.methods.base import Progress
-from medssl_monai.methods.spark import SparK, draw_mask, visible_cells
+from medssl_monai.methods.spark import SparK, draw_mask
 from medssl_monai.networks.masked import masked_features
 from medssl_monai.networks.stochastic_depth import drop_path_rates
 from medssl_monai.optimizers.factories import spark_lamb
 from medssl_monai.optimizers.schedules import WarmupCosine
+from medssl_monai.transforms.draws import visible_cells
 from tests import golden
 from tests.golden import fill
 from tests.golden.spark_names import filled_state, reference_name
