@@ -82,3 +82,10 @@ def test_the_reference_names_modules_that_exist() -> None:
         for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
             path = ROOT / Path(*name.split("."))
             assert path.with_suffix(".py").is_file(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_of_the_code_that_a_page_names_exist(page: Path) -> None:
+    for name in re.findall(r"`([a-z_0-9/]+\.py)`", page.read_text(encoding="utf-8")):
+        if "/" in name:
+            assert (ROOT / name).is_file() or (ROOT / "medssl_monai" / name).is_file(), name
