@@ -114,7 +114,12 @@ def statements(results: StudyResults) -> list[str]:
     """What a reader must know before the figures."""
     record = results.record
     patients = "an unknown number of" if record["test_patients"] is None else str(record["test_patients"])
-    steps = ", ".join(str(s) for s in record["steps"] if s) or "no"
+    steps = ", ".join(str(s) for s in record["steps"] if s)
+    trained = (
+        f"Every fine-tuning took the same number of steps ({steps}), whatever the number of labels."
+        if steps
+        else "No encoder was fine-tuned: all heads are on frozen features."
+    )
     drawn = (
         "Subsets are of whole patients, stratified, the smaller within the larger; each seed draws its own."
         if record["subset_unit"] == "patients"
@@ -125,7 +130,7 @@ def statements(results: StudyResults) -> list[str]:
     sources = "; ".join(f"{name}: {source}" for name, source in record["encoders"].items())
     return [
         f"Classes: {', '.join(record['classes'])}. Tested on {record['test_slices']} slices of {patients} patients, "
-        f"the same for all. Every fine-tuning took the same number of steps ({steps}), whatever the number of labels.",
+        f"the same for all. {trained}",
         drawn,
         f"Encoders: {sources}. Those that the study pre-trains saw the training patients' images alone, no labels.",
         f"Intervals: {results.interval_note}. They say how much the figures depend on who was tested; how much they "

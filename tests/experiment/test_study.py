@@ -315,6 +315,19 @@ def test_slices_for_patients_are_labelled_so(tmp_path: Path) -> None:
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    "steps, sentence",
+    [
+        ([0, 5], "Every fine-tuning took the same number of steps (5), whatever the number of labels."),
+        ([0], "No encoder was fine-tuned: all heads are on frozen features."),
+    ],
+)
+def test_the_steps_of_fine_tuning_are_said(steps: list[int], sentence: str) -> None:
+    results = contrived()
+    results.record["steps"] = steps
+    assert sentence in statements(results)[0]
+
+
 @pytest.mark.parametrize("name", sorted(p.stem for p in resource_dir("configs").glob("study_*.yaml")))
 def test_shipped_studies_are_valid(name: str, tmp_path: Path) -> None:
     plan = read_plan(name, data={"labels": "x.csv"}, encoders={"ImageNet": "i.pt"})
