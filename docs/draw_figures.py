@@ -180,7 +180,7 @@ def draw_codes(out: Path) -> None:
 
 
 def draw_schedules(out: Path) -> None:
-    """What a slip in a schedule does: the defaults beside what was run, over 20 epochs of 100 steps."""
+    """The default schedules and those that the published code ran, over 20 epochs of 100 steps."""
     steps = np.arange(2000)
     figure = Figure(figsize=(9.6, 2.7), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -190,7 +190,6 @@ def draw_schedules(out: Path) -> None:
         steps,
         lambda s: warmup_cosine(s, 2000, 200, 0.15, 0.0, 0.0),
         lambda s: recurring_cosine(s, 800, 10, 0.15),
-        "steps taken for epochs",
     )
     plot(
         axes[1],
@@ -198,7 +197,6 @@ def draw_schedules(out: Path) -> None:
         steps,
         lambda s: target_momentum(s, 2000, 0.996),
         lambda s: target_momentum(s, 100, 0.996),
-        "to 1 within an epoch, and back",
     )
     plot(
         axes[2],
@@ -206,7 +204,6 @@ def draw_schedules(out: Path) -> None:
         steps * 10,
         lambda s: warmup_cosine(s, 20000, 1000, 1e-3, 0.0, 0.0),
         lambda s: recurring_cosine(s // 100, 100, 10, 1e-3, climb=9),
-        "100 epochs, whatever the run's length",
     )
     save(figure, out / "schedules.png")
 
@@ -217,10 +214,9 @@ def plot(
     steps: npt.NDArray[np.int64],
     default: Callable[[int], float],
     executed: Callable[[int], float],
-    words: str,
 ) -> None:
     """Two schedules over a run's steps."""
-    axes.plot(steps, [executed(int(s)) for s in steps], color=SMALL, linewidth=1.0, label=words)
+    axes.plot(steps, [executed(int(s)) for s in steps], color=SMALL, linewidth=1.0, label="published code")
     axes.plot(steps, [default(int(s)) for s in steps], color="#c75b12", linewidth=1.6, label="default")
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("steps", fontsize=9)
