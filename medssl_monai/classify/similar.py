@@ -8,6 +8,7 @@ Shapes: N slices, D features.
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,23 +244,24 @@ def similar_cases(
         StoreError: there is no store. CheckpointError: the weights are no encoder.
     """
     searched = SliceStore(store)
-    asked_store, rows, keep = _query(query, searched)
-    series, patient = rows[0]["series_id"], rows[0]["patient"]
-    if slice_number is not None:
-        last = rows[-1]["slice"]
-        rows = [row for row in rows if row["slice"] == slice_number]
-        if not rows:
-            raise InputError(f"similar: the query has no axial CT slice {slice_number}; its last is {last}")
-    embedder = Embedder(encoder)
-    features = embedder.embed(asked_store, rows)
-    among = store_features(searched, embedder)
-    without = "" if same_patient else patient
-    if slice_number is None:
-        matches, shown = nearest_series(features, among, count + 1, without=without), rows[len(rows) // 2]["slice"]
-    else:
-        matches, shown = nearest_slices(features[0], among, count + 1, without=without), slice_number
-    matches = [match for match in matches if match.series_id != series][:count]
-    draw_matches((asked_store, series, shown), searched, matches, embedder.window, out / "similar.png")
+    with tempfile.TemporaryDirectory(prefix="medssl-similar-") as folder:  # of the store that a query in files becomes
+        asked_store, rows = _query(query, searched, Path(folder))
+        series, patient = rows[0]["series_id"], rows[0]["patient"]
+        if slice_number is not None:
+            last = rows[-1]["slice"]
+            rows = [row for row in rows if row["slice"] == slice_number]
+            if not rows:
+                raise InputError(f"similar: the query has no axial CT slice {slice_number}; its last is {last}")
+        embedder = Embedder(encoder)
+        features = embedder.embed(asked_store, rows)
+        among = store_features(searched, embedder)
+        without = "" if same_patient else patient
+        if slice_number is None:
+            matches, shown = nearest_series(features, among, count + 1, without=without), rows[len(rows) // 2]["slice"]
+        else:
+            matches, shown = nearest_slices(features[0], among, count + 1, without=without), slice_number
+        matches = [match for match in matches if match.series_id != series][:count]
+        draw_matches((asked_store, series, shown), searched, matches, embedder.window, out / "similar.png")
     content = {
         "query": {"series_id": series, "slice": slice_number, "patient": patient},
         "compared": "whole series: mean over the query's slices of the likeness to the best slice"
@@ -270,25 +272,24 @@ def similar_cases(
         "matches": [match.as_json() for match in matches],
     }
     write_json(out / "similar.json", content)
-    del keep
     return content
 
 
-def _query(query: str, searched: SliceStore) -> tuple[SliceStore, list[dict[str, Any]], Any]:
-    """Store and rows of the query, and what must live as long as they are read."""
+def _query(query: str, searched: SliceStore, folder: Path) -> tuple[SliceStore, list[dict[str, Any]]]:
+    """Store and rows of the query; files are ingested into ``folder``."""
     if query in searched.series_ids:
         rows = [row for row in searched.select(AXIAL_CT) if row["series_id"] == query]
         if not rows:
             raise InputError(f"similar: series {query} has no axial CT slice; name another")
-        return searched, rows, None
+        return searched, rows
     path = Path(query)
     if not path.exists():
         raise InputError(f"similar: {query} is neither a series of the store nor a file or folder; correct it")
-    given = PredictionInput(path)
+    given = PredictionInput(path, cache_dir=folder)
     series = sorted({row["series_id"] for row in given.rows})
     if len(series) > 1:
         raise InputError(
             f"similar: {query} holds {len(series)} axial CT series ({', '.join(series[:4])}); give files of "
             "one, or ingest them and name one of these ids"
         )
-    return given.store, given.rows, given
+    return given.store, given.rows
