@@ -1,5 +1,6 @@
 """Where the bundles and the configurations lie, in a checkout and in an installed wheel alike."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -47,3 +48,8 @@ def config_file(name_or_path: str) -> Path:
         known = ", ".join(sorted(p.stem for p in root.glob("*.yaml") if p.stem != "windows"))
         raise ConfigError(f"configuration {name_or_path!r} is neither a YAML file nor one of {known}")
     return shipped
+
+
+def config_files(names: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Several overlays, or one: see `config_file`."""
+    return [config_file(str(name)) for name in ([names] if isinstance(names, (str, Path)) else names)]
