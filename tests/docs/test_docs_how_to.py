@@ -146,6 +146,6 @@ def test_own_loop(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert len(set(re.findall(r"'loss': -?\d\.\d+", told))) == 2, "BYOL"
     found = load_into_resnet(torchvision.models.resnet18(), "moco.safetensors")
     assert found.arch == "resnet18"
-    small = ["medssl", "finetune", "--data", "labels.csv", "--store", "STORE", "--encoder", "moco.safetensors"]
-    run_medssl([*small, "--out", "runs/region"], monkeypatch)
+    words = ["medssl", "finetune", "--data", "labels.csv", "--store", "STORE", "--encoder", "moco.safetensors"]
+    run_medssl([*words, "--out", "runs/region"], monkeypatch)
     run_medssl(["medssl", "import-weights", "byol.pt", "--out", "byol.safetensors"], monkeypatch)
