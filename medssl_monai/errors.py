@@ -14,6 +14,9 @@
 Every message names the thing, the rule it broke, the value found, and the remedy.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 TRACEBACK = "MEDSSL_TRACEBACK"
 """Environment variable with which the command line shows where an error came from."""
 
@@ -60,3 +63,9 @@ class ConfigError(InputError):
 
 class DivergedError(MedSSLError):
     """A training loss is no longer finite."""
+
+
+def suggestion(found: object, known: Iterable[str]) -> str:
+    """``" (did you mean 'max_epochs'?)"`` for a word close to a known one, else nothing: a part of an error message."""
+    close = get_close_matches(str(found), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,10 +1,9 @@
 """Where the bundles and the configurations lie, in a checkout and in an installed wheel alike."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from medssl_monai.errors import ConfigError
+from medssl_monai.errors import ConfigError, suggestion
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -27,12 +26,14 @@ def bundle_dir(name: str) -> Path:
     root = resource_dir("bundles")
     known = sorted(p.name for p in root.iterdir() if (p / "configs" / "metadata.json").is_file())
     if name not in known:
-        raise ConfigError(f"bundle {name!r} does not exist; choose one of {', '.join(known)}")
+        raise ConfigError(f"bundle {name!r} does not exist{suggestion(name, known)}; choose one of {', '.join(known)}")
     return root / name
 
 
 def config_file(name_or_path: str) -> Path:
     """An overlay: a path to a YAML or JSON file, or the name of one in ``configs/`` (``demo``: ``configs/demo.yaml``).
+
+    The plans of studies and the table of windows, which lie there too, are not overlays.
 
     Raises:
         ConfigError: neither a file nor a shipped overlay.
@@ -43,13 +44,12 @@ def config_file(name_or_path: str) -> Path:
             return path
         raise ConfigError(f"configuration file {name_or_path!r} does not exist; check the path")
     root = resource_dir("configs")
-    shipped = root / f"{name_or_path}.yaml"
-    if not shipped.is_file() or shipped.stem == "windows":  # a table of presets, not an overlay
-        known = ", ".join(sorted(p.stem for p in root.glob("*.yaml") if p.stem != "windows"))
-        raise ConfigError(f"configuration {name_or_path!r} is neither a YAML file nor one of {known}")
-    return shipped
-
-
-def config_files(names: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Several overlays, or one: see `config_file`."""
-    return [config_file(str(name)) for name in ([names] if isinstance(names, (str, Path)) else names)]
+    known = sorted(p.stem for p in root.glob("*.yaml") if p.stem != "windows" and not p.stem.startswith("study_"))
+    if name_or_path not in known:
+        hint = suggestion(name_or_path, known)
+        if name_or_path.startswith("study_") and (root / f"{name_or_path}.yaml").is_file():
+            hint = f" (it is a plan for `medssl study {name_or_path}`)"
+        raise ConfigError(
+            f"configuration {name_or_path!r} is neither a YAML file nor one of {', '.join(known)}{hint}; correct it"
+        )
+    return root / f"{name_or_path}.yaml"

@@ -1,6 +1,5 @@
 """Read encoder weights from a file or a run, strictly, and say what was read."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from medssl_monai.checkpoints.manifests import LAYOUTS, architecture_of, backbon
 from medssl_monai.checkpoints.preprocessing import Constants, Preprocessing, check_preprocessing
 from medssl_monai.checkpoints.report import LoadReport, some
 from medssl_monai.errors import CheckpointError
+from medssl_monai.mappings import read_run_record
 from medssl_monai.windows import WindowSpec
 
 logger = logging.getLogger(__name__)
@@ -181,10 +181,7 @@ def weights_file(path: Path) -> Path:
 
 def _run_settings(run: Path) -> dict[str, str]:
     """What a run's record says about its images; nothing for a file, or a run of older versions."""
-    record = run / "run.json"
-    if not record.is_file():
-        return {}
-    settings = json.loads(record.read_text(encoding="utf-8")).get("settings", {})
+    settings = read_run_record(run).get("settings", {})
     known = {"window": settings.get("window"), "mean": settings.get("mean"), "std": settings.get("std")}
     return Preprocessing(**known, channels=settings.get("image_channels")).to_metadata()
 

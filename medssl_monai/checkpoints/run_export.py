@@ -20,6 +20,7 @@ from medssl_monai.checkpoints.onnx_file import require_onnx
 from medssl_monai.checkpoints.preprocessing import Preprocessing, with_window_limits
 from medssl_monai.checkpoints.report import LoadReport
 from medssl_monai.errors import CheckpointError
+from medssl_monai.mappings import read_run_record
 
 ExportFormat = Literal["safetensors", "torchvision", "torchscript", "onnx", "timm", "bundle"]
 
@@ -79,7 +80,7 @@ def export_run(
     if head and not layer:
         raise CheckpointError(f"{found.source}: --head keeps fc.weight and fc.bias, found neither; leave it out")
     source = build(found.arch, {**state, **layer})
-    record = _record(run)
+    record = read_run_record(run)
     stated = Preprocessing.from_metadata(found.metadata, found.source)
     if single_channel and not stated.same_in_all_channels:
         raise CheckpointError(
@@ -121,12 +122,6 @@ def _classification_layer(run: Path) -> dict[str, Tensor]:
     names = ("fc.weight", "fc.bias")
     layer = {name: content[name] for name in names if isinstance(content.get(name), Tensor)}
     return layer if len(layer) == len(names) else {}
-
-
-def _record(run: Path) -> dict[str, Any]:
-    record = run / "run.json"
-    content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    return content
 
 
 def _metadata(

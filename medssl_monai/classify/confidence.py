@@ -3,7 +3,6 @@
 Written once training has ended, as ``RUN/models/confidence.json`` and ``RUN/models/reference.safetensors``.
 """
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from medssl_monai.atomic import write_json
 from medssl_monai.classify.features import embed
 from medssl_monai.classify.reference import Reference, fit_reference, read_reference
 from medssl_monai.errors import CheckpointError
+from medssl_monai.mappings import read_mapping
 from medssl_monai.networks.classifier import load_classifier
 from medssl_monai.processes import process_rank
 from medssl_monai.statistics.temperature import TEMPERATURES, fit_temperature
@@ -125,17 +125,18 @@ def read_confidence(models: str | Path) -> Confidence:
     """The confidence beside a run's weights; where there is none, one that says so.
 
     Raises:
-        CheckpointError: the files are there, but broken.
+        ConfigError: ``confidence.json`` is no JSON, or holds a list.
+        CheckpointError: an entry is missing or of another kind, or the reference is broken.
     """
     file = Path(models) / "confidence.json"
     if not file.is_file():
         return Confidence(temperature_note="not fitted: this run was made before temperatures were, or without")
+    about = read_mapping(file)
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
         temperature, notes = float(about["temperature"]), (str(about["temperature_note"]), str(about["reference_note"]))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{file.name}: is not readable ({type(error).__name__}); fine-tune the run again"
+            f"{file}: is not readable ({type(error).__name__}: {error}); fine-tune the run again"
         ) from error
     return Confidence(temperature, notes[0], read_reference(file.with_name("reference.safetensors")), notes[1])
 

@@ -34,14 +34,12 @@ def run(
 
 def _described(data: Path, run_dir: Path) -> dict[str, Any]:
     """Counts and spacings of the slices that the run was trained on."""
-    import json
-
     from medssl_monai.checkpoints.model_card import describe_data
     from medssl_monai.errors import StoreError
+    from medssl_monai.mappings import read_run_record
     from medssl_monai.store.reader import SliceStore
 
-    store, record = SliceStore(data), run_dir / "run.json"
-    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    store, known = SliceStore(data), read_run_record(run_dir)
     trained_on = known.get("data_fingerprint")
     if trained_on not in {None, store.fingerprint}:
         raise StoreError(

@@ -1,4 +1,4 @@
-"""What several verbs share: options, the meaning of their texts, and how results are printed."""
+"""Options that several verbs share, and what their texts mean."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,22 +10,15 @@ Config = Annotated[
     typer.Option("--config", help="Overlay: a YAML file, or a name in configs/ such as demo. May be repeated."),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Top-level keys of the bundle, as YAML values.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Top-level keys of the bundle, as YAML values: `medssl keys BUNDLE` lists them."
+    ),
 ]
 Key = Annotated[
     Path | None, typer.Option("--key", help="File with the pseudonym key; by default MEDSSL_KEY or your own key.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Query = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--query",
-        metavar="KEY=VALUE",
-        help="For a PACS: a QIDO-RS attribute, such as StudyDate=2024-. May be repeated.",
-    ),
-]
-VerifyTls = Annotated[bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")]
-Store = Annotated[Path | None, typer.Option("--store", help="Store that holds the table's sources.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 Thresholds = Annotated[
@@ -78,16 +71,7 @@ def _number(value: Any) -> Any:
 
 
 def print_json(content: Any) -> None:
-    """Print JSON to stdout, for a program to read."""
+    """To stdout, for a program to read."""
     import json
 
     typer.echo(json.dumps(content, indent=2))
-
-
-def print_tables(*tables: Any) -> None:
-    """Print tables of `medssl_monai.terminal` to stdout, for a person to read."""
-    from rich.console import Console
-
-    console = Console()
-    for table in tables:
-        console.print(table)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Json, print_json, print_tables
+from medssl_monai.cli.options import Json, print_json
 
 
 def run(
@@ -29,7 +29,9 @@ def run(
     if json:
         print_json(found)
         return
+    from rich.console import Console
+
     from medssl_monai.terminal import matches_table
 
-    print_tables(matches_table(found))
+    Console().print(matches_table(found))
     typer.echo(f"{out}: similar.json, similar.png")

@@ -14,18 +14,19 @@ from typing import Any
 
 from medssl_monai.atomic import write_text
 from medssl_monai.checkpoints.load import load_encoder
-from medssl_monai.classify.finetune import finetune
 from medssl_monai.errors import CheckpointError, ConfigError, LabelError, NoImagesError
 from medssl_monai.label_server.class_labels import LabelledSeries, label_table
 from medssl_monai.label_server.networks import check_model, read_model_view
 from medssl_monai.label_server.records import Records
 from medssl_monai.label_server.studies import Studies
 from medssl_monai.label_server.workspace import Workspace
+from medssl_monai.resources import bundle_dir
+from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import run_settings
-from medssl_monai.runs.pretrain import METHODS, pretrain
 
 logger = logging.getLogger(__name__)
 
+METHODS = ("spark", "moco", "byol", "swav")
 START_FROM = ("current", "pretrained", "scratch")
 KEPT_RUNS = 5
 # What a request may set, by the bundles' own names.
@@ -55,10 +56,6 @@ def plain_settings(request: Mapping[str, Any]) -> dict[str, Any]:
                 )
             found[name] = request[name]
     return found
-
-
-def _without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in names}
 
 
 def _is_plain(value: Any) -> bool:
@@ -91,9 +88,7 @@ def labelled_series(studies: Studies, records: Records, *, fetch: bool = True) -
     return found
 
 
-def train_classifier(
-    workspace: Workspace, studies: Studies, records: Records, request: Mapping[str, Any]
-) -> dict[str, Any]:
+def finetune(workspace: Workspace, studies: Studies, records: Records, request: Mapping[str, Any]) -> dict[str, Any]:
     """Fine-tune on the final labels and serve the result.
 
     Args:
@@ -116,17 +111,23 @@ def train_classifier(
     labelled = labelled_series(studies, records)
     table = label_table(labelled, float(request.get("val_split", 0.2)), int(settings.get("seed", 0)))
     run = _new_run(workspace, "finetuning")
-    write_text(run / "labels.csv", table)
+    labels = run / ".labels.csv"  # hidden: a run is written into an empty folder only
+    write_text(labels, table)
     logger.info("fine-tuning on %d slices of %d series, from %s", table.count("\n") - 1, len(labelled), start)
     if weights is not None:
         settings = {**_as_before(start, weights), **settings}
-    places: dict[str, Any] = {
-        "store": studies.store_path,
-        "encoder": weights,
-        "device": studies.settings.device,
-        "num_workers": 0,
-    }
-    finetune(run / "labels.csv", run, **{**places, **_without(settings, "decoder_width", "queue_length", "counts")})
+    run_bundle(
+        [bundle_dir("ct_classification") / "configs" / "train.yaml"],
+        {
+            "dataset_dir": str(labels),
+            "store_dir": str(studies.store_path),
+            "output_dir": str(run),
+            "encoder_weights": None if weights is None else str(weights),
+            "device": studies.settings.device,
+            "num_workers": 0,
+            **{k: v for k, v in settings.items() if k not in ("decoder_width", "queue_length", "counts")},
+        },
+    )
     view = check_model(run)
     shutil.rmtree(run / "checkpoints", ignore_errors=True)  # optimizer and all; a finished training needs none
     workspace.point(workspace.current_model, run)
@@ -135,7 +136,7 @@ def train_classifier(
     return {"run": run.name, "classes": list(view.classes), "slices": table.count("\n") - 1}
 
 
-def train_encoder(workspace: Workspace, studies: Studies, request: Mapping[str, Any]) -> dict[str, Any]:
+def pretrain(workspace: Workspace, studies: Studies, request: Mapping[str, Any]) -> dict[str, Any]:
     """Pre-train an encoder on all studies of the server, labelled or not; the next fine-tuning may start from it.
 
     Args:
@@ -158,9 +159,17 @@ def train_encoder(workspace: Workspace, studies: Studies, request: Mapping[str, 
     filters: list[list[Any]] = list(studies.settings.filters)
     if studies.settings.modality == "CT":
         filters.append(["body_fraction", ">", 0.05])
-    given: dict[str, Any] = {"device": studies.settings.device, "filters": filters, "num_workers": 0}
-    given |= _without(settings, "frozen_epochs", "class_balance", "augment")
-    pretrain(method, studies.store_path, run, **given)
+    run_bundle(
+        [bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml"],
+        {
+            "dataset_dir": str(studies.store_path),
+            "output_dir": str(run),
+            "device": studies.settings.device,
+            "filters": filters,
+            "num_workers": 0,
+            **{k: v for k, v in settings.items() if k not in ("frozen_epochs", "class_balance", "augment")},
+        },
+    )
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     workspace.point(workspace.pretrained, run)
     _drop_old_runs(workspace)

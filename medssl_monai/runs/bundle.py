@@ -4,17 +4,25 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medssl_monai.errors import TRACEBACK, ConfigError, MedSSLError
-from medssl_monai.runs.settings import check_settings
+from medssl_monai.errors import TRACEBACK, ConfigError, MedSSLError, suggestion
+from medssl_monai.mappings import read_mapping
+from medssl_monai.runs.keys import FOR_BUNDLES, check_keys
+from medssl_monai.runs.settings import PLACES, check_settings, literal
 
 logger = logging.getLogger(__name__)
 
+_UNDEFINED = re.compile(
+    r"the referring item `@(?P<name>[^`]*)` is not defined|id='(?P<id>[^']*)' is not found in the con"
+)
 _COMPONENT = re.compile(r"Failed to instantiate component '(?P<name>[^']*)' with keywords: (?P<keys>.*)")
 
 
@@ -25,39 +33,67 @@ def run_bundle(
 
     Args:
         config_files: the bundle's file first, then overlays; later files win.
-        overrides: top-level keys.
+        overrides: top-level keys. Those of `PLACES` are taken as they stand, whatever characters a path has.
         workflow_type: ``train`` or ``infer``, which decides the properties that MONAI looks for.
 
     Returns:
         The finished workflow, whose parser gives access to everything that was built.
 
     Raises:
-        ConfigError: an override names a key that the files do not have; a setting cannot be, see `check_settings`; or
-            a component cannot be made from its settings.
+        ConfigError: a file is no mapping; an overlay or an override names a key that the bundle does not have, see
+            `check_keys`; a setting cannot be, see `check_settings`; or a component cannot be made from its settings.
         MedSSLError: what a component raised on purpose, freed from the wrapping of MONAI's configuration parser.
     """
-    content = ConfigParser.load_config_files([str(p) for p in config_files])
+    content = _content(config_files)
     if overrides.get("tracking", content.get("tracking")) is not None:
         overrides = {**overrides, "tracking": _tracking(overrides.get("tracking", content.get("tracking")))}
     for key in overrides:
         if key not in content:
-            known = ", ".join(k for k, v in content.items() if not isinstance(v, dict) and not k.startswith("_"))
-            raise ConfigError(f"{key!r} is not a key of {config_files[0].name}; the keys are {known}")
+            known = [k for k, v in content.items() if not isinstance(v, dict) and not k.startswith("_")]
+            hint = suggestion(key, known)
+            raise ConfigError(f"{key!r} is not a key of {config_files[0].name}{hint}; the keys are {', '.join(known)}")
     check_settings({**content, **overrides})
+    places = {key: literal(overrides[key]) for key in (*PLACES, "overlays") if key in overrides}
     try:
-        workflow = ConfigWorkflow(
-            config_file=[str(p) for p in config_files],
-            workflow_type=workflow_type,
-            meta_file=str(config_files[0].parent / "metadata.json"),
-            logging_file=False,
-            **overrides,
-        )
+        with _quiet_monai():
+            workflow = ConfigWorkflow(
+                config_file=[str(p) for p in config_files],
+                workflow_type=workflow_type,
+                meta_file=str(config_files[0].parent / "metadata.json"),
+                logging_file=False,
+                **{**overrides, **places},
+            )
         workflow.initialize()
         workflow.run()
         workflow.finalize()
     except Exception as error:
-        raise _cause(error) from error
+        raise cause_of(error) from error
     return workflow
+
+
+def _content(config_files: Sequence[Path]) -> dict[str, Any]:
+    """The files merged, where each overlay sets keys of the bundle alone."""
+    own = [file for file in config_files if file.parent == config_files[0].parent]
+    content = _merged(own)
+    steps = [*content.get("initialize", ()), *content.get("run", ())]
+    bundle: str = next((step["bundle"] for step in steps if isinstance(step, dict) and "bundle" in step), "")
+    for overlay in (file for file in config_files if file not in own and bundle):
+        check_keys(_merged([*own, overlay]), bundle, overlay.name)
+    return {key: value for key, value in _merged(config_files).items() if key != FOR_BUNDLES}
+
+
+def _merged(files: Sequence[Path]) -> dict[str, Any]:
+    for file in files:
+        read_mapping(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # MONAI warns of a key given twice, and takes the second
+            content: dict[str, Any] = ConfigParser.load_config_files([str(file) for file in files])
+    except (ValueError, KeyError, UserWarning) as error:
+        told = " ".join(str(error).split())[:200]
+        names = ", ".join(file.name for file in files)
+        raise ConfigError(f"{names}: cannot be merged ({told}); correct the last") from error
+    return content
 
 
 def _tracking(name: Any) -> str:
@@ -70,28 +106,59 @@ def _tracking(name: Any) -> str:
     return str(name)
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The first error of ours in a chain, which MONAI wraps in RuntimeErrors that name ids; else the error itself.
+def cause_of(error: BaseException) -> BaseException:
+    """What a user can mend in an error that MONAI wrapped in RuntimeErrors that name ids, as one of ours; else itself.
 
-    Where a component could not be made, one of ours that names it.
+    That is the first error of ours in the chain; or a reference to a key that is not there; or an expression or a
+    component that the settings given do not make.
     """
-    link: BaseException | None = error
-    while link is not None:
+    chain = list(_chain(error))
+    for link in chain:
         if isinstance(link, (MedSSLError, KeyboardInterrupt)):
             return link
-        link = link.__cause__ or link.__context__
-    component, link = None, error
-    while isinstance(link, RuntimeError) and link.__cause__ is not None and str(link).startswith("Failed to "):
-        component = _COMPONENT.match(str(link)) or component
-        link = link.__cause__
-    if component is None:
+    failed: str | None = None
+    for link in chain:
+        if undefined := _UNDEFINED.search(str(link)):
+            name = undefined["name"] or undefined["id"]
+            return ConfigError(f"the configuration refers to @{name}, which it does not define; correct the reference")
+        if isinstance(link, SyntaxError) or (isinstance(link, NameError) and _is_in_expression(link)):
+            return ConfigError(
+                f"an expression of the configuration cannot be evaluated ({type(link).__name__}: {link}); correct it, "
+                "and write a path that begins with $ as ./$"
+            )
+        if not (isinstance(link, RuntimeError) and str(link).startswith("Failed to ")):
+            break
+        if component := _COMPONENT.match(str(link)):
+            name, keys = component["name"].rsplit(".", 1)[-1], component["keys"].replace(",", ", ")
+            failed = f"{name} cannot be made with the {keys} given"
+    if failed is None:
         return error
     logger.debug("the whole error", exc_info=error)
     text = " ".join(str(link).split())[:300]
     return ConfigError(
-        f"{component['name'].rsplit('.', 1)[-1]} cannot be made with the {component['keys'].replace(',', ', ')} given "
-        f"({type(link).__name__}: {text}); correct these settings ({TRACEBACK}=1 shows where it came from)"
+        f"{failed} ({type(link).__name__}: {text}); correct these settings ({TRACEBACK}=1 shows where it came from)"
     )
 
 
-logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_in_expression(error: BaseException) -> bool:
+    """Whether it was raised by an expression of a configuration itself, not by code that one calls."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename == "<string>"
+
+
+@contextmanager
+def _quiet_monai() -> Iterator[None]:
+    """Without MONAI's warnings that overlays lie elsewhere and that no logging file is used."""
+    workflows = logging.getLogger("monai.bundle.workflows")
+    before = workflows.level
+    workflows.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        workflows.setLevel(before)

@@ -15,16 +15,41 @@ from monai.bundle import ConfigParser
 
 from medssl_monai.atomic import write_json, write_text
 from medssl_monai.checkpoints.manifests import LAYOUTS
-from medssl_monai.errors import CheckpointError
+from medssl_monai.errors import CheckpointError, ConfigError
+from medssl_monai.mappings import read_mapping
 from medssl_monai.processes import process_count, process_rank
+from medssl_monai.runs.settings import PLACES, literal
 from medssl_monai.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "monai", "pytorch-ignite", "numpy", "timm")
 # Where the data lie may name a patient, and is nobody's business once the run is handed on.
-_PRIVATE = {
-    *("dataset_dir", "store_dir", "cache_dir", "output_dir", "resume", "overlays"),
-    *("encoder_weights", "probe_labels", "tracking_uri"),
-}
+_PRIVATE = {*PLACES, "resume", "overlays", "tracking_uri"}
+
+
+def check_output(output_dir: str | Path, bundle_root: str | Path, bundle: str) -> None:
+    """Refuse to write a run into a folder that holds something else; hidden files do not count.
+
+    Args:
+        output_dir: the run's folder.
+        bundle_root: the bundle that is run; it may be trained in place.
+        bundle: its name.
+
+    Raises:
+        ConfigError: the folder holds files, and they are not a run of this bundle.
+    """
+    run = Path(output_dir).resolve()
+    if run == Path(bundle_root).resolve() or not run.is_dir():
+        return
+    held = sorted(path.name for path in run.iterdir() if not path.name.startswith("."))
+    if not held:
+        return
+    found = read_mapping(run / "run.json").get("bundle") if "run.json" in held else None
+    if found != bundle:
+        what = f"a run of {found}" if found else f"{', '.join(held[:3])}{' and more' if len(held) > 3 else ''}"
+        raise ConfigError(
+            f"{output_dir}: a run needs a folder of its own, or one where a run of {bundle} was stopped, found {what}; "
+            "give another --out (output_dir)"
+        )
 
 
 def record_run(
@@ -66,15 +91,15 @@ def record_run(
     }
     if process_rank() > 0:
         return content
+    write_json(run / "run.json", content)  # first: the folder is known as this run's, whenever it is stopped
     for folder in ("checkpoints", "configs", "figures", "logs", "models"):
         (run / folder).mkdir(parents=True, exist_ok=True)
     if run != bundle:
-        copy_configs(bundle, run, kept, overlays, {"bundle_root": str(run)})
+        copy_configs(bundle, run, kept, overlays, {"bundle_root": literal(run)})
         for name in ("LICENSE", "docs/README.md", "docs/data_license.txt"):
             if (bundle / name).is_file():
                 (run / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(bundle / name, run / name)
-    write_json(run / "run.json", content)
     return content
 
 
@@ -120,6 +145,8 @@ def copy_configs(
         content = own = ConfigParser.load_config_file(str(source))
         if source.stem == "train" and overlays:
             content = ConfigParser.load_config_files([str(source), *overlays])
+            steps = ("imports", "initialize", "run", "finalize")
+            content = {key: v for key, v in content.items() if key in own or key in steps or key.startswith("_")}
             content.update({key: own[key] for key in _PRIVATE if key in own})
         content.update({key: value for key, value in settings.items() if key in content})
         content.update({key: value for key, value in (places or {}).items() if key in content})
@@ -164,7 +191,7 @@ def run_settings(run: Path) -> dict[str, Any]:
             f"{run} is no finished fine-tuning run: {missing.relative_to(run)} is missing; give the --out folder of a "
             "completed `medssl finetune`"
         )
-    settings: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    settings = read_mapping(config)
     refuse_stopped(run, settings)
     return settings
 

@@ -20,6 +20,7 @@ from medssl_monai.checkpoints.files import read_weights
 from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.checkpoints.run_export import export_run
 from medssl_monai.errors import CheckpointError, ConfigError
+from medssl_monai.mappings import read_run_record
 from medssl_monai.networks.classifier import classifier, load_classifier
 from medssl_monai.resources import bundle_dir, resource_dir
 from medssl_monai.runs.folder import copy_configs, refuse_stopped
@@ -108,7 +109,7 @@ def _record(name: str, run: Path) -> dict[str, Any]:
     file = run / "run.json"
     if not file.is_file():
         raise CheckpointError(f"{run}: no run (run.json is missing); give the --out folder of `medssl {_verb(name)}`")
-    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    record = read_run_record(run)
     found = record.get("bundle")
     if found != name:
         raise CheckpointError(

@@ -1,5 +1,6 @@
-"""Settings that many bundles share, looked at before anything is read or built: MONAI's own errors name no setting."""
+"""Settings that many bundles share, checked before anything is read or built: MONAI's own errors name no setting."""
 
+import re
 from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -16,6 +17,11 @@ _WHOLE = {
 }
 _ABOVE_NOUGHT = {"learning_rate", "layer_decay"}
 _TRUTHS = {"resume", "augment", "amp", "confidence", "check_weights", "train_batch_norm", "figures"}
+PLACES = {
+    *("dataset_dir", "store_dir", "cache_dir", "output_dir", "ckpt_dir", "bundle_root"),
+    *("encoder_weights", "probe_labels"),
+}
+"""Keys that say where files lie."""
 _FOLDERS = {"output_dir": "--out", "ckpt_dir": "ckpt_dir"}
 
 
@@ -45,10 +51,35 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name}: must be a number above 0, found {value!r}; give for instance 1e-4")
         if name in _TRUTHS and not isinstance(value, bool):
             raise ConfigError(f"{name}: must be true or false, found {value!r}; give one of them")
+        if name in PLACES and isinstance(value, (Real, dict)):
+            raise ConfigError(
+                f"{name}: must be a path, found {value!r}; a name that reads as a number is written ./{value}"
+            )
         if name == "device":
             _check_device(value)
         if name in _FOLDERS:
             check_folder(value, _FOLDERS[name])
+
+
+def literal(value: Any) -> Any:
+    """A path, or a list of paths, in a form that MONAI's parser takes as it stands.
+
+    The parser reads ``#`` as a step into a configuration, and a leading ``$``, ``@`` or ``%`` as an expression, a
+    reference or a macro.
+
+    Example:
+        >>> literal("runs/#2"), literal("@home")
+        ("$'runs/' + chr(35) + '2'", './@home')
+    """
+    if isinstance(value, (list, tuple)):
+        return [literal(each) for each in value]
+    if not isinstance(value, (str, Path)):
+        return value
+    text = str(value)
+    if "#" in text:
+        parts = [f"chr({ord(part)})" if part in "#@" else repr(part) for part in re.split("([#@])", text) if part]
+        return "$" + " + ".join(parts)
+    return f"./{text}" if text.startswith(("$", "@", "%")) else text
 
 
 def check_folder(path: str | Path, option: str) -> None:

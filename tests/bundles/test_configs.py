@@ -15,10 +15,10 @@ from monai.bundle import ComponentLocator, ConfigParser, verify_net_in_out
 from medssl_monai.errors import ConfigError
 from medssl_monai.resources import bundle_dir, config_file, resource_dir
 from medssl_monai.runs.folder import record_run
+from medssl_monai.runs.keys import check_keys
 
 BUNDLES = sorted(p for p in resource_dir("bundles").iterdir() if (p / "configs").is_dir())
 FILES = [f for b in BUNDLES for f in sorted((b / "configs").glob("*.yaml"))]
-PRETRAINING = [b.name for b in BUNDLES if b.name.startswith("ct_ssl_")]
 # The keys that all bundles have at the top level.
 COMMON = [
     "bundle_root",
@@ -93,25 +93,23 @@ def test_every_bundle_has_the_common_keys(bundle: Path) -> None:
     assert set(COMMON) <= set(ConfigParser.load_config_file(str(bundle / "configs" / "train.yaml")))
 
 
-# Studies are no overlays; what they hold is tested with `medssl study`.
-OVERLAYS = sorted(p.stem for p in resource_dir("configs").glob("*.yaml") if not p.stem.startswith("study"))
+# Plans of studies and the table of windows lie beside the overlays.
+OVERLAYS = sorted(p.stem for p in resource_dir("configs").glob("*.yaml") if not p.stem.startswith(("study", "windows")))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_overlays_change_only_what_is_there(overlay: str) -> None:
-    if overlay == "windows":
-        with pytest.raises(ConfigError, match="neither a YAML file nor one of"):
-            config_file(overlay)  # the table of presets
-        return
-    if overlay.startswith("study_"):
-        return  # no overlay: the plan of a study, which tests/experiment/test_study.py reads
-    own = overlay.replace("paper_", "ct_ssl_")
-    for_pretraining = PRETRAINING if overlay in {"demo", "ddp", "small"} else ["ct_classification"]
-    meant = [own] if own in PRETRAINING else for_pretraining
-    known = set().union(*(ConfigParser.load_config_file(str(bundle_dir(b) / "configs" / "train.yaml")) for b in meant))
     content = ConfigParser.load_config_file(str(config_file(overlay)))
-    changed = {key.removeprefix("+").split("::")[0].split("#")[0] for key in content}
-    assert changed <= known | {"initialize", "run", "finalize"}
+    for name in content.get("for_bundles") or [b.name for b in BUNDLES]:
+        files = [str(bundle_dir(name) / "configs" / "train.yaml"), str(config_file(overlay))]
+        check_keys(ConfigParser.load_config_files(files), name, overlay)
+    assert "for_bundles" in content or overlay == "ddp", "an overlay says what it is for; ddp is for all"
+
+
+@pytest.mark.parametrize("name", ["windows", "study_demo"])
+def test_other_configurations_are_no_overlays(name: str) -> None:
+    with pytest.raises(ConfigError, match="neither a YAML file nor one of"):
+        config_file(name)
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda b: b.name)

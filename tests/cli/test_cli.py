@@ -65,6 +65,20 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
+def test_help_leads_to_the_keys_of_a_bundle(medssl) -> None:  # type: ignore[no-untyped-def]
+    for verb in ("pretrain", "finetune"):
+        assert "medssl keys BUNDLE" in " ".join(medssl(verb, "--help")[1].replace("│", "").split())
+    code, out, _ = medssl("keys", "ct_ssl_moco")
+    assert code == 0
+    assert "momentum: 0.999" in out.splitlines()
+    assert "queue_length: 4096  # negatives; the paper's 65536 suits a million images" in out.splitlines()
+    keys = json.loads(medssl("keys", "ct_ssl_moco", "--json")[1])
+    assert {"name": "seed", "default": "0", "meaning": ""} in keys
+    code, _, err = medssl("keys", "ct_ssl_mocco")
+    assert code == 1
+    assert "(did you mean 'ct_ssl_moco'?)" in err
+
+
 def test_version(medssl) -> None:  # type: ignore[no-untyped-def]
     assert medssl("--version")[:2] == (0, __version__ + "\n")
 

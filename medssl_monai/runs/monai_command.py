@@ -1,0 +1,68 @@
+"""What a bundle checks first, so that MONAI's own command refuses what ``medssl`` refuses, in one sentence as well."""
+
+import os
+import sys
+from traceback import walk_stack
+from types import TracebackType
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from medssl_monai.errors import TRACEBACK, ConfigError, MedSSLError
+from medssl_monai.runs.bundle import cause_of
+from medssl_monai.runs.keys import check_keys
+from medssl_monai.runs.settings import PLACES, check_settings
+
+
+def check_configuration(bundle: str) -> None:
+    """Check the configuration that is run, as the first step of its ``initialize`` (or ``run``).
+
+    MONAI gives a step no access to the configuration that it stands in, so the workflow is found on the call stack.
+    Where there is none, since the step is evaluated in another way, nothing is checked. What MONAI reads before, such
+    as broken YAML, stays MONAI's.
+
+    Args:
+        bundle: the bundle that is run, such as ``ct_ssl_spark``.
+
+    Raises:
+        ConfigError: the configuration is for other bundles or has unknown keys (`check_keys`), a setting cannot be
+            (`check_settings`), no data are given, or there is no step of the name that is run.
+    """
+    workflow = _running_workflow()
+    if workflow is None:
+        return
+    if _is_monais_command():
+        sys.excepthook = _show
+    content: dict[str, Any] = workflow.parser.get()
+    check_keys(content, bundle)
+    check_settings(content)
+    for name in PLACES & content.keys():
+        if "::" in str(content[name]) and not str(content[name]).startswith("$"):
+            raise ConfigError(
+                f"{name}: MONAI takes no # in a path (it reads {content[name]}); use `medssl`, or another path"
+            )
+    if workflow.run_id not in content:
+        raise ConfigError(f"run {workflow.run_id}: {bundle} has no step of this name; leave the word out")
+    given = content.get("train", {}).get("dataset", {}).get("data") or content.get("source")
+    if content.get("dataset_dir") is None and not given:
+        raise ConfigError("dataset_dir: needs the data to work on, found nothing; give --dataset_dir PATH")
+
+
+def _running_workflow() -> ConfigWorkflow | None:
+    callers = (frame.f_locals.get("self") for frame, _ in walk_stack(None))
+    return next((found for found in callers if isinstance(found, ConfigWorkflow)), None)
+
+
+def _is_monais_command() -> bool:
+    """Whether this process is ``python -m monai.bundle``, under torchrun or not."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name == "monai.bundle.__main__"
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An uncaught error as ``medssl`` shows it: in one sentence where the user can mend it."""
+    cause = cause_of(error)
+    if isinstance(cause, (MedSSLError, KeyboardInterrupt)) and str(cause) and not os.environ.get(TRACEBACK):
+        sys.stderr.write(f"monai.bundle: {cause}\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
