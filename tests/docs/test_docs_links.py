@@ -79,9 +79,11 @@ def test_every_page_is_in_the_contents() -> None:
 
 def test_the_reference_names_modules_that_exist() -> None:
     for page in (DOCS / "reference").glob("*.md"):
-        for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
-            path = ROOT / Path(*name.split("."))
-            assert path.with_suffix(".py").is_file(), name
+        text = page.read_text(encoding="utf-8")
+        modules = re.findall(r"^::: medssl_monai\.(\S+)$", text, re.MULTILINE)
+        assert modules == re.findall(r"^## (\S+)$", text, re.MULTILINE), page.name
+        for name in modules:
+            assert (ROOT / "medssl_monai" / Path(*name.split("."))).with_suffix(".py").is_file(), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
