@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+import medssl_monai
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks
 
 LARGEST = 150_000  # bytes a picture
@@ -91,3 +92,9 @@ def test_files_of_the_code_that_a_page_names_exist(page: Path) -> None:
     for name in re.findall(r"`([a-z_0-9/]+\.py)`", page.read_text(encoding="utf-8")):
         if "/" in name:
             assert (ROOT / name).is_file() or (ROOT / "medssl_monai" / name).is_file(), name
+
+
+def test_the_reference_lists_the_public_names() -> None:
+    page = (DOCS / "reference" / "index.md").read_text(encoding="utf-8")
+    table = "".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))
+    assert sorted(re.findall(r"`(\w+)`", table)) == sorted(medssl_monai.__all__)
