@@ -27,14 +27,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes atomically."""
-    write_atomically(path, lambda p: p.write_bytes(content))
-
-
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write bytes atomically."""
+    write_atomically(path, lambda p: p.write_bytes(content))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -18,7 +18,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from medssl_monai.atomic import write_atomically
+from medssl_monai.atomic import write_atomically, write_bytes
 from medssl_monai.checkpoints.files import read_weights
 from medssl_monai.checkpoints.manifests import architecture_of
 from medssl_monai.checkpoints.onnx_file import run_onnx, write_onnx
@@ -65,7 +65,7 @@ def _write_state_dict(network: nn.Module, path: Path, metadata: Mapping[str, str
     # Through memory: torch names the archive's folder after the file, which is a temporary one.
     content = BytesIO()
     torch.save(_state(network), content)
-    write_atomically(path, lambda file: file.write_bytes(content.getbuffer()))
+    write_bytes(path, content.getbuffer())
 
 
 def _write_timm(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
@@ -79,7 +79,7 @@ def _write_torchscript(network: nn.Module, path: Path, metadata: Mapping[str, st
         script = torch.jit.script(network)
         content = BytesIO()
         torch.jit.save(script, content, _extra_files={"metadata.json": json.dumps(dict(metadata)).encode()})
-    write_atomically(path, lambda file: file.write_bytes(content.getbuffer()))
+    write_bytes(path, content.getbuffer())
 
 
 def _read_state_dict(path: Path) -> Forward:

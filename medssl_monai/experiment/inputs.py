@@ -149,12 +149,9 @@ def _check_encoders(plan: StudyPlan) -> None:
 def _write_table(data: LabelledData, path: Path) -> Path:
     """The labelled slices by their series ids: cells need neither the images' paths nor the pseudonyms' key."""
     splits = SPLITS if data.table.has_split else ("train",)
-    rows = (
-        [row["series_id"], row["slice"], row["label_name"], row["patient"], row["split"]]
-        for split in splits
-        for row in data.rows(split)
-    )
-    write_csv(path, ["source", "slice", "label", "patient", "split"], rows)
+    names = ("series_id", "slice", "label_name", "patient", "split")
+    rows = ([row[name] for name in names] for split in splits for row in data.rows(split))
+    write_csv(path, ("source", "slice", "label", "patient", "split"), rows)
     return path
 
 

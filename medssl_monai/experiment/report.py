@@ -1,4 +1,4 @@
-"""A study's figure and its report: one HTML file that needs nothing else, and the figure as PNG."""
+"""A study's report, as an HTML file that needs nothing else and as Markdown tables: what was done, then the figures."""
 
 import base64
 import re
@@ -7,18 +7,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
-
-from medssl_monai.atomic import write_atomically, write_text
+from medssl_monai.atomic import write_text
 from medssl_monai.errors import InputError
+from medssl_monai.experiment.figure import draw_study
 from medssl_monai.experiment.plan import HEADS, METRICS
 from medssl_monai.experiment.results import Contrast, Point, StudyResults
 from medssl_monai.page import html_page
 
-# Okabe and Ito's colours, told apart by all; markers tell them apart in print.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = "osD^vPX"
 STYLE = """
 body { font-size: 16px; line-height: 1.5; color: #1a1a1a; background: #fff; max-width: 66rem; padding: 2rem 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
@@ -27,56 +22,6 @@ div.table { overflow-x: auto; }
 th, td { padding: 0.25rem 0.75rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
 """
-
-
-def draw_study(results: StudyResults, path: Path) -> None:
-    """Draw the metric against the share of labels: a panel a head, a line an encoder, a band an interval.
-
-    Args:
-        results: from `collect`.
-        path: PNG to write.
-    """
-    plan = results.plan
-    figure = Figure(figsize=(2.2 + 4.2 * len(plan.heads), 5.2), layout="constrained")
-    panels = figure.subplots(1, len(plan.heads), sharey=True, squeeze=False)[0]
-    for axes, head in zip(panels, plan.heads, strict=True):
-        for i, encoder in enumerate(plan.encoders):
-            points = [p for p in results.points if (p.head, p.encoder) == (head, encoder) and p.mean is not None]
-            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-            shares = [100 * p.fraction for p in points]
-            axes.plot(shares, [p.mean for p in points], color=colour, marker=marker, markersize=5, label=encoder)
-            bands = [_band(p) for p in points]
-            lows, highs = [b[0] for b in bands], [b[1] for b in bands]
-            axes.fill_between(shares, lows, highs, color=colour, alpha=0.09, linewidth=0)
-            for edge in (lows, highs):
-                axes.plot(shares, edge, color=colour, alpha=0.5, linewidth=0.7)
-        axes.set_xscale("log")
-        axes.set_xticks([100 * f for f in plan.fractions], [f"{100 * f:g}" for f in plan.fractions])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("labels used (% of the training " + results.record["subset_unit"] + ")")
-        axes.set_title(HEADS[head], fontsize=11)
-        axes.grid(alpha=0.3)
-        if plan.metric in {"balanced_accuracy", "auc"}:
-            several = plan.settings.get("task") == "multilabel"
-            chance = 0.5 if plan.metric == "auc" or several else 1 / len(results.classes)
-            axes.axhline(chance, color="grey", linewidth=0.8, linestyle="--", label="chance")
-    panels[0].set_ylabel(METRICS[plan.metric] + " on the test slices")
-    panels[0].set_ylim(top=1.02)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
-    bands_are = "95% interval over test patients" if _has_intervals(results) else "lowest to highest seed (no interval)"
-    figure.suptitle(f"{plan.title}\nbands: {bands_are}", fontsize=11)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=130))
-
-
-def _band(point: Point) -> tuple[float, float]:
-    mean = point.mean if point.mean is not None else float("nan")
-    low = point.low if point.low is not None else point.lowest
-    high = point.high if point.high is not None else point.highest
-    return (mean if low is None else low, mean if high is None else high)
-
-
-def _has_intervals(results: StudyResults) -> bool:
-    return any(point.low is not None for point in results.points)
 
 
 def write_report(results: StudyResults, out: Path) -> None:
@@ -197,10 +142,9 @@ def markdown_tables(results: StudyResults) -> str:
     """
     plan = results.plan
     metric = METRICS[plan.metric]
-    known = any(point.low is not None for point in results.points)
-    note = f"{results.interval_note}" if known else "lowest to highest seed; no interval: " + results.interval_note
+    range_of = "" if results.has_intervals else "lowest to highest seed; no interval: "
     seeds = "one seed" if len(plan.seeds) == 1 else f"mean of {len(plan.seeds)} seeds"
-    text = [f"{metric[0].upper()}{metric[1:]}, {seeds}; in brackets {note}."]
+    text = [f"{metric[0].upper()}{metric[1:]}, {seeds}; in brackets {range_of}{results.interval_note}."]
     for head in plan.heads:
         mine = [point for point in results.points if point.head == head]
         shares = [_share(next(p for p in mine if p.fraction == f)) for f in plan.fractions]

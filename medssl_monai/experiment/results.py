@@ -88,11 +88,16 @@ class StudyResults:
     record: dict[str, Any]
     interval_note: str
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether there were test patients enough for intervals."""
+        return any(point.low is not None for point in self.points)
+
 
 def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
     """Read all cells; write ``results.csv`` (a row a cell) and ``comparisons.csv``."""
     rows = [_row(cell, out / "cells" / cell.folder) for cell in plan.cells]
-    _write_csv(out / "results.csv", rows)
+    _write_rows(out / "results.csv", rows)
     points, note = [], ""
     judged: dict[tuple[str, str, float], Judged] = {}
     for head in plan.heads:
@@ -106,7 +111,7 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
                 points.append(_point(plan, mine, found))
                 note = found["note"]
     contrasts = _contrasts(plan, judged)
-    _write_csv(out / "comparisons.csv", [vars(c) for c in contrasts])
+    _write_rows(out / "comparisons.csv", [vars(c) for c in contrasts])
     now = maker(inputs)
     record = {
         "title": plan.title,
@@ -257,6 +262,6 @@ def _delong(mine: Judged, base: Judged) -> float | None:
     return delong_test(truth == 1, scores[0], scores[1]).p
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    cells = ([f"{v:.6g}" if isinstance(v, float) else v for v in row.values()] for row in rows)
-    write_csv(path, list(rows[0]) if rows else [], cells)
+def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    values = ([f"{v:.6g}" if isinstance(v, float) else v for v in row.values()] for row in rows)
+    write_csv(path, list(rows[0]) if rows else [], values)

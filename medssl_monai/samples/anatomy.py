@@ -1,4 +1,4 @@
-"""What makes one synthetic patient, and the canvas that a slice is drawn on (`phantom_organs` draws it).
+"""What makes one synthetic patient, and the canvas that a slice is drawn on (`organs` draws it).
 
 Coordinates. A slice is drawn on the grid x (column, towards the patient's left) and y (row, towards posterior), both
 from -1 to 1 over the field of view. Organs are placed in body coordinates: the same axes, turned and shifted by the

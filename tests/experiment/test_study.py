@@ -21,9 +21,10 @@ from medssl_monai.cli.study import _encoders
 from medssl_monai.errors import ConfigError, InputError
 from medssl_monai.experiment import cells, made_by
 from medssl_monai.experiment import inputs as inputs_module
+from medssl_monai.experiment.figure import draw_study
 from medssl_monai.experiment.inputs import StudyInputs
 from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan, read_plan
-from medssl_monai.experiment.report import draw_study, markdown_tables, replace_tables, statements
+from medssl_monai.experiment.report import markdown_tables, replace_tables, statements
 from medssl_monai.experiment.results import Contrast, Judged, Point, StudyResults, _contrasts, _origin
 from medssl_monai.experiment.run import study
 from medssl_monai.networks.resnet import resnet_encoder

@@ -1,5 +1,4 @@
 import csv
-import hashlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from medssl_monai.atomic import file_sha256
 from medssl_monai.errors import InputError
 from medssl_monai.samples.anatomy import REGIONS
 from medssl_monai.samples.phantom import PhantomPatient, make_patient, write_phantom
@@ -20,7 +20,7 @@ from medssl_monai.samples.phantom import PhantomPatient, make_patient, write_pha
 
 def _digests(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def _table(path: Path) -> list[dict[str, str]]:

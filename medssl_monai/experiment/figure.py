@@ -1,0 +1,60 @@
+"""A study's figure: the metric by the share of labels."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from medssl_monai.atomic import write_atomically
+from medssl_monai.experiment.plan import HEADS, METRICS
+from medssl_monai.experiment.results import Point, StudyResults
+
+# Okabe and Ito's colours, which colour-blind readers can distinguish; markers distinguish the lines in print.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vPX"
+
+
+def draw_study(results: StudyResults, path: Path) -> None:
+    """Draw the metric against the share of labels: a panel a head, a line an encoder, a band an interval.
+
+    Args:
+        results: from `collect`.
+        path: PNG to write.
+    """
+    plan = results.plan
+    figure = Figure(figsize=(2.2 + 4.2 * len(plan.heads), 5.2), layout="constrained")
+    panels = figure.subplots(1, len(plan.heads), sharey=True, squeeze=False)[0]
+    for axes, head in zip(panels, plan.heads, strict=True):
+        for i, encoder in enumerate(plan.encoders):
+            points = [p for p in results.points if (p.head, p.encoder) == (head, encoder) and p.mean is not None]
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            shares = [100 * p.fraction for p in points]
+            axes.plot(shares, [p.mean for p in points], color=colour, marker=marker, markersize=5, label=encoder)
+            bands = [_band(p) for p in points]
+            lows, highs = [b[0] for b in bands], [b[1] for b in bands]
+            axes.fill_between(shares, lows, highs, color=colour, alpha=0.09, linewidth=0)
+            for edge in (lows, highs):
+                axes.plot(shares, edge, color=colour, alpha=0.5, linewidth=0.7)
+        axes.set_xscale("log")
+        axes.set_xticks([100 * f for f in plan.fractions], [f"{100 * f:g}" for f in plan.fractions])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("labels used (% of the training " + results.record["subset_unit"] + ")")
+        axes.set_title(HEADS[head], fontsize=11)
+        axes.grid(alpha=0.3)
+        if plan.metric in {"balanced_accuracy", "auc"}:
+            several = plan.settings.get("task") == "multilabel"
+            chance = 0.5 if plan.metric == "auc" or several else 1 / len(results.classes)
+            axes.axhline(chance, color="grey", linewidth=0.8, linestyle="--", label="chance")
+    panels[0].set_ylabel(METRICS[plan.metric] + " on the test slices")
+    panels[0].set_ylim(top=1.02)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+    bands_are = "95% interval over test patients" if results.has_intervals else "lowest to highest seed (no interval)"
+    figure.suptitle(f"{plan.title}\nbands: {bands_are}", fontsize=11)
+    write_atomically(path, lambda p: figure.savefig(p, dpi=130))
+
+
+def _band(point: Point) -> tuple[float, float]:
+    mean = point.mean if point.mean is not None else float("nan")
+    low = point.low if point.low is not None else point.lowest
+    high = point.high if point.high is not None else point.highest
+    return (mean if low is None else low, mean if high is None else high)
