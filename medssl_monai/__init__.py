@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from medssl_monai.checkpoints.load import load_encoder as load_encoder
     from medssl_monai.checkpoints.load import load_into_resnet as load_into_resnet
     from medssl_monai.checkpoints.run_export import export_run as export_run
+    from medssl_monai.classify.evaluate import evaluate as evaluate
+    from medssl_monai.classify.finetune import finetune as finetune
+    from medssl_monai.classify.predict import predict as predict
     from medssl_monai.experiment.run import study as study
     from medssl_monai.ingest.open_store import open_store as open_store
     from medssl_monai.ingest.pipeline import build_store as build_store
@@ -35,10 +38,13 @@ _MODULES = {
     "SparK": "methods.spark",
     "SwAV": "methods.swav",
     "build_store": "ingest.pipeline",
+    "evaluate": "classify.evaluate",
     "export_run": "checkpoints.run_export",
+    "finetune": "classify.finetune",
     "load_encoder": "checkpoints.load",
     "load_into_resnet": "checkpoints.load",
     "open_store": "ingest.open_store",
+    "predict": "classify.predict",
     "pretrain": "runs.pretrain",
     "read_labels": "labels.table",
     "study": "experiment.run",

@@ -80,7 +80,7 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, di
         console.print(f"{len(report.matched)} tensors, fingerprint {report.fingerprint[:16]}")
     with _step("5. Fine-tune on their labels: from SparK's encoder, and from scratch"):
         for name, encoder in (("finetune", out / "encoder.safetensors"), ("scratch", None)):
-            finetune(data.labels, out / name, encoder=encoder, store=store, config=["demo_finetune"], seed=seed)
+            finetune(data.labels, out / name, encoder=encoder, store=store, config="demo_finetune", seed=seed)
     with _step("6. Predict a series that nothing has read so far"):
         cache = out / "stores"
         prediction = predict(out / "finetune", data.unseen, out / "prediction", cache_dir=str(cache))

@@ -1,5 +1,6 @@
 """Where the bundles and the configurations lie, in a checkout and in an installed wheel alike."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -53,3 +54,8 @@ def config_file(name_or_path: str) -> Path:
             f"configuration {name_or_path!r} is neither a YAML file nor one of {', '.join(known)}{hint}; correct it"
         )
     return root / f"{name_or_path}.yaml"
+
+
+def config_files(names: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Several overlays, or one: see `config_file`."""
+    return [config_file(str(name)) for name in ([names] if isinstance(names, (str, Path)) else names)]

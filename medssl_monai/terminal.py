@@ -1,17 +1,19 @@
-"""Results for a reader at a terminal."""
+"""Tables of results, for a person at a terminal. Nothing heavy but rich is imported."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from medssl_monai.labels.audit import AuditReport
-from medssl_monai.store.verdicts import Verdict
+if TYPE_CHECKING:
+    from medssl_monai.labels.audit import AuditReport
+    from medssl_monai.store.verdicts import Verdict
 
-COLUMNS = {
+UNKNOWN = "–"
+METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "f1_macro": "F1",
@@ -20,111 +22,14 @@ COLUMNS = {
 }
 
 
-def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Figures by patient, over all slices and over studies, from ``metrics.json``; intervals where there are any."""
-    intervals = metrics.get("intervals", {})
-    table = Table(title="Evaluation by patient", caption=intervals.get("note"))
-    table.add_column("patient")
-    for name in ("slices", *COLUMNS.values()):
+def _table(title: str, *words: str, numbers: Iterable[str] = (), caption: str | None = None) -> Table:
+    """An empty table: columns of words, then columns of numbers."""
+    table = Table(title=title, caption=caption)
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
         table.add_column(name, justify="right")
-    patients = metrics["per_patient"]
-    for patient, values in patients.items():
-        table.add_row(patient, *_figures(values, "slices"), end_section=patient == list(patients)[-1])
-    table.add_row("all slices", *_figures(metrics["all_slices"], "slices"))
-    if intervals.get("figures"):
-        limits = (intervals["figures"].get(name) for name in COLUMNS)
-        texts = ("–" if pair is None else f"{pair[0]:.3f} … {pair[1]:.3f}" for pair in limits)
-        table.add_row(f"  {intervals['level']:.0%} interval", "", *texts)
-    if metrics.get("studies"):
-        table.add_row("all studies, pooled", *_figures(metrics["studies"], "studies"))
     return table
-
-
-def _figures(values: Mapping[str, Any], counted: str) -> list[str]:
-    return [str(values[counted]), *("–" if values[name] is None else f"{values[name]:.3f}" for name in COLUMNS)]
-
-
-def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
-    """Predicted class of each study, with its probabilities; or that it is unlike what the classifier learned from."""
-    pooling = "largest" if any(study["pooling"] == "max" for study in studies) else "mean"
-    table = Table(title=f"Predictions by study ({pooling} of the slices' probabilities)")
-    for name in ("series", "slices", "flagged", "predicted", "probabilities"):
-        table.add_column(name, justify="right" if name in {"slices", "flagged"} else "left")
-    for study in studies:
-        shares = ", ".join(f"{c} {p:.2f}" for c, p in study["probabilities"].items())
-        predicted = study["predicted"]
-        if study.get("flag"):
-            predicted, shares = (
-                "not classified: unlike training",
-                f"distance {study['score']}, at most {study['threshold']}",
-            )
-        flagged = study.get("flagged_slices", 0)
-        table.add_row(study["series_id"], str(study["slices"]), str(flagged), predicted or "none", shares)
-    return table
-
-
-def left_out_table(entries: Sequence[Mapping[str, Any]]) -> Table:
-    """What was not classified, and why."""
-    table = Table(title="Not classified")
-    for name in ("series or file", "files", "reason", "what it is"):
-        table.add_column(name, justify="right" if name == "files" else "left")
-    for entry in entries:
-        subject = entry["series_id"] or entry["source_id"]
-        table.add_row(subject, str(entry["files"]), entry["reason"], entry["detail"])
-    return table
-
-
-def matches_table(found: Mapping[str, Any]) -> Table:
-    """Cases like a query, from ``similar.json``."""
-    table = Table(title=f"Like {found['query']['series_id']}", caption=found["compared"])
-    for name in ("series", "slice", "patient", "likeness"):
-        table.add_column(name, justify="right" if name in {"slice", "likeness"} else "left")
-    for match in found["matches"]:
-        table.add_row(match["series_id"], str(match["slice"]), match["patient"], f"{match['likeness']:.3f}")
-    return table
-
-
-def comparison_table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> Table:
-    """Balanced accuracy: one row a method, one column a patient.
-
-    Args:
-        title: over the table.
-        columns: patients.
-        rows: method -> patient -> balanced accuracy in [0, 1].
-    """
-    table = Table(title=title)
-    table.add_column("method")
-    for name in (*columns, "mean"):
-        table.add_column(name, justify="right")
-    for method, values in rows.items():
-        figures = [values[c] for c in columns]
-        table.add_row(method, *(f"{v:.3f}" for v in figures), f"{sum(figures) / len(figures):.3f}")
-    return table
-
-
-def study_table(points: Sequence[Any], note: str) -> Table:
-    """A study's metric: one row an encoder and head, one column a share of the labels.
-
-    Args:
-        points: `medssl_monai.experiment.results.Point`.
-        note: on the intervals.
-    """
-    table = Table(title="Mean over seeds, by share of labels", caption=note)
-    table.add_column("encoder")
-    table.add_column("head")
-    fractions = sorted({p.fraction for p in points})
-    for fraction in fractions:
-        table.add_column(f"{fraction:.0%}", justify="right")
-    for head, encoder in dict.fromkeys((p.head, p.encoder) for p in points):
-        row = {p.fraction: p for p in points if (p.head, p.encoder) == (head, encoder)}
-        table.add_row(encoder, head, *(_with_interval(row[f]) for f in fractions))
-    return table
-
-
-def _with_interval(point: Any) -> str:
-    if point.mean is None:
-        return "–"
-    return f"{point.mean:.3f}" + ("" if point.low is None else f" ({point.low:.2f}–{point.high:.2f})")
 
 
 def verdict_counts(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
@@ -141,49 +46,131 @@ def verdict_counts(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> Table:
-    """A table of `verdict_counts`."""
-    table = Table(title="Verdicts")
-    for name in ("outcome", "reason", "what"):
-        table.add_column(name)
-    for name in ("number", "files", "slices"):
-        table.add_column(name, justify="right")
+    """Of an ingestion: `verdict_counts`."""
+    numbers = ("number", "files", "slices")
+    table = _table("Verdicts", "outcome", "reason", "what", numbers=numbers)
     for row in verdict_counts(verdicts):
-        numbers = [str(row[name]) for name in ("number", "files", "slices")]
-        table.add_row(row["outcome"], row["reason"], row["kind"], *numbers)
+        table.add_row(row["outcome"], row["reason"], row["kind"], *(str(row[name]) for name in numbers))
     return table
 
 
 def audit_tables(report: AuditReport) -> Iterator[Table]:
-    """The sets; what they share; and the series that look alike."""
-    sets = _table("Sets", ("set", "kind"), ("series", "slices", "patients", "unknown patients"))
+    """Of an audit: the sets, what they share, and the series that look alike."""
+    sets = _table("Sets", "set", "kind", numbers=("series", "slices", "patients", "unknown patients"))
     for one in report.sets:
         counts = (one.series, one.slices, one.patients, one.patients_unknown)
         sets.add_row(one.name, one.kind, *map(str, counts))
     yield sets
     if report.shared:
-        shared = _table("Shared", ("sets", "what", "names"), ("number",))
+        shared = _table("Shared", "sets", "what", "names", numbers=("number",))
         for found in report.shared:
             names = ", ".join(found.names[:3]) + (", …" if len(found.names) > 3 else "")
             shared.add_row(_sets(found.first, found.second, found.harmless), found.what, names, str(len(found.names)))
         yield shared
     if report.near_duplicates:
-        alike = _table("Look-alikes", ("sets", "series", "and series"), ("slices", "bits", "correlation"))
+        alike = _table("Look-alikes", "sets", "series", "and series", numbers=("slices", "bits", "correlation"))
         for pair in report.near_duplicates:
+            sets_of_pair = _sets(pair.first, pair.second, pair.harmless)
             numbers = (str(pair.slices), str(pair.distance), f"{pair.correlation:.3f}")
-            alike.add_row(
-                _sets(pair.first, pair.second, pair.harmless), pair.first_series, pair.second_series, *numbers
-            )
+            alike.add_row(sets_of_pair, pair.first_series, pair.second_series, *numbers)
         yield alike
-
-
-def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    table = Table(title=title)
-    for name in words:
-        table.add_column(name, overflow="fold")
-    for name in numbers:
-        table.add_column(name, justify="right")
-    return table
 
 
 def _sets(first: str, second: str, harmless: bool) -> str:
     return f"{first}, {second}" + (" (harmless)" if harmless else "")
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """Of an evaluation (``metrics.json``): by patient, over all slices and over studies, with intervals if known."""
+    intervals = metrics.get("intervals", {})
+    numbers = ("slices", *METRICS.values())
+    table = _table("Evaluation by patient", "patient", numbers=numbers, caption=intervals.get("note"))
+    patients = metrics["per_patient"]
+    for patient, values in patients.items():
+        table.add_row(patient, *_figures(values, "slices"), end_section=patient == list(patients)[-1])
+    table.add_row("all slices", *_figures(metrics["all_slices"], "slices"))
+    if intervals.get("figures"):
+        limits = (intervals["figures"].get(name) for name in METRICS)
+        texts = (UNKNOWN if pair is None else f"{pair[0]:.3f} … {pair[1]:.3f}" for pair in limits)
+        table.add_row(f"  {intervals['level']:.0%} interval", "", *texts)
+    if metrics.get("studies"):
+        table.add_row("all studies, pooled", *_figures(metrics["studies"], "studies"))
+    return table
+
+
+def _figures(values: Mapping[str, Any], counted: str) -> list[str]:
+    return [str(values[counted]), *(UNKNOWN if values[name] is None else f"{values[name]:.3f}" for name in METRICS)]
+
+
+def comparison_table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> Table:
+    """Of several methods: balanced accuracy, one row a method, one column a patient, and their mean.
+
+    Args:
+        title: over the table.
+        columns: patients.
+        rows: method -> patient -> balanced accuracy in [0, 1].
+    """
+    table = _table(title, "method", numbers=(*columns, "mean"))
+    for method, values in rows.items():
+        figures = [values[c] for c in columns]
+        table.add_row(method, *(f"{v:.3f}" for v in (*figures, sum(figures) / len(figures))))
+    return table
+
+
+def study_table(points: Sequence[Any], note: str) -> Table:
+    """Of a study: its metric, one row an encoder and head, one column a share of the labels.
+
+    Args:
+        points: `medssl_monai.experiment.results.Point`.
+        note: on the intervals.
+    """
+    fractions = sorted({p.fraction for p in points})
+    shares = [f"{fraction:.0%}" for fraction in fractions]
+    table = _table("Mean over seeds, by share of labels", "encoder", "head", numbers=shares, caption=note)
+    for head, encoder in dict.fromkeys((p.head, p.encoder) for p in points):
+        row = {p.fraction: p for p in points if (p.head, p.encoder) == (head, encoder)}
+        table.add_row(encoder, head, *(_with_interval(row[f]) for f in fractions))
+    return table
+
+
+def _with_interval(point: Any) -> str:
+    if point.mean is None:
+        return UNKNOWN
+    return f"{point.mean:.3f}" + ("" if point.low is None else f" ({point.low:.2f}–{point.high:.2f})")
+
+
+def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
+    """Of a prediction: the class of each study and its probabilities, or that it is unlike the training slices."""
+    pooling = "largest" if any(study["pooling"] == "max" for study in studies) else "mean"
+    table = Table(title=f"Predictions by study ({pooling} of the slices' probabilities)")
+    for name in ("series", "slices", "flagged", "predicted", "probabilities"):
+        table.add_column(name, justify="right" if name in {"slices", "flagged"} else "left", overflow="fold")
+    for study in studies:
+        shares = ", ".join(f"{c} {p:.2f}" for c, p in study["probabilities"].items())
+        predicted = study["predicted"] or "none"
+        if study.get("flag"):
+            predicted = "not classified: unlike training"
+            shares = f"distance {study['score']}, at most {study['threshold']}"
+        flagged = study.get("flagged_slices", 0)
+        table.add_row(study["series_id"], str(study["slices"]), str(flagged), predicted, shares)
+    return table
+
+
+def left_out_table(entries: Sequence[Mapping[str, Any]]) -> Table:
+    """Of a prediction: what was not classified, and why."""
+    table = _table("Not classified", "series or file", "reason", "what it is", numbers=("files",))
+    for entry in entries:
+        subject = entry["series_id"] or entry["source_id"]
+        table.add_row(subject, entry["reason"], entry["detail"], str(entry["files"]))
+    return table
+
+
+def matches_table(found: Mapping[str, Any]) -> Table:
+    """Of a search (``similar.json``): the cases like a query."""
+    numbers = ("slice", "likeness")
+    table = _table(
+        f"Like {found['query']['series_id']}", "series", "patient", numbers=numbers, caption=found["compared"]
+    )
+    for match in found["matches"]:
+        table.add_row(match["series_id"], match["patient"], str(match["slice"]), f"{match['likeness']:.3f}")
+    return table

@@ -104,7 +104,7 @@ def resolve_window(window: str | Sequence[float]) -> tuple[float, float]:
     """Limits (low, high) in HU of one fixed window.
 
     Raises:
-        ConfigError: unknown name, or ``tags``/``minmax``, whose limits depend on the image.
+        ConfigError: unknown name, or ``tags`` or ``minmax``, which depend on the image.
     """
     parsed = _parse_one(window)
     if not isinstance(parsed, HUWindow):

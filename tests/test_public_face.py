@@ -12,7 +12,8 @@ from medssl_monai.ingest import SliceStore
 from medssl_monai.runs.pretrain import PretrainedRun, pretrain
 
 FACE = {
-    *("build_store", "open_store", "SliceStore", "SliceDataset", "read_labels", "pretrain", "study"),
+    *("build_store", "open_store", "SliceStore", "SliceDataset", "read_labels", "pretrain", "finetune"),
+    *("evaluate", "predict", "study"),
     *("load_encoder", "load_into_resnet", "export_run", "SwAV", "MoCo", "BYOL", "SparK"),
     *("MedSSLError", "InputError", "__version__"),
 }

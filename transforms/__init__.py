@@ -1,4 +1,4 @@
-"""Windows and views for CT slices: array classes, and dictionary classes whose names end in ``d``."""
+"""Windows and views for CT slices: array classes, and dictionary classes with names that end in ``d``."""
 
 from medssl_monai.transforms.ct_window import CTWindow, CTWindowd
 from medssl_monai.transforms.device_views import DeviceViews

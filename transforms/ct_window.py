@@ -25,7 +25,7 @@ def tags_window(level: float | None, width: float | None, fallback: HUWindow | N
     """The window of an image's own tags, or ``fallback`` where they give none (None or NaN).
 
     Raises:
-        ConfigError: no usable tags and no fallback. PS3.3 C.11.2.1.3.2 wants a width above 0.
+        ConfigError: no usable tags and no fallback. PS3.3 C.11.2.1.3.2 requires a width above 0.
     """
     if level is not None and width is not None and math.isfinite(level) and math.isfinite(width) and width > 0:
         return HUWindow.from_level(float(level), float(width))
@@ -62,7 +62,7 @@ def window_limits(
 def require_hounsfield(
     data: Mapping[Any, Any], windows: Sequence[HUWindow | AdaptiveWindow], fallback: HUWindow | None = None
 ) -> None:
-    """Refuse windows in HU for an item whose ``modality`` says that it is not CT; an item without one passes.
+    """Refuse windows in HU for an item with a ``modality`` other than CT; an item without one passes.
 
     Raises:
         NotHounsfieldError: the modality is not CT and a window is given in HU.
@@ -148,7 +148,7 @@ class CTWindowd(MapTransform, InvertibleTransform):
     """Dictionary form of `CTWindow`; ``tags`` reads the item's ``window_level`` and ``window_width``.
 
     Raises:
-        NotHounsfieldError: at call, for a window in HU on an item whose ``modality`` is not CT.
+        NotHounsfieldError: at call, for a window in HU on an item with a ``modality`` other than CT.
     """
 
     def __init__(

@@ -52,7 +52,7 @@ class DeviceViews:
 
         Raises:
             ValueError: an item without ``index`` or an image that is not (1, H, W).
-            NotHounsfieldError: a window in HU on an item whose ``modality`` is not CT.
+            NotHounsfieldError: a window in HU on an item with a ``modality`` other than CT.
         """
         drawn = self.source.draw(data)
         item = dict(data)

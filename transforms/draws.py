@@ -40,7 +40,7 @@ def uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """One number whose logarithm is uniform; 0 < low <= high."""
+    """One number with a uniform logarithm; 0 < low <= high."""
     return math.exp(uniform(rng, math.log(low), math.log(high)))
 
 

@@ -142,7 +142,7 @@ class Intensities:
         )
 
     def limits(self, pixels: npt.NDArray[np.generic], level: float | None, width: float | None) -> Limits:
-        """The windows' limits for a slice (H, W) whose tags give ``level`` and ``width``."""
+        """The windows' limits for a slice (H, W) with ``level`` and ``width`` in its tags."""
         return window_limits(self.windows, pixels, level, width, self.fallback)
 
     def require_hounsfield(self, data: Mapping[Any, Any]) -> None:

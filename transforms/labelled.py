@@ -52,7 +52,7 @@ class LabelledView:
         scale: factors between which the slice is enlarged.
         rotation_degrees: largest turn, either way.
         shift: largest shift, in sides of the view, either way.
-        flip: probability of a left-right flip; 0 by default, for the side of a finding may be its label.
+        flip: probability of a left-right flip; 0 by default, because the side of a finding may be its label.
         window_jitter: (level, width) strengths, see ``draw_window_jitter``; None draws none.
         window_fallback: a fixed window for ``tags`` where the image's tags give none.
 
@@ -158,7 +158,7 @@ class LabelledViewd(DictionaryViews):
     Raises:
         ConfigError: an argument that there is not.
         ValueError: at call, for an item without ``index`` when augmenting, or an image that is not (1, H, W).
-        NotHounsfieldError: at call, for a window in HU on an item whose ``modality`` is not CT.
+        NotHounsfieldError: at call, for a window in HU on an item with a ``modality`` other than CT.
     """
 
     def __init__(self, keys: KeysCollection = "image", *, seed: int = 0, augment: bool = True, **view: Any) -> None:

@@ -135,7 +135,7 @@ class SparKViewsd(DictionaryViews):
     Raises:
         ConfigError: an argument that there is not.
         ValueError: at call, for an item without ``index`` or an image that is not (1, H, W).
-        NotHounsfieldError: at call, for a window in HU on an item whose ``modality`` is not CT.
+        NotHounsfieldError: at call, for a window in HU on an item with a ``modality`` other than CT.
     """
 
     def __init__(self, keys: KeysCollection = "image", *, seed: int, keep_image: bool = False, **views: Any) -> None:

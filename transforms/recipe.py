@@ -74,7 +74,7 @@ class ViewRecipe:
         noise_variance: its variance, from, to, log-uniform.
 
     Raises:
-        ValueError: a probability, strength or range that makes no sense; ``grey`` with other than one or three windows.
+        ValueError: a probability, strength or range out of bounds; ``grey`` with other than one or three windows.
         ConfigError: unknown window.
     """
 

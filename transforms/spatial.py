@@ -52,8 +52,8 @@ def draw_resized_crop(
     """Draw a box (top, left, height, width) in whole pixels that lies inside a slice.
 
     Inception's crop as torchvision's RandomResizedCrop draws it: share of the area uniform in ``scale``, logarithm of
-    the width-to-height ratio uniform in the logarithm of ``ratio``; ten tries, then the largest central box whose
-    ratio is allowed.
+    the width-to-height ratio uniform in the logarithm of ``ratio``; ten tries, then the largest central box with
+    an allowed ratio.
     """
     for _ in range(10):
         area = height * width * uniform(rng, *scale)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.resources import bundle_dir, config_file
+from medssl_monai.resources import bundle_dir, config_files
 from medssl_monai.runs.bundle import run_bundle
 
 
@@ -42,7 +42,7 @@ def finetune(
     *,
     encoder: str | Path | None = None,
     store: str | Path | None = None,
-    config: Sequence[str | Path] = (),
+    config: str | Path | Sequence[str | Path] = (),
     **settings: Any,
 ) -> FinetunedRun:
     """Fine-tune a ResNet by the bundle ``ct_classification``. A run that was stopped in ``out`` is resumed.
@@ -64,7 +64,7 @@ def finetune(
         >>> run = finetune("labels.csv", "runs/head", encoder="encoder.safetensors", max_epochs=20)
         >>> run.model, run.validation["all_slices"]["balanced_accuracy"]
     """
-    overlays = [config_file(str(name)) for name in config]
+    overlays = config_files(config)
     workflow = run_bundle(
         [bundle_dir("ct_classification") / "configs" / "train.yaml", *overlays],
         {

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from medssl_monai.classify.dicom.sources import Sources
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.pipeline import build_store
-from medssl_monai.ingest.scan import find_files
 from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb, not_retrieved
-from medssl_monai.store.pseudonyms import load_key, source_id
+from medssl_monai.store.pseudonyms import load_key
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters
 from medssl_monai.store.verdicts import Outcome, RejectedError, Verdict
@@ -36,8 +36,10 @@ class PredictionInput:
         modality: what is ingested.
         key: of the pseudonyms; by default the user's own.
         left_out: what was refused before, such as by a PACS.
+        headers: whether the headers of DICOM images are kept, for `sources`.
 
     Attributes:
+        sources: where the series came from; unknown of a store.
         store: the slices.
         rows: of the index that are to be classified.
         left_out: everything that is not, and why, rejected files and series first.
@@ -55,14 +57,16 @@ class PredictionInput:
         modality: str = "CT",
         key: bytes | None = None,
         left_out: Sequence[Mapping[str, Any]] = (),
+        headers: bool = False,
     ) -> None:
+        self.sources = Sources(headers, key)
         sources = [Path(data)] if isinstance(data, (str, Path)) else [Path(one) for one in data]
         if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
             self.store = SliceStore(sources[0])
             met = list(self.store.verdicts)
         else:
             out = self._store_folder(sources, cache_dir, modality)
-            summary = build_store(sources, out, key=key, modality=modality, progress=False)
+            summary = build_store(sources, out, key=key, modality=modality, progress=False, planned=self.sources.note)
             self.store = SliceStore(out)
             met = list(summary.verdicts)
         # A kept store may hold what lay in these folders at another time.
@@ -79,6 +83,11 @@ class PredictionInput:
         if not self.rows:
             why = "; ".join(sorted({one["detail"] for one in self.left_out})[:3])
             raise NoImagesError(f"{_named(sources)}: no axial CT slice to classify ({why}); give an axial CT series")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Path of each series that is to be classified, by its id; it may name a patient."""
+        return {row["series_id"]: path for row in self.rows if (path := self.sources.paths.get(row["series_id"]))}
 
     def _store_folder(self, sources: Sequence[Path], cache_dir: str | Path | None, modality: str) -> Path:
         if cache_dir is None:
@@ -116,20 +125,6 @@ def left_out_entry(verdict: Verdict) -> dict[str, Any]:
 
 def _named(sources: Sequence[Path]) -> str:
     return ", ".join(str(one) for one in sources[:3]) + (" …" if len(sources) > 3 else "")
-
-
-def source_names(sources: Sequence[Path], given: PredictionInput, key: bytes | None = None) -> dict[str, str]:
-    """Where each series of a prediction came from, by its id: a path, which may name a patient.
-
-    Series of a store or an archive stay unknown.
-    """
-    key = load_key() if key is None else key
-    paths: dict[str, str] = {}
-    for source in sources:
-        for file in find_files([source]):
-            for place in (file, *(p for p in file.parents if p == source or source in p.parents)):
-                paths[source_id(key, place)] = str(place)
-    return {row["series_id"]: paths[row["source_id"]] for row in given.rows if row["source_id"] in paths}
 
 
 @dataclass(frozen=True)

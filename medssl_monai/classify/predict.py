@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from medssl_monai.classify.answers import answer_table
 from medssl_monai.classify.explain import grad_cam, occlusion_map
 from medssl_monai.classify.heat_maps import HeatMap, choose_rows, draw_heat_map, on_slice, windowed_slice
-from medssl_monai.classify.inputs import Fetched, fetched, source_names
+from medssl_monai.classify.inputs import Fetched, fetched
 from medssl_monai.classify.pictures.inputs import PictureInput
 from medssl_monai.classify.prediction_result import PredictionResult
 from medssl_monai.errors import InputError, NotHounsfieldError
@@ -102,11 +102,14 @@ def predict(
         _check_dicom_out(options.dicom_out, pictures)
     given = [sources] if isinstance(sources, (str, Path)) else sources
     with fetched(given, options.query, verify_tls=options.verify_tls) as local:
-        work = (_picture_work if pictures else _slice_work)(Path(run), settings, local, folder, overrides)
+        if pictures:
+            work = _picture_work(Path(run), settings, local, folder, overrides)
+        else:
+            overrides = {"headers": options.dicom_out is not None, **overrides}
+            work = _slice_work(Path(run), local, folder, overrides)
         result = work.result
         if options.names:
-            known = work.input.names if isinstance(work.input, PictureInput) else source_names(local.paths, work.input)
-            result = replace(result, names=known)
+            result = replace(result, names=work.input.names)
             result.write(folder)
         count = options.heat_maps or (options.dicom_out is not None)
         maps = _heat_maps(work, settings, int(count), options.occlusion) if count else []
@@ -117,7 +120,7 @@ def predict(
         if options.dicom_out is not None:
             from medssl_monai.classify.dicom.report import write_dicom
 
-            write_dicom(result, maps, local.paths, work.input, options.dicom_out, Path(run))
+            write_dicom(result, maps, work.input, options.dicom_out, Path(run))
     content = result.as_json()
     about = {key: value for key, value in content.items() if key not in ("studies", "slices", "left_out")}
     return Prediction(folder, content["studies"], answer_table(content["slices"]), content["left_out"], about)
@@ -139,9 +142,7 @@ class _Work:
     result: PredictionResult
 
 
-def _slice_work(
-    run: Path, settings: Mapping[str, Any], local: Fetched, out: Path, overrides: Mapping[str, Any]
-) -> _Work:
+def _slice_work(run: Path, local: Fetched, out: Path, overrides: Mapping[str, Any]) -> _Work:
     if local.paths and all(path.is_file() and is_picture_file(path) for path in local.paths):
         raise NotHounsfieldError(
             f"{local.paths[0]}: this run was fine-tuned on CT in Hounsfield units, which a picture does not have; give "

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Json, Key, print_json
+from medssl_monai.cli.options import Json, Key, Store, print_json, print_tables
 
 
 def run(
@@ -13,7 +13,7 @@ def run(
         list[Path], typer.Argument(metavar="STORE_OR_LABELS...", help="Stores, and label tables (CSV or JSON).")
     ],
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for all that was found.")] = None,
-    store: Annotated[Path | None, typer.Option("--store", help="Store that holds the tables' sources.")] = None,
+    store: Store = None,
     distance: Annotated[
         int, typer.Option("--distance", min=0, max=15, help="Bits of 64 in which hashes of look-alikes may differ.")
     ] = 6,
@@ -21,23 +21,18 @@ def run(
     json: Json = False,
 ) -> int:
     """Find patients and look-alike slices that pre-training, train, validation and test sets share; 1 if any leak."""
-    import json as standard_json
-
+    from medssl_monai.atomic import write_json
     from medssl_monai.ingest import load_key
     from medssl_monai.labels.audit import audit
     from medssl_monai.terminal import audit_tables
 
     report = audit(inputs, store=store, key=load_key(key), distance=distance)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(standard_json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_json(out, report.to_json())
     if json:
         print_json(report.to_json())
     else:
-        from rich.console import Console
-
-        for table in audit_tables(report):
-            Console().print(table)
+        print_tables(*audit_tables(report))
         for sentence in (*report.refusals, *report.statements):
             typer.echo(sentence)
         typer.echo("leaks found" if report.leaks else "no leak found")

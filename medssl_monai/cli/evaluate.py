@@ -5,19 +5,19 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Json, RunDir, Thresholds, print_json
+from medssl_monai.cli.options import Json, RunDir, Store, Thresholds, print_json, print_tables
 
 
 def run(
     run_dir: RunDir,
     data: Annotated[Path, typer.Option("--data", help="Label table (CSV or JSON).")],
     out: Annotated[Path, typer.Option("--out", help="Folder for figures and tables.")],
-    store: Annotated[Path | None, typer.Option("--store", help="Store that holds the table's sources.")] = None,
+    store: Store = None,
     split: Annotated[str, typer.Option("--split", help="Rows of the table that are used.")] = "test",
     calibrate: Annotated[
         bool,
         typer.Option(
-            "--calibrate", help="Fit the run's temperature and what is like its training anew, and keep them."
+            "--calibrate", help="Fit the run's temperature and its reference of training slices again, and keep them."
         ),
     ] = False,
     thresholds: Thresholds = None,
@@ -34,9 +34,7 @@ def run(
     if json:
         print_json(metrics)
     else:
-        from rich.console import Console
-
-        Console().print(metrics_table(metrics))
+        print_tables(metrics_table(metrics))
         for sentence in metrics["statements"]:
             typer.echo(f"{data.name}: {sentence}")
         typer.echo(f"{out}: metrics.json, predictions.csv, studies.json, figures/")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Config, Overrides, parse_overrides
+from medssl_monai.cli.options import Config, Overrides, Store, parse_overrides
 
 
 def run(
@@ -15,7 +15,7 @@ def run(
     encoder: Annotated[
         Path | None, typer.Option("--encoder", help="Encoder weights, or a pre-training run; without it from scratch.")
     ] = None,
-    store: Annotated[Path | None, typer.Option("--store", help="Store that holds the table's sources.")] = None,
+    store: Store = None,
     config: Config = None,
 ) -> None:
     """Fine-tune a classifier on few labels."""

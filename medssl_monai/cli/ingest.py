@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medssl_monai.cli.options import Json, Key, print_json
+from medssl_monai.cli.options import Json, Key, Query, VerifyTls, print_json, print_tables
 
 
 def run(
@@ -31,13 +31,8 @@ def run(
             "--assume-hu", help="CT without rescale tags, and NIfTI and the like whatever their values, is in HU."
         ),
     ] = False,
-    query: Annotated[
-        list[str] | None,
-        typer.Option("--query", metavar="KEY=VALUE", help="For a PACS: a QIDO-RS attribute, such as StudyDate=2024-."),
-    ] = None,
-    verify_tls: Annotated[
-        bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")
-    ] = True,
+    query: Query = None,
+    verify_tls: VerifyTls = True,
     config: Annotated[
         str | None, typer.Option("--config", help="Recipe with options: a YAML file, or a name such as lidc.")
     ] = None,
@@ -80,9 +75,7 @@ def run(
     if json:
         print_json(verdict_counts(summary.verdicts))
     else:
-        from rich.console import Console
-
-        Console().print(verdict_table(summary.verdicts))
+        print_tables(verdict_table(summary.verdicts))
         typer.echo(f"{out}: {len(SliceStore(out))} slices; verdicts in {out / 'verdicts.jsonl'}")
         if report:
             typer.echo(f"open {out / 'report.html'} to see each series")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Key
+from medssl_monai.cli.options import Key, Query, VerifyTls
 
 
 def run(
@@ -23,13 +23,8 @@ def run(
         Path | None, typer.Option("--work", help="Folder for labels, trained models and caches; private.")
     ] = None,
     modality: Annotated[str, typer.Option("--modality", help="The modality that is served: CT, DX, ...")] = "CT",
-    query: Annotated[
-        list[str] | None,
-        typer.Option("--query", metavar="KEY=VALUE", help="For a PACS: a QIDO-RS attribute. May be repeated."),
-    ] = None,
-    verify_tls: Annotated[
-        bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")
-    ] = True,
+    query: Query = None,
+    verify_tls: VerifyTls = True,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = 8000,
     allow_remote: Annotated[
@@ -52,7 +47,7 @@ def run(
     key: Key = None,
 ) -> None:
     """Serve studies to MONAI Label clients: classify, label, fine-tune, pre-train, choose what to label next."""
-    from medssl_monai.ingest.sources.dicomweb import is_dicomweb
+    from medssl_monai.ingest.sources.dicomweb import is_dicomweb, parse_query
 
     if nginx is not None:
         from medssl_monai.atomic import write_text
@@ -72,7 +67,7 @@ def run(
     settings = ServerSettings(
         studies=studies if is_dicomweb(studies) else str(Path(studies).resolve()),
         modality=checked_modality(modality),
-        query=_query(query),
+        query=parse_query(query or []),
         verify_tls=verify_tls,
         device=device,
         image_cache_gib=image_cache_gib,
@@ -91,9 +86,3 @@ def run(
 
     environment = server_environment(workspace, settings, host, os.environ)
     enter(server_command(found, workspace, settings, host, port), environment, workspace)
-
-
-def _query(pairs: list[str] | None) -> dict[str, str]:
-    from medssl_monai.ingest.sources.dicomweb import parse_query
-
-    return parse_query(pairs or [])

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what their texts mean."""
+"""What several verbs share: options, the meaning of their texts, and how results are printed."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,16 @@ Key = Annotated[
     Path | None, typer.Option("--key", help="File with the pseudonym key; by default MEDSSL_KEY or your own key.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Query = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--query",
+        metavar="KEY=VALUE",
+        help="For a PACS: a QIDO-RS attribute, such as StudyDate=2024-. May be repeated.",
+    ),
+]
+VerifyTls = Annotated[bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")]
+Store = Annotated[Path | None, typer.Option("--store", help="Store that holds the table's sources.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 Thresholds = Annotated[
@@ -71,7 +81,16 @@ def _number(value: Any) -> Any:
 
 
 def print_json(content: Any) -> None:
-    """To stdout, for a program to read."""
+    """Print JSON to stdout, for a program to read."""
     import json
 
     typer.echo(json.dumps(content, indent=2))
+
+
+def print_tables(*tables: Any) -> None:
+    """Print tables of `medssl_monai.terminal` to stdout, for a person to read."""
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table)

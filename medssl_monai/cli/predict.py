@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Json, RunDir, Thresholds, print_json
+from medssl_monai.cli.options import Json, Query, RunDir, Thresholds, VerifyTls, print_json, print_tables
 
 
 def run(
@@ -32,13 +32,8 @@ def run(
     names: Annotated[
         bool, typer.Option("--names", help="Write paths of the sources into the results; they may name a patient.")
     ] = False,
-    query: Annotated[
-        list[str] | None,
-        typer.Option("--query", metavar="KEY=VALUE", help="For a PACS: a QIDO-RS attribute."),
-    ] = None,
-    verify_tls: Annotated[
-        bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")
-    ] = True,
+    query: Query = None,
+    verify_tls: VerifyTls = True,
     thresholds: Thresholds = None,
     json: Json = False,
 ) -> None:
@@ -57,12 +52,7 @@ def run(
     if json:
         print_json({**done.about, "studies": done.studies, "left_out": done.left_out})
         return
-    from rich.console import Console
-
-    console = Console()
-    console.print(studies_table(done.studies))
-    if done.left_out:
-        console.print(left_out_table(done.left_out))
+    print_tables(studies_table(done.studies), *([left_out_table(done.left_out)] if done.left_out else []))
     about = done.about["temperature"]
     typer.echo(f"temperature {about['value']}: {about['note']}")
     typer.echo(f"unlike training: {done.about['out_of_distribution']['note']}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Json, print_json
+from medssl_monai.cli.options import Json, print_json, print_tables
 
 
 def run(
@@ -29,9 +29,7 @@ def run(
     if json:
         print_json(found)
         return
-    from rich.console import Console
-
     from medssl_monai.terminal import matches_table
 
-    Console().print(matches_table(found))
+    print_tables(matches_table(found))
     typer.echo(f"{out}: similar.json, similar.png")

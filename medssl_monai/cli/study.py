@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from medssl_monai.cli.options import Json, print_json
+from medssl_monai.cli.options import Json, Store, print_json, print_tables
 
 
 def run(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a name in configs/: study_demo.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the study; a stopped one carries on.")],
     data: Annotated[Path | None, typer.Option("--data", help="Label table, in place of the file's data.")] = None,
-    store: Annotated[Path | None, typer.Option("--store", help="Store that holds the table's sources.")] = None,
+    store: Store = None,
     encoder: Annotated[
         list[str] | None, typer.Option("--encoder", metavar="NAME=FILE", help="One more encoder. May be repeated.")
     ] = None,
@@ -20,7 +20,7 @@ def run(
     scheduler: Annotated[
         str | None, typer.Option("--scheduler", help="Dask scheduler whose workers train instead: tcp://HOST:PORT.")
     ] = None,
-    rerun: Annotated[bool, typer.Option("--rerun", help="Run again what other code or libraries made.")] = False,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Repeat trainings that other code or libraries made.")] = False,
     imagenet: Annotated[
         Path | None, typer.Option("--imagenet", help="ImageNet weights (a file of torchvision's) as one more encoder.")
     ] = None,
@@ -43,11 +43,9 @@ def run(
     if json:
         print_json(results.record)
     else:
-        from rich.console import Console
-
         from medssl_monai.terminal import study_table
 
-        Console().print(study_table(results.points, results.interval_note))
+        print_tables(study_table(results.points, results.interval_note))
         typer.echo(f"{out}: report.html, results.csv, comparisons.csv, tables.md, figures/study.png")
 
 

@@ -24,7 +24,7 @@ class StepLoader(DataLoader[dict[str, Any]]):
             dataset itself is left as it is.
 
     Raises:
-        ConfigError: ``views_on_device`` for a dataset whose ``transform`` makes views on the CPU alone.
+        ConfigError: ``views_on_device`` the ``transform`` of the dataset makes views on the CPU alone.
     """
 
     def __init__(

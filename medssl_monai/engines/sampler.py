@@ -23,7 +23,7 @@ class StepBatchSampler(Sampler[list[SampleKey]]):
     """Endless batches of `SampleKey`, beginning at ``start_step``.
 
     A pass over the data is ``ceil(length / batch_size)`` steps. Keys carry the number of their pass, from which views
-    are drawn; hence neither workers nor the number of processes matter, and nothing but the step need be saved.
+    are drawn. The numbers of workers and processes do not matter, and only the step needs to be saved.
 
     Args:
         length: number of slices.

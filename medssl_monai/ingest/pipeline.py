@@ -60,6 +60,7 @@ def build_store(
     report: bool = False,
     scheduler: str | None = None,
     exact: bool = False,
+    planned: Callable[[Plan], object] | None = None,
 ) -> IngestSummary:
     """Reads every image in files and folders into a slice store.
 
@@ -78,6 +79,8 @@ def build_store(
         scheduler: address of a Dask scheduler whose workers are used instead of processes (see `workers.Workers`).
         exact: whether the store is to hold what these files and folders (not a PACS) hold and nothing else: what
             earlier runs met and this one does not, series, images of series and verdicts, is taken out.
+        planned: called with the plan of each series before it is written, also of those that are there already; the
+            files, and members of archives, can be read then.
 
     Raises:
         NoImagesError: nothing there could be stored; no store is left behind, and an existing one is unchanged.
@@ -102,7 +105,7 @@ def build_store(
         try:
             writer.recover()
             with Workers(workers, scheduler, progress) as hands:
-                summary = _read_all(partial(_Run, writer, key, rules, hands, exact), given)
+                summary = _read_all(partial(_Run, writer, key, rules, hands, exact, planned), given)
         except NoImagesError:
             if is_new:
                 shutil.rmtree(out, ignore_errors=True)
@@ -123,6 +126,7 @@ class _Run:
     rules: Rules
     workers: Workers
     exact: bool = False
+    planned: Callable[[Plan], object] | None = None
     files: int = 0
     added: int = 0
     verdicts: list[Verdict] = field(default_factory=list)
@@ -169,6 +173,9 @@ class _Run:
     ) -> Iterator[Job]:
         """The series to be written; all others get their verdicts."""
         for plans, verdicts in self._planned(groups, volumes):
+            if self.planned is not None:
+                for plan in plans:
+                    self.planned(plan)
             compared = stored.compare(plans)
             self.verdicts += [*verdicts, *compared.stored, *compared.contradicting]
             self.partial_views += compared.partial_views

@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest import SliceStore, build_store, load_key
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb
+from medssl_monai.label_server.volumes import series_volume, write_volume
 from medssl_monai.label_server.workspace import ServerSettings, Workspace, limit_folder, locked
 from medssl_monai.store.pseudonyms import pseudonym
 
@@ -127,7 +126,7 @@ class Studies(ABC):
             file.touch()
         else:
             draft = self.workspace.tmp / f"{os.getpid()}-{file.name}"  # nibabel goes by the whole suffix
-            write_nifti(self.store, series, draft)
+            write_volume(self.store, series, series_volume(self.store, series), draft)
             draft.replace(file)
         limit_folder(self.workspace.images, int(self.settings.image_cache_gib * 2**30), keep=file)
         return file
@@ -287,19 +286,3 @@ def passing_store(file: Path, settings: ServerSettings, key: bytes, folder: Path
         yield SliceStore(out / "store")
     finally:
         shutil.rmtree(out, ignore_errors=True)
-
-
-def series_affine(rows: list[dict[str, Any]]) -> Any:
-    """RAS affine (4, 4) of a series' grid (column, row, slice); the identity where the tags give none."""
-    known = rows[0]["affine"]
-    return np.eye(4) if known is None else np.asarray(known, dtype=np.float64).reshape(4, 4)
-
-
-def write_nifti(store: SliceStore, series_id: str, file: Path) -> None:
-    """A series as NIfTI: int16 HU (or the modality's own units), no header but the geometry."""
-    import nibabel
-
-    rows = store.select([["series_id", "==", series_id]])
-    volume = store.read_series(series_id).transpose(2, 1, 0)
-    image: Any = nibabel.Nifti1Image
-    nibabel.save(image(np.ascontiguousarray(volume), series_affine(rows)), file)

@@ -16,13 +16,14 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from medssl_monai.errors import ConfigError, InputError, NoImagesError
 from medssl_monai.label_server.choice import STRATEGIES, diversity, novelty, uncertainty
-from medssl_monai.label_server.evidence import evidence_volume, write_volume
 from medssl_monai.label_server.networks import Look, ServedNetwork
 from medssl_monai.label_server.predictions_cache import PredictionsCache
 from medssl_monai.label_server.records import PREDICTED, Records
 from medssl_monai.label_server.studies import Studies, passing_store, usable_rows
-from medssl_monai.label_server.training import METHODS, START_FROM, finetune, last_finetuning, pretrain
+from medssl_monai.label_server.training import START_FROM, last_finetuning, train_classifier, train_encoder
+from medssl_monai.label_server.volumes import evidence_volume, write_volume
 from medssl_monai.label_server.workspace import Workspace
+from medssl_monai.runs.pretrain import METHODS
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +167,9 @@ class Finetuning(TrainTask):  # type: ignore[misc]
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
         """Runs in a process of its own, which MONAI Label starts, watches and stops."""
-        return finetune(self.workspace, self.studies, self.records, {**_chosen(self.config()), **_chosen(request)})
+        return train_classifier(
+            self.workspace, self.studies, self.records, {**_chosen(self.config()), **_chosen(request)}
+        )
 
 
 class Pretraining(TrainTask):  # type: ignore[misc]
@@ -182,7 +185,7 @@ class Pretraining(TrainTask):  # type: ignore[misc]
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
         """As `Finetuning`."""
-        return pretrain(self.workspace, self.studies, {**_chosen(self.config()), **_chosen(request)})
+        return train_encoder(self.workspace, self.studies, {**_chosen(self.config()), **_chosen(request)})
 
 
 class ChooseNext(Strategy):  # type: ignore[misc]

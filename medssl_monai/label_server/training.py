@@ -14,19 +14,18 @@ from typing import Any
 
 from medssl_monai.atomic import write_text
 from medssl_monai.checkpoints.load import load_encoder
+from medssl_monai.classify.finetune import finetune
 from medssl_monai.errors import CheckpointError, ConfigError, LabelError, NoImagesError
 from medssl_monai.label_server.class_labels import LabelledSeries, label_table
 from medssl_monai.label_server.networks import check_model, read_model_view
 from medssl_monai.label_server.records import Records
 from medssl_monai.label_server.studies import Studies
 from medssl_monai.label_server.workspace import Workspace
-from medssl_monai.resources import bundle_dir
-from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import run_settings
+from medssl_monai.runs.pretrain import METHODS, pretrain
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("spark", "moco", "byol", "swav")
 START_FROM = ("current", "pretrained", "scratch")
 KEPT_RUNS = 5
 # What a request may set, by the bundles' own names.
@@ -56,6 +55,10 @@ def plain_settings(request: Mapping[str, Any]) -> dict[str, Any]:
                 )
             found[name] = request[name]
     return found
+
+
+def _without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 def _is_plain(value: Any) -> bool:
@@ -88,7 +91,9 @@ def labelled_series(studies: Studies, records: Records, *, fetch: bool = True) -
     return found
 
 
-def finetune(workspace: Workspace, studies: Studies, records: Records, request: Mapping[str, Any]) -> dict[str, Any]:
+def train_classifier(
+    workspace: Workspace, studies: Studies, records: Records, request: Mapping[str, Any]
+) -> dict[str, Any]:
     """Fine-tune on the final labels and serve the result.
 
     Args:
@@ -116,18 +121,13 @@ def finetune(workspace: Workspace, studies: Studies, records: Records, request: 
     logger.info("fine-tuning on %d slices of %d series, from %s", table.count("\n") - 1, len(labelled), start)
     if weights is not None:
         settings = {**_as_before(start, weights), **settings}
-    run_bundle(
-        [bundle_dir("ct_classification") / "configs" / "train.yaml"],
-        {
-            "dataset_dir": str(labels),
-            "store_dir": str(studies.store_path),
-            "output_dir": str(run),
-            "encoder_weights": None if weights is None else str(weights),
-            "device": studies.settings.device,
-            "num_workers": 0,
-            **{k: v for k, v in settings.items() if k not in ("decoder_width", "queue_length", "counts")},
-        },
-    )
+    places: dict[str, Any] = {
+        "store": studies.store_path,
+        "encoder": weights,
+        "device": studies.settings.device,
+        "num_workers": 0,
+    }
+    finetune(labels, run, **{**places, **_without(settings, "decoder_width", "queue_length", "counts")})
     view = check_model(run)
     shutil.rmtree(run / "checkpoints", ignore_errors=True)  # optimizer and all; a finished training needs none
     workspace.point(workspace.current_model, run)
@@ -136,7 +136,7 @@ def finetune(workspace: Workspace, studies: Studies, records: Records, request: 
     return {"run": run.name, "classes": list(view.classes), "slices": table.count("\n") - 1}
 
 
-def pretrain(workspace: Workspace, studies: Studies, request: Mapping[str, Any]) -> dict[str, Any]:
+def train_encoder(workspace: Workspace, studies: Studies, request: Mapping[str, Any]) -> dict[str, Any]:
     """Pre-train an encoder on all studies of the server, labelled or not; the next fine-tuning may start from it.
 
     Args:
@@ -159,17 +159,9 @@ def pretrain(workspace: Workspace, studies: Studies, request: Mapping[str, Any])
     filters: list[list[Any]] = list(studies.settings.filters)
     if studies.settings.modality == "CT":
         filters.append(["body_fraction", ">", 0.05])
-    run_bundle(
-        [bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml"],
-        {
-            "dataset_dir": str(studies.store_path),
-            "output_dir": str(run),
-            "device": studies.settings.device,
-            "filters": filters,
-            "num_workers": 0,
-            **{k: v for k, v in settings.items() if k not in ("frozen_epochs", "class_balance", "augment")},
-        },
-    )
+    given: dict[str, Any] = {"device": studies.settings.device, "filters": filters, "num_workers": 0}
+    given |= _without(settings, "frozen_epochs", "class_balance", "augment")
+    pretrain(method, studies.store_path, run, **given)
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     workspace.point(workspace.pretrained, run)
     _drop_old_runs(workspace)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl_monai.errors import CheckpointError, ConfigError
-from medssl_monai.resources import bundle_dir, config_file
+from medssl_monai.resources import bundle_dir, config_files
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.step_log import embedding_line, probe_line, read_rows
 from medssl_monai.store.reader import SliceStore
@@ -98,7 +98,7 @@ def pretrain(
     """
     if method not in METHODS:
         raise ConfigError(f"method {method!r}: must be one of {', '.join(METHODS)}; choose one")
-    overlays = [config_file(str(name)) for name in ([config] if isinstance(config, (str, Path)) else config)]
+    overlays = config_files(config)
     places = {
         "dataset_dir": str(data.path if isinstance(data, SliceStore) else data),
         "output_dir": str(out),

@@ -24,11 +24,11 @@ class SampleKey(NamedTuple):
     """Which sample, in which epoch: what a view's randomness is drawn from."""
 
     epoch: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a key
+    index: int  # type: ignore[assignment]  # hides tuple.index, which a key does not need
 
 
 class EpochDataset(Dataset[Any]):
-    """A data set whose samples are addressed by a plain index or by a `SampleKey`, which also names the epoch.
+    """A data set with samples that are addressed by a plain index, or by a `SampleKey`, which also names the epoch.
 
     Random views are drawn from (seed, epoch, index). Plain indices are counted: an index belongs to epoch 0 when it is
     asked for the first time, to epoch 1 the next time, and so on, each index by itself. Each pass of a plain

@@ -129,6 +129,16 @@ def test_a_broken_value_that_is_not_needed_does_not_stop_a_report() -> None:
     assert header.PatientID == "1" and header.AccessionNumber == ""
 
 
+def test_members_of_an_archive_are_referred_to(fine_tuned: Path, source: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "study"), "zip", source)
+    options = PredictionOptions(dicom_out=tmp_path / "objects", names=True)
+    (study,) = predict(fine_tuned, archive, tmp_path / "tables", options).studies
+    assert study["source"].startswith(archive)
+    report = pydicom.dcmread(next((tmp_path / "objects").glob("*_report.dcm")))
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert sorted(item.ReferencedSOPInstanceUID for item in evidence) == sorted(headers(source))
+
+
 def test_sources_that_are_not_dicom_are_refused(fine_tuned: Path, phantom_store: object, tmp_path: Path) -> None:
     options = PredictionOptions(dicom_out=tmp_path / "objects")
     with pytest.raises(InputError, match="none of the classified series came from DICOM"):

@@ -5,8 +5,10 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.docs.pages import ROOT, SMALL, blocks, commands, run_bundle_command, run_medssl
 
@@ -31,7 +33,11 @@ def test_readme_commands(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (desk / "runs" / "monai" / "models" / "encoder.safetensors").is_file()
     program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert program is not None
-    exec(program[1].replace("resnet50", "resnet18"), {})
+    small: dict[str, Any] = {key: yaml.safe_load(value) for key, value in (pair.split("=") for pair in SMALL)}
+    smaller = program[1].replace('"runs/spark")', '"runs/python_spark", **small, decoder_width=32)')
+    smaller = smaller.replace('"runs/region",', '"runs/python_region", **small,')
+    exec(smaller, {"small": small})
+    assert (desk / "runs" / "python_region" / "models" / "model.pt").is_file()
 
 
 def test_pretraining_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

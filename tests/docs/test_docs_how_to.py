@@ -1,5 +1,6 @@
 """The commands of the how-tos and of the methods' pages, run in order at smoke size."""
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
+from medssl_monai.checkpoints.load import load_into_resnet
 from tests.checkpoints.test_import_formats import constants, heads
 from tests.docs.pages import DOCS, OWN, SMALL, blocks, commands, lines, run_medssl
 from tests.ingest.test_pacs import address, files
@@ -117,3 +120,32 @@ def test_tutorial(phantom_labels: Path, desk: Path, monkeypatch: pytest.MonkeyPa
     assert (desk / "sheet.png").is_file()
     for out in ("evaluation/metrics.json", "evaluation-scratch/metrics.json", "prediction/predictions.csv"):
         assert (desk / out).is_file(), out
+
+
+def test_own_loop(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every block by itself, smaller; each epoch of the plain loop sees other views."""
+    run_medssl(["medssl", "ingest", "ARCHIVE", "--out", "STORE"], monkeypatch)
+    programs = blocks(DOCS / "how_to" / "own_loop.md", "python")
+    assert len(programs) == 3
+    smaller = {
+        "resnet50": "resnet18",
+        "image_size=224": "image_size=64",
+        "batch_size=64": "batch_size=6",
+        "num_workers=4": "num_workers=0",
+        "epochs, steps = 100": "epochs, steps = 2",
+        "max_epochs=100": "max_epochs=2",
+        "queue_length=4096": "queue_length=12",
+    }
+    for program in programs:
+        for large, small in smaller.items():
+            program = program.replace(large, small)
+        exec(program, {})
+    told = capsys.readouterr().out
+    assert len(set(re.findall(r"loss \d+\.\d{3}", told))) == 2, "MoCo"
+    assert re.search(r"accuracy on the test slices: [01]\.\d{3}", told)
+    assert len(set(re.findall(r"'loss': -?\d\.\d+", told))) == 2, "BYOL"
+    found = load_into_resnet(torchvision.models.resnet18(), "moco.safetensors")
+    assert found.arch == "resnet18"
+    words = ["medssl", "finetune", "--data", "labels.csv", "--store", "STORE", "--encoder", "moco.safetensors"]
+    run_medssl([*words, "--out", "runs/region"], monkeypatch)
+    run_medssl(["medssl", "import-weights", "byol.pt", "--out", "byol.safetensors"], monkeypatch)

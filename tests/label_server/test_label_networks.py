@@ -16,13 +16,13 @@ from monai.bundle import ConfigWorkflow
 from medssl_monai.classify.heat_maps import on_slice
 from medssl_monai.errors import CheckpointError, InputError, NoImagesError
 from medssl_monai.ingest import SliceStore
-from medssl_monai.label_server.evidence import evidence_volume, write_volume
 from medssl_monai.label_server.networks import ServedNetwork, check_model, read_model_view
 from medssl_monai.label_server.predictions_cache import PredictionsCache
 from medssl_monai.label_server.preparation import prepare_server
 from medssl_monai.label_server.records import Records
 from medssl_monai.label_server.studies import StudiesFolder, UnknownImageError, open_studies, passing_store
-from medssl_monai.label_server.training import finetune
+from medssl_monai.label_server.training import train_classifier
+from medssl_monai.label_server.volumes import evidence_volume, write_volume
 from medssl_monai.label_server.workspace import ServerSettings, Workspace
 from medssl_monai.networks.resnet import resnet_encoder
 from tests.label_server.conftest import SMALL
@@ -187,7 +187,7 @@ def test_fine_tuning_on_labels_is_served(small_run: Path, phantom_labels: Path, 
         label.write_text(json.dumps({"label": ("upper", "lower")[number % 2]}))
         records.save_label(image, label, "final", {})
     request = {"max_epochs": 1, "batch_size": 6, "frozen_epochs": 0, "val_split": 0.4}
-    result = finetune(workspace, studies, records, request)
+    result = train_classifier(workspace, studies, records, request)
     assert result["classes"] == ["lower", "upper"]
     run = workspace.current_model.resolve()
     view = read_model_view(run)

@@ -15,7 +15,7 @@ import pytest
 
 from medssl_monai.classify.predict import predict
 from medssl_monai.ingest import SliceStore
-from medssl_monai.label_server.studies import write_nifti
+from medssl_monai.label_server.volumes import series_volume, write_volume
 from medssl_monai.runs.pack import pack_bundle
 from tests.label_server.server import LABEL_PYTHON, REASON, WITHOUT_ENVIRONMENT, Client, wait_until_up
 from tests.loopback import ending, free_port
@@ -34,7 +34,7 @@ def studies(phantom_store: SliceStore, tmp_path_factory: pytest.TempPathFactory)
     """The phantom as NIfTI files at one level, as the stock datastore wants them."""
     folder = tmp_path_factory.mktemp("stock-studies")
     for series in phantom_store.series_ids:
-        write_nifti(phantom_store, series, folder / f"{series}.nii.gz")
+        write_volume(phantom_store, series, series_volume(phantom_store, series), folder / f"{series}.nii.gz")
     return folder
 
 

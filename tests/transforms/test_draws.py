@@ -24,7 +24,7 @@ def test_streams_differ_and_repeat() -> None:
     first = {key: tuple(sample_generator(*key).random(64)) for key in keys}
     assert len(set(first.values())) == len(keys)
     assert all(tuple(sample_generator(*key).random(64)) == first[key] for key in reversed(keys))
-    # Neither do the streams of neighbours overlap: no number occurs twice.
+    # The streams of neighbours do not overlap: no number occurs twice.
     assert len({number for numbers in first.values() for number in numbers}) == 64 * len(keys)
 
 

@@ -85,7 +85,7 @@ def test_upright_views_equal_torchvisions_chain(index: int, jitter: dict[str, An
 
 @pytest.mark.parametrize("index", range(8))
 def test_turned_views_agree_with_torchvisions_chain(index: int) -> None:
-    """One resampling against torchvision's two: away from the slice's edge, whose air both smear differently."""
+    """One resampling against torchvision's two: away from the slice's edge, where the two smear the air differently."""
     views = TwoViews(96, rotation=1.0, jitter=0.8, window=[-400, 400])
     image = torch.from_numpy(smooth_slice())[None]
     parameters = views.draw(sample_generator(1, 0, index), 256, 256)

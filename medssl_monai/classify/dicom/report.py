@@ -5,7 +5,6 @@ The report is a Comprehensive SR by template 1500 (PS3.16 TID 1500, 1501); a pic
 (PS3.3 A.8.1) that names its source image (PS3.3 C.7.6.1.1.4). Classes are coded in the private scheme 99MEDSSL.
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medssl_monai.atomic import file_sha256, write_atomically
-from medssl_monai.classify.dicom.sources import SourceImage, source_images
+from medssl_monai.classify.dicom.sources import SourceImage
 from medssl_monai.classify.heat_maps import HeatMap, overlay
 from medssl_monai.classify.inputs import PredictionInput
 from medssl_monai.classify.prediction_result import PredictionResult
@@ -46,7 +45,6 @@ Bytes = npt.NDArray[np.uint8]
 def write_dicom(
     result: PredictionResult,
     heat_maps: Sequence[HeatMap],
-    sources: Sequence[Path],
     given: PredictionInput,
     folder: Path,
     run: Path,
@@ -56,8 +54,7 @@ def write_dicom(
     Args:
         result: the prediction.
         heat_maps: of slices of it.
-        sources: the files and folders that were classified.
-        given: as ingested.
+        given: what was classified, with the headers of its images.
         folder: where the objects go; their names are pseudonyms, their content is not.
         run: folder of the run, whose weights are named by their SHA-256.
 
@@ -67,30 +64,30 @@ def write_dicom(
     Raises:
         InputError: none of the classified series came from DICOM, or an image lacks a UID.
     """
+    images: dict[str, dict[int, SourceImage]] = {}
+    for row in given.rows:
+        image = given.sources.image(row)
+        if image is not None:
+            images.setdefault(row["series_id"], {})[int(row["slice"])] = image
+    if not images:
+        raise InputError(
+            f"--dicom-out {folder}: a report refers to DICOM images, and none of the classified series came from "
+            "DICOM files given here; give the DICOM folder, archive or address, or leave the option out"
+        )
     algorithm = _algorithm(result, run)
     written = []
-    with (
-        tempfile.TemporaryDirectory(prefix="medssl-dicom-") as unpacking,
-        source_images(sources, given, Path(unpacking) / "archives") as images,
-    ):
-        if not images:
-            raise InputError(
-                f"--dicom-out {folder}: a report refers to DICOM images, and none of the classified series came from "
-                "DICOM files given here; give the DICOM folder, archive or address, or leave the option out"
-            )
-        for study in result.studies:
-            series = study["series_id"]
-            mine = {number: image for (owner, number), image in images.items() if owner == series}
-            if not mine:
-                continue
-            _require_uids(mine)
-            maps = [one for one in heat_maps if one.series == series and one.slice in mine]
-            report = _report(result, study, mine, maps, algorithm)
-            written.append(_save(report, folder / f"{series}_report.dcm"))
-            picture_series = generate_uid(prefix=None)
-            for number, one in enumerate(maps, start=1):
-                picture = _picture(one, mine[one.slice], picture_series, number)
-                written.append(_save(picture, folder / f"{series}_slice-{one.slice:04d}.dcm"))
+    for study in result.studies:
+        series = study["series_id"]
+        if series not in images:
+            continue
+        mine = images[series]
+        _require_uids(mine)
+        maps = [one for one in heat_maps if one.series == series and one.slice in mine]
+        written.append(_save(_report(result, study, mine, maps, algorithm), folder / f"{series}_report.dcm"))
+        picture_series = generate_uid(prefix=None)
+        for number, one in enumerate(maps, start=1):
+            picture = _picture(one, mine[one.slice], picture_series, number)
+            written.append(_save(picture, folder / f"{series}_slice-{one.slice:04d}.dcm"))
     return written
 
 

@@ -1,24 +1,23 @@
-"""The DICOM images that the slices of a prediction came from, found again among the files that were given.
+"""The images behind the slices of a prediction, noted while ingestion reads them.
 
-A store knows them by keyed hashes alone; whoever has the files and the key can tell which they are.
+A store knows them by keyed hashes alone, and members of archives are gone when ingestion has ended.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pydicom
 
-from medssl_monai.classify.inputs import PredictionInput
-from medssl_monai.ingest.dicom.header import read_frames, sniff_dicom
 from medssl_monai.ingest.dicom.instance import Instance
+from medssl_monai.ingest.dicom.plan import DicomPlan
 from medssl_monai.ingest.dicom.tags import reading
-from medssl_monai.ingest.scan import find_files
-from medssl_monai.ingest.sources.archives import unpacked
-from medssl_monai.store.pseudonyms import load_key, pseudonym
-from medssl_monai.store.verdicts import RejectedError
+from medssl_monai.ingest.write_series import Plan
+from medssl_monai.store.pseudonyms import load_key, source_id
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,53 +33,42 @@ class SourceImage:
     frame: int | None
 
 
-@contextmanager
-def source_images(
-    sources: Sequence[Path], given: PredictionInput, folder: Path, key: bytes | None = None
-) -> Iterator[dict[tuple[str, int], SourceImage]]:
-    """Of each classified slice that came from DICOM, by (series id, slice), its image.
+class Sources:
+    """Where the series of an ingestion came from; `note` is given to `build_store`.
 
     Args:
-        sources: what was given for prediction.
-        given: what was classified.
-        folder: where archives may be unpacked meanwhile.
+        headers: whether headers are kept, for `image`.
         key: of the pseudonyms; by default the user's own.
     """
-    key = load_key() if key is None else key
-    owner = {
-        instance: series_id
-        for series_id in {row["series_id"] for row in given.rows}
-        for instance in given.store.note(series_id).instances
-    }
-    with unpacked(find_files(sources), folder) as (files, _):
-        found: dict[str, list[Instance]] = {}
-        for file in files:
-            for instance in _frames(file.path, file.content):
-                series_id = owner.get(pseudonym(key, "instance", instance.identity))
-                if series_id is not None:
-                    found.setdefault(series_id, []).append(instance)
-        headers: dict[Path, Any] = {}
-        images = {}
-        for row in given.rows:
-            image = _nearest(found.get(row["series_id"], []), row)
-            if image is None:
-                continue
-            if image.content not in headers:
-                with reading():
-                    headers[image.content] = pydicom.dcmread(image.content, stop_before_pixels=True)
-            frame = None if image.frame is None else image.frame + 1
-            images[row["series_id"], int(row["slice"])] = SourceImage(headers[image.content], frame)
-        yield images
 
+    def __init__(self, headers: bool = False, key: bytes | None = None) -> None:
+        self.headers, self._key = headers, key
+        self.paths: dict[str, str] = {}
+        self._instances: dict[str, Sequence[Instance]] = {}
+        self._headers: dict[Path, Any] = {}
 
-def _frames(path: Path, content: Path) -> list[Instance]:
-    try:
-        with content.open("rb") as opened:
-            if not sniff_dicom(opened.read(132)):
-                return []
-        return read_frames(path, content)
-    except (OSError, RejectedError):  # what cannot be read was not classified either
-        return []
+    def note(self, plan: Plan) -> None:
+        """Keep a series' path, and the headers of its images where these are asked for."""
+        self._key = load_key() if self._key is None else self._key
+        instances = plan.instances if isinstance(plan, DicomPlan) else ()
+        file = plan.instances[0].path if isinstance(plan, DicomPlan) else plan.path
+        place = next((one for one in (file, *file.parents) if source_id(self._key, one) == plan.source_id), file)
+        self.paths[plan.series_id] = str(place)
+        if self.headers:
+            self._instances[plan.series_id] = instances
+            for content in {instance.content for instance in instances} - self._headers.keys():
+                try:
+                    with reading():
+                        self._headers[content] = pydicom.dcmread(content, stop_before_pixels=True)
+                except Exception as error:  # whatever pydicom meets in a broken file
+                    logger.warning("series %s: a header cannot be read (%s)", plan.series_id, type(error).__name__)
+
+    def image(self, row: dict[str, Any]) -> SourceImage | None:
+        """The image behind a slice of the index; None where it is not DICOM, or its header is not kept."""
+        instance = _nearest(self._instances.get(row["series_id"], ()), row)
+        if instance is None or instance.content not in self._headers:
+            return None
+        return SourceImage(self._headers[instance.content], None if instance.frame is None else instance.frame + 1)
 
 
 def _nearest(instances: Sequence[Instance], row: dict[str, Any]) -> Instance | None:

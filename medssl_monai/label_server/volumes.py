@@ -1,4 +1,7 @@
-"""What spoke for a prediction, as an image that a viewer lays over the study."""
+"""Volumes on the grid of a series, as files that viewers open: the series itself, and what spoke for a prediction.
+
+Arrays are (columns, rows, slices). Files carry the geometry and no other header.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,8 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medssl_monai.label_server.studies import series_affine
 from medssl_monai.store.reader import SliceStore
+
+
+def series_volume(store: SliceStore, series_id: str) -> npt.NDArray[np.int16]:
+    """The slices of a series: int16 HU, or the modality's own units."""
+    return np.ascontiguousarray(store.read_series(series_id).transpose(2, 1, 0))
 
 
 def evidence_volume(
@@ -18,17 +25,17 @@ def evidence_volume(
     maps: Sequence[npt.NDArray[np.float32]],
     threshold: float | None,
 ) -> npt.NDArray[Any]:
-    """Maps of slices as a volume on the series' grid (columns, rows, slices).
+    """Maps of single slices, put together.
 
     Args:
         store: holds the series.
         series_id: of the series; maps of other series are left out.
-        rows: which slices the maps are of.
+        rows: the slice of each map.
         maps: (H, W) in [0, 1] each.
-        threshold: share of the most from which a pixel is marked 1 in a label map (uint8); None gives the maps
+        threshold: share of the maximum from which a pixel is marked 1 in a label map (uint8); None gives the maps
             themselves (float32).
     """
-    volume = np.zeros(store.read_series(series_id).transpose(2, 1, 0).shape, np.float32)
+    volume = np.zeros(series_volume(store, series_id).shape, np.float32)
     for row, heat in zip(rows, maps, strict=True):
         if row["series_id"] == series_id:
             volume[:, :, row["slice"]] = heat.T
@@ -36,11 +43,15 @@ def evidence_volume(
 
 
 def write_volume(store: SliceStore, series_id: str, volume: npt.NDArray[Any], file: Path) -> None:
-    """Write a volume on a series' grid as ``.nii.gz`` or ``.nrrd``."""
-    import nibabel
+    """Write a volume on the grid of a series as ``.nii.gz`` or ``.nrrd``.
 
-    affine = series_affine(store.select([["series_id", "==", series_id]]))
+    The grid is the identity for a series without positions in its tags.
+    """
+    known = store.select([["series_id", "==", series_id]])[0]["affine"]
+    affine = np.eye(4) if known is None else np.asarray(known, dtype=np.float64).reshape(4, 4)  # RAS
     if file.suffix != ".nrrd":
+        import nibabel
+
         nifti: Any = nibabel.Nifti1Image
         nibabel.save(nifti(volume, affine), file)
         return
