@@ -1,4 +1,4 @@
-"""What a self-supervised method is to the trainer."""
+"""The interface between a self-supervised method and the trainer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from medssl_monai.networks.resnet import ResNetEncoder
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: `step` optimizer steps of `total_steps` are done, in `epoch` (both count from 0).
+    """The position of a run: `step` of `total_steps` optimizer steps are done; `epoch` counts from 0 as well.
 
-    Schedules are closed-form in it, so that a resumed run needs no state of theirs.
+    Schedules are closed forms of it, so a resumed run needs no state of a schedule.
     """
 
     step: int
@@ -23,43 +23,57 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """Share of the run that is done, 0 at the first step and below 1 at the last."""
+        """Completed share of the run: 0 at the first step, below 1 at the last."""
         return self.step / self.total_steps if self.total_steps > 0 else 0.0
 
 
 class Method(nn.Module):
-    """A self-supervised method: an encoder, what surrounds it, and a loss.
+    """A self-supervised method: an encoder, its heads, and a loss.
 
-    The trainer calls `before_step`, then `forward` and backward (several times under gradient accumulation), then
-    `after_backward`, the optimizer, `after_step`: the hooks once per optimizer step. All that must survive a
-    restart is in `state_dict()`.
+    For each optimizer step the trainer calls `before_step`, then `forward` and backward (several times with gradient
+    accumulation), then `after_backward`, the optimizer, and `after_step`. State that a resumed run needs must be in
+    `state_dict()`.
+
+    Attributes:
+        encoder: the network that is kept after pre-training.
+        host_keys: keys of a batch that stay on the host, because shapes depend on their values.
+        advice: what to try after a collapse.
     """
 
     encoder: ResNetEncoder
-    host_keys: tuple[str, ...] = ()  # of a batch, left on the host: shapes follow from their values
-    advice: str = "lower learning_rate, lengthen the warm-up, or look at the views"  # what to try after a collapse
+    host_keys: tuple[str, ...] = ()
+    advice: str = "lower learning_rate, lengthen the warm-up, or look at the views"
 
     def before_step(self, progress: Progress) -> None:
-        """Run before a step's first forward pass."""
+        """Called before a step's first forward pass."""
 
     def forward(self, batch: Mapping[str, Any], progress: Progress) -> dict[str, Tensor]:
-        """A batch to scalars: "loss", which is minimised, and others, which are logged."""
+        """Scalars of a batch: "loss", which is minimised, and others, which are logged."""
         raise NotImplementedError
 
     def after_backward(self, progress: Progress) -> None:
-        """Run after a step's last backward pass, before the optimizer."""
+        """Called after a step's last backward pass, before the optimizer."""
 
     def after_step(self, progress: Progress) -> None:
-        """Run after the optimizer."""
+        """Called after the optimizer."""
 
     def embed(self, view: Tensor) -> Tensor:
-        """What the loss compares, of one view (B, 1|3, h, w): (B, D). The encoder's features, unless it says more."""
+        """Embeddings (B, D) of one view (B, 1|3, h, w) that the loss compares; by default the encoder's features."""
         features: Tensor = self.encoder(view)
         return features
 
     def health(self, embeddings: Tensor) -> dict[str, float]:
-        """Figures that tell whether the method's own parts are alive, given what `embed` makes of some slices (N, D).
+        """Figures on the state of the method's own parts, for the collapse guard's log.
 
-        Logged by the collapse guard.
+        Args:
+            embeddings: (N, D), from `embed`.
         """
         return {}
+
+
+def two_views(batch: Mapping[str, Any], name: str) -> tuple[Tensor, Tensor]:
+    """The two views of a batch; raises ValueError, which names the method, for another number of views."""
+    if len(batch["views"]) != 2:
+        raise ValueError(f"views: {name} needs two, found {len(batch['views'])}; use {name}'s views")
+    first, second = batch["views"]
+    return first, second

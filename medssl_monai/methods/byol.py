@@ -1,4 +1,4 @@
-"""BYOL: predict what a slowly following network makes of another view (Grill et al. 2020, arXiv 2006.07733).
+"""BYOL: predict a moving-average network's projection of another view (Grill et al. 2020, arXiv 2006.07733).
 
 Shapes: B images, F features, D dimensions. y features, z projection, h prediction.
 """
@@ -11,27 +11,36 @@ import torch
 from torch import Tensor
 
 from medssl_monai.losses.cosine_prediction import cosine_prediction_loss
-from medssl_monai.methods.base import Method, Progress
+from medssl_monai.methods.base import Method, Progress, two_views
 from medssl_monai.networks.moving_average import follow, follower
 from medssl_monai.networks.projection_heads import byol_mlp
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
 
 
 class BYOL(Method):
-    """Predict the target network's projection of one view from the other, both ways.
+    """Predicts the target network's projection of each view from the other view.
 
     Args:
         encoder: an encoder or its name; the target starts as a copy.
         hidden_dim: hidden units of projector and predictor.
         embedding_dim: D, dimensions of projections and predictions.
-        momentum: τ at the start; it rises to 1 by a cosine.
-        momentum_span: "run": τ reaches 1 at the end of the run. "epoch": it does so after one epoch and comes back in
-            the next, as happened in Wolf et al. 2023.
-        target_predictor: also keep, average and run a copy of the predictor, as Wolf et al. 2023 do; it decides
-            nothing.
+        momentum: τ at the start; it rises to 1 along a cosine.
+        momentum_span: "run": τ reaches 1 at the end of the run. "epoch": τ reaches 1 after one epoch and falls back in
+            the next, as in the code of Wolf et al. 2023.
+        target_predictor: also keep, average and run a copy of the predictor, as Wolf et al. 2023 do; it does not affect
+            the loss.
 
-    The online network passes the two views one after the other, so its batch norms move twice a step; the target is
-    in training mode with batch statistics of its own.
+    The online network takes the two views one after the other, so its batch norms update twice a step. The target runs
+    in training mode with its own batch statistics.
+
+    Raises:
+        ValueError: a setting is out of range.
+
+    Example:
+        >>> method = BYOL("resnet18", hidden_dim=64, embedding_dim=16)
+        >>> views = [torch.randn(4, 1, 64, 64) for _ in range(2)]
+        >>> sorted(method({"views": views}))
+        ['loss', 'similarity']
     """
 
     advice = (
@@ -49,9 +58,9 @@ class BYOL(Method):
     ) -> None:
         super().__init__()
         if not 0.0 <= momentum <= 1.0:
-            raise ValueError(f"momentum: a share in 0 .. 1, found {momentum}; BYOL takes 0.996")
+            raise ValueError(f"momentum: must be from 0 to 1, found {momentum}; BYOL uses 0.996")
         if momentum_span not in ("run", "epoch"):
-            raise ValueError(f"momentum_span: 'run' or 'epoch', found {momentum_span!r}; BYOL means 'run'")
+            raise ValueError(f"momentum_span: must be 'run' or 'epoch', found {momentum_span!r}; BYOL uses 'run'")
         self.encoder = resnet_encoder(encoder) if isinstance(encoder, str) else encoder
         self.projector = byol_mlp(self.encoder.num_features, hidden_dim, embedding_dim)
         self.predictor = byol_mlp(embedding_dim, hidden_dim, embedding_dim)
@@ -66,9 +75,7 @@ class BYOL(Method):
 
         Also "similarity", the mean cosine of prediction and target. Raises ValueError for another number of views.
         """
-        if len(batch["views"]) != 2:
-            raise ValueError(f"views: BYOL needs two, found {len(batch['views'])}; use BYOL's views")
-        view1, view2 = batch["views"]
+        view1, view2 = two_views(batch, "BYOL")
         loss1 = cosine_prediction_loss(self.predict(view1), self.target(view2))
         loss2 = cosine_prediction_loss(self.predict(view2), self.target(view1))
         loss = loss1 + loss2
@@ -93,7 +100,7 @@ class BYOL(Method):
         return projection
 
     def after_step(self, progress: Progress) -> None:
-        """Let the target follow."""
+        """Update the target network."""
         span = progress.total_steps if self.momentum_span == "run" else progress.steps_per_epoch
         tau = target_momentum(progress.step, span, self.momentum)
         follow(self.target_encoder, self.encoder, tau)
@@ -105,6 +112,6 @@ class BYOL(Method):
 def target_momentum(step: int, span: int, start: float) -> float:
     """τ = 1 − (1 − start) · (cos(π · step / span) + 1) / 2 (arXiv 2006.07733, section 3.3).
 
-    It is 1 when `step` is `span`, and beyond it falls back, with a period of twice the span.
+    τ is 1 when `step` equals `span`, and falls again after that, with a period of twice the span.
     """
     return 1.0 - (1.0 - start) * (math.cos(math.pi * step / max(1, span)) + 1.0) / 2.0

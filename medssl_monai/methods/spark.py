@@ -24,16 +24,29 @@ from medssl_monai.transforms.draws import visible_cells
 
 
 class SparK(Method):
-    """Encode visible patches only, predict the masked ones.
+    """Encodes the visible patches of an image and predicts the masked ones.
 
-    `encoder` is an encoder or its name; a name gives an encoder whose residual blocks start as the identity.
-    `mask_ratio` is the share of cells hidden by `draw_mask`; a batch's own mask is used as it is. `decoder_width` is
-    a multiple of 32. `drop_path_rate` is the last block's rate of stochastic depth. `image_channels` is the number
-    of channels of the views, which the decoder predicts. With `packed` the encoder computes visible cells alone
-    (`packed_features`) instead of multiplying hidden ones by zero; compiled graphs then begin behind the mask.
+    Args:
+        encoder: an encoder or its name. A name gives an encoder with residual blocks that start as the identity.
+        mask_ratio: share of cells that `draw_mask` hides. A batch's own mask is used as it is.
+        decoder_width: channels of the decoder's first stage, a multiple of 32.
+        drop_path_rate: rate of stochastic depth in the last block.
+        image_channels: channels of the views, which the decoder predicts.
+        packed: compute the visible cells only (`packed_features`) instead of multiplying hidden ones by zero. A
+            compiled graph then begins after the mask.
 
-    Masks may lie on the host while images lie on a device, and should: the number of visible cells is a shape, and a
-    device would have to be waited for.
+    Keep masks on the host: the number of visible cells is a shape, and reading it from a device would wait for it.
+
+    Raises:
+        ValueError: a setting is out of range.
+
+    Example:
+        >>> method = SparK("resnet18", decoder_width=32, image_channels=1)
+        >>> image, mask = torch.randn(2, 1, 64, 64), method.draw_mask(2, 64, 64)
+        >>> sorted(method({"views": [image], "mask": mask}))
+        ['loss']
+        >>> method.reconstruct(image, mask)["prediction"].shape
+        torch.Size([2, 1, 64, 64])
     """
 
     host_keys = ("mask",)
@@ -49,17 +62,17 @@ class SparK(Method):
     ) -> None:
         super().__init__()
         if not 0.0 < mask_ratio < 1.0:
-            raise ValueError(f"mask_ratio: a share between 0 and 1, found {mask_ratio}; SparK's paper takes 0.6")
+            raise ValueError(f"mask_ratio: must be between 0 and 1, found {mask_ratio}; SparK uses 0.6")
         if not 0.0 <= drop_path_rate < 1.0:
-            raise ValueError(f"drop_path_rate: a probability below 1, found {drop_path_rate}; SparK takes 0 to 0.05")
+            raise ValueError(f"drop_path_rate: must be from 0 to below 1, found {drop_path_rate}; SparK uses 0 to 0.05")
         if image_channels not in (1, 3):
-            raise ValueError(f"image_channels: 1 or 3, found {image_channels}; give one window, or three as channels")
+            raise ValueError(f"image_channels: must be 1 or 3, found {image_channels}; give one window, or three")
         self.encoder = resnet_encoder(encoder, zero_init_residual=True) if isinstance(encoder, str) else encoder
         self.mask_ratio = mask_ratio
         self.drop_path_rate = drop_path_rate
         self.image_channels = image_channels
         self.packed = packed
-        # The smallest map first, as the decoder takes them; 1×1 suffices where a position is a whole cell.
+        # The smallest map first, in the decoder's order. A 1×1 kernel suffices where a position is a whole cell.
         self.densify = nn.ModuleList(
             Densify(channels, decoder_width // 2**i, kernel_size=1 if i == 0 else 3)
             for i, channels in enumerate(reversed(self.encoder.stage_channels))
@@ -67,9 +80,9 @@ class SparK(Method):
         self.decoder = LightDecoder(decoder_width, image_channels)
 
     def forward(self, batch: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
-        """Loss of one batch: "views" a list whose first is (B, C, H, W), "mask" (B, 1, H/32, W/32) bool.
+        """Loss of one batch: "views" a list with first element (B, C, H, W), "mask" (B, 1, H/32, W/32) bool.
 
-        Raises ValueError where the two do not fit one another or this model.
+        Raises ValueError if the two do not fit each other or this model.
         """
         if "mask" not in batch:
             raise ValueError("batch: SparK needs a mask (B, 1, H/32, W/32), found none; use SparK's views")
@@ -80,11 +93,11 @@ class SparK(Method):
         return {"loss": masked_reconstruction_loss(prediction, image, mask.to(image.device, non_blocking=True))}
 
     def predict(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Normalised patches of the whole image (B, C, H, W), from its visible cells alone."""
+        """Normalised patches of the whole image (B, C, H, W), predicted from its visible cells."""
         return self._predict(image, self._visible(mask, image.device))
 
     def _visible(self, mask: Tensor, device: torch.device) -> Cells | Tensor:
-        # How many cells are visible is a value: a compiled graph begins behind it.
+        # The number of visible cells is a value, so a compiled graph begins after it.
         return _cells(mask, device) if self.packed else mask.to(device, non_blocking=True)
 
     def _predict(self, image: Tensor, visible: Cells | Tensor) -> Tensor:
@@ -103,11 +116,11 @@ class SparK(Method):
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Pictures of what the model sees and predicts, all (B, C, H, W) in the units of `image`.
+        """Images of the model's input and prediction, all (B, C, H, W) in the units of `image`.
 
-        "masked" is the image, zero at hidden cells; "prediction" the decoder's output with each patch given the
-        true patch's mean and deviation; "reconstruction" the image with its hidden cells taken from the prediction.
-        Uses the mode (train or eval) that the model is in.
+        "masked" is the image, zero at hidden cells. "prediction" is the decoder's output, scaled to the true mean and
+        deviation of each patch. "reconstruction" is the image with its hidden cells from the prediction. The model
+        stays in its current mode (train or eval).
         """
         self._check(image, mask)
         rows, columns = mask.shape[2:]
@@ -134,13 +147,13 @@ class SparK(Method):
             )
         if channels != self.image_channels:
             raise ValueError(
-                f"image: the model predicts {self.image_channels} channels, found {channels}; "
+                f"image: must have the model's {self.image_channels} channels, found {channels}; "
                 f"set image_channels to the number of windows of the views"
             )
         grid = (batch, 1, height // GRID_STRIDE, width // GRID_STRIDE)
         if tuple(mask.shape) != grid or mask.dtype != torch.bool:
             raise ValueError(
-                f"mask: bool of shape {grid} for this image, found {mask.dtype} of shape {tuple(mask.shape)}; "
+                f"mask: must be bool of shape {grid} for this image, found {mask.dtype} of shape {tuple(mask.shape)}; "
                 f"draw one cell for each {GRID_STRIDE} × {GRID_STRIDE} pixels"
             )
 
@@ -153,9 +166,10 @@ def _cells(mask: Tensor, device: torch.device) -> Cells:
 def draw_mask(
     batch: int, rows: int, columns: int, mask_ratio: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Masks (batch, 1, rows, columns) bool, True = visible; every sample has `visible_cells` of them, uniformly drawn.
+    """Masks (batch, 1, rows, columns) bool, True = visible, with `visible_cells` uniformly drawn visible cells each.
 
-    Drawn on the generator's device (the CPU without one). For loops without `SparKViews`, which draw their own masks.
+    They are drawn on the generator's device, or on the CPU without a generator. For loops without `SparKViews`, which
+    draw their own masks.
     """
     device = generator.device if generator is not None else torch.device("cpu")
     keep = visible_cells(rows * columns, mask_ratio)

@@ -16,7 +16,7 @@ from medssl_monai.losses.sinkhorn import sinkhorn
 from medssl_monai.losses.swapped_prediction import swapped_prediction_loss
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.feature_queue import NewestFirstQueue
-from medssl_monai.networks.projection_heads import swav_projector
+from medssl_monai.networks.projection_heads import swav_projector, unit_length
 from medssl_monai.networks.prototypes import Prototypes
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
 from medssl_monai.processes import process_cat, process_count, process_rank
@@ -25,25 +25,34 @@ CODE_VIEWS = 2  # the large crops, which come first
 
 
 class SwAV(Method):
-    """Predict the codes of two large crops from every other crop.
+    """Predicts the codes of two large crops from every other crop.
 
     Args:
         encoder: an encoder or its name.
         hidden_dim: hidden units of the projector.
         embedding_dim: D, dimensions of an embedding.
         prototypes: K; 3000 in the paper on ImageNet, 500 in Wolf et al. 2023.
-        temperature: of the predictions' softmax.
+        temperature: of the softmax of the predictions.
         epsilon: smoothness of the codes.
-        sinkhorn_iterations: alternations of Sinkhorn-Knopp.
-        queue_length: L, rows a large crop; embeddings of past batches share the codes' balance with the batch. 0 is
-            none; take 3840, as the paper does, or at least K, where the batch is smaller than K.
-        queue_start_epoch: when embeddings begin to enter the queue; from then on it is used once it is full.
-        freeze_prototypes_steps: optimizer steps during which prototypes stay as they started.
-        freeze_prototypes_epochs: the same in epochs (Wolf et al. 2023 froze them for 313 epochs); the longer holds.
+        sinkhorn_iterations: iterations of Sinkhorn-Knopp.
+        queue_length: L, rows for each large crop. Embeddings of past batches are balanced together with the batch. 0
+            means no queue. If the batch is smaller than K, use 3840 as in the paper, or at least K.
+        queue_start_epoch: epoch from which embeddings enter the queue. The queue is used as soon as it is full.
+        freeze_prototypes_steps: optimizer steps during which the prototypes are not trained.
+        freeze_prototypes_epochs: the same in epochs (313 in Wolf et al. 2023); the longer of the two applies.
 
-    Under gradient accumulation codes are balanced within a micro-batch and the queue; the whole batch enters the
-    queue after its last backward pass. With several processes, `use_process_batch_norm` makes N of them, each on its
-    part of the batch in the order of their ranks, compute what one computes on the whole.
+    With gradient accumulation, codes are balanced within a micro-batch and the queue; the whole batch enters the queue
+    after its last backward pass. With `use_process_batch_norm`, N processes that share a batch in the order of ranks
+    compute what one process computes on the whole batch.
+
+    Raises:
+        ValueError: a setting is out of range.
+
+    Example:
+        >>> method = SwAV("resnet18", hidden_dim=64, embedding_dim=16, prototypes=10)
+        >>> views = [torch.randn(4, 1, 64, 64) for _ in range(2)] + [torch.randn(4, 1, 32, 32)]
+        >>> sorted(method({"views": views}))
+        ['loss', 'prototype_entropy']
     """
 
     advice = (
@@ -68,11 +77,11 @@ class SwAV(Method):
         super().__init__()
         for name, value, usual in (("temperature", temperature, 0.1), ("epsilon", epsilon, 0.05)):
             if not value > 0.0:
-                raise ValueError(f"{name}: a positive number, found {value}; SwAV takes {usual}")
+                raise ValueError(f"{name}: must be positive, found {value}; SwAV uses {usual}")
         if prototypes < 2:
-            raise ValueError(f"prototypes: at least 2, found {prototypes}; SwAV takes 3000, Wolf et al. 500")
+            raise ValueError(f"prototypes: must be at least 2, found {prototypes}; SwAV uses 3000, Wolf et al. 500")
         if queue_length < 0:
-            raise ValueError(f"queue_length: 0 for none, or more, found {queue_length}; SwAV takes 3840")
+            raise ValueError(f"queue_length: must be 0 (no queue) or more, found {queue_length}; SwAV uses 3840")
         self.encoder = resnet_encoder(encoder) if isinstance(encoder, str) else encoder
         self.projector = swav_projector(self.encoder.num_features, hidden_dim, embedding_dim)
         self.prototypes = Prototypes(embedding_dim, prototypes)
@@ -83,12 +92,12 @@ class SwAV(Method):
         self.queue_start_epoch = queue_start_epoch
         self.freeze_prototypes_steps = freeze_prototypes_steps
         self.freeze_prototypes_epochs = freeze_prototypes_epochs
-        self._arrivals: list[Tensor] = []  # embeddings (A, B, D) of this step, on their way to the queue
-        # Decided before each step, so that the forward pass neither waits for the device nor splits when compiled.
+        self._arrivals: list[Tensor] = []  # embeddings (A, B, D) of this step, not yet in the queue
+        # Set before each step, so that the forward pass neither waits for the device nor breaks a compiled graph.
         self._queue_fills = self._queue_counts = False
 
     def before_step(self, progress: Progress) -> None:
-        """Normalise the prototypes; see whether the queue is filled and full."""
+        """Normalise the prototypes; determine whether the queue is being filled, and whether it is full."""
         self._arrivals.clear()
         self.prototypes.normalise()
         self._queue_fills = self.queue is not None and progress.epoch >= self.queue_start_epoch
@@ -97,8 +106,8 @@ class SwAV(Method):
     def forward(self, batch: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
         """Loss of one batch: "views" a list (V) of (B, 1|3, h, w), the two large crops first.
 
-        Also "prototype_entropy": how evenly the large crops are spread over their nearest prototypes, from 0, where
-        one takes all, to 1. Raises ValueError for fewer than two views, or views of different batches.
+        Also "prototype_entropy": how evenly the large crops are spread over their nearest prototypes, from 0 (all on
+        one prototype) to 1. Raises ValueError for fewer than two views, or views of different batches.
         """
         views: Sequence[Tensor] = batch["views"]
         _check(views)
@@ -113,19 +122,18 @@ class SwAV(Method):
         }
 
     def embeddings(self, views: Sequence[Tensor]) -> Tensor:
-        """Embeddings (V, B, D) of unit length: one pass of the encoder a crop size, one of the projector for all."""
+        """Embeddings (V, B, D) of unit length: one encoder pass for each crop size, one projector pass for all."""
         sizes = [list(group) for _, group in groupby(views, key=lambda view: view.shape[2:])]
         features = torch.cat([self.encoder(torch.cat(group)) for group in sizes])  # (V · B, F), view by view
-        projected = self.projector(features)
-        exact = projected.to(torch.promote_types(projected.dtype, torch.float32))
-        return F.normalize(exact, dim=1).reshape(len(views), -1, exact.shape[1])
+        embeddings = unit_length(self.projector(features))
+        return embeddings.reshape(len(views), -1, embeddings.shape[1])
 
     def embed(self, view: Tensor) -> Tensor:
         """Embeddings (B, D) of unit length."""
         return self.embeddings([view])[0]
 
     def health(self, embeddings: Tensor) -> dict[str, float]:
-        """``prototype_entropy``: how evenly slices fall on prototypes, from 0, where one takes all."""
+        """``prototype_entropy``: how evenly slices fall on prototypes, from 0 (all on one) to 1."""
         scores = self.prototypes(embeddings.to(self.prototypes.weight))
         return {"prototype_entropy": float(_usage_entropy(scores[None]))}
 
@@ -133,8 +141,8 @@ class SwAV(Method):
     def codes(self, scores: Tensor) -> list[Tensor]:
         """Codes (B, K) of each large crop from scores (A, B, K), balanced over the batch and, once full, the queue.
 
-        The queue's embeddings are scored against the prototypes as they now are. In training all processes' batches
-        are balanced together; every process holds the whole queue and scores its share of it.
+        The queue's embeddings are scored with the current prototypes. In training the batches of all processes are
+        balanced together; every process holds the whole queue and scores its share of it.
         """
         rank, processes = (process_rank(), process_count()) if self.training else (0, 1)
         codes = []
@@ -147,25 +155,25 @@ class SwAV(Method):
         return codes
 
     def after_backward(self, progress: Progress) -> None:
-        """Let the step's embeddings enter the queue; drop the prototypes' gradients while they are frozen."""
+        """Add the step's embeddings to the queue; drop the prototypes' gradients while they are frozen."""
         if self.queue is not None and self._arrivals:
             self.queue.enter(process_cat(torch.cat(self._arrivals, dim=1), dim=1))
         self._arrivals.clear()
         if progress.step < self.freeze_prototypes_steps or progress.epoch < self.freeze_prototypes_epochs:
-            # None, not zero: momentum and weight decay must not move them either.
+            # None rather than zero, so that momentum and weight decay do not change them either.
             self.prototypes.weight.grad = None
 
 
 def _check(views: Sequence[Tensor]) -> None:
     if len(views) < CODE_VIEWS:
-        raise ValueError(f"views: SwAV needs two large crops, then small ones, found {len(views)}; use SwAV's views")
+        raise ValueError(f"views: SwAV needs two large crops, then small ones, found {len(views)}; use its views")
     sizes = {view.shape[0] for view in views}
     if len(sizes) > 1:
-        raise ValueError(f"views: all of one batch size, found {sorted(sizes)}; give every image every crop")
+        raise ValueError(f"views: must all have one batch size, found {sorted(sizes)}; give every image every crop")
 
 
 def _usage_entropy(scores: Tensor) -> Tensor:
-    # Codes would not tell: they are balanced by construction.
+    # From scores rather than codes, which are balanced by construction.
     nearest = F.one_hot(scores.argmax(dim=-1).flatten(), scores.shape[-1])  # (A · B, K)
     usage = nearest.to(scores.dtype).mean(dim=0)
     return -torch.xlogy(usage, usage).sum() / math.log(min(nearest.shape))

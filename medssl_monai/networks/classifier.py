@@ -13,14 +13,14 @@ logger = logging.getLogger(__name__)
 
 
 def classifier(arch: str = "resnet50", num_classes: int = 2, encoder_weights: str | Path | None = None) -> ResNet:
-    """Images (B, 3, H, W) to logits (B, num_classes), as `torchvision.models` builds it, so that it loads anywhere.
+    """torchvision's ResNet: images (B, 3, H, W) to logits (B, num_classes).
 
-    `encoder_weights` is whatever `load_encoder` takes; they must cover the whole encoder, and the load report is
-    logged. None (or an empty string) leaves torchvision's random initialisation. One-channel images are repeated
-    before. Raises ConfigError for an unknown `arch`, CheckpointError where the weights do not fit.
+    `encoder_weights` is a file or run that `load_encoder` reads. It must hold the whole encoder; the load report is
+    logged. None (or an empty string) keeps torchvision's random initialisation. Repeat one-channel images to three
+    channels first. Raises ConfigError for an unknown `arch`, CheckpointError where the weights do not fit.
     """
     if num_classes < 1:
-        raise ValueError(f"num_classes: at least 1, found {num_classes}; count the classes of the label table")
+        raise ValueError(f"num_classes: must be at least 1, found {num_classes}; count the classes of the label table")
     network = ResNet(*torchvision_layout(arch), num_classes=num_classes)
     if encoder_weights:
         logger.info("%s", load_into_resnet(network, encoder_weights))
@@ -30,7 +30,7 @@ def classifier(arch: str = "resnet50", num_classes: int = 2, encoder_weights: st
 def load_classifier(network: nn.Module, path: str | Path) -> None:
     """Load a fine-tuned network's whole state dict, ``fc`` included; nothing is unpickled.
 
-    `path` is a file such as RUN/models/model.pt, or the run's folder. Raises CheckpointError where it cannot be read,
-    or any name or shape differs, e.g. by the number of classes.
+    `path` is a file such as RUN/models/model.pt, or the run's folder. Raises CheckpointError if it cannot be read, or
+    if any name or shape differs, for instance by the number of classes.
     """
     load_exactly(network, path)

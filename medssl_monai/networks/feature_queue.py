@@ -1,4 +1,4 @@
-"""Features of past batches, kept in buffers so that they survive a restart.
+"""Queues of features from past batches, in buffers, so that a checkpoint holds them.
 
 Shapes: B rows that enter, L rows kept, D dimensions, V views with a queue each.
 """
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 class RingQueue(nn.Module):
     """MoCo's queue (arXiv 1911.05722, section 3.2): new rows overwrite the oldest, wrapping around at the end.
 
-    Starts with random rows of unit length. Any B will do, L need not be a multiple of it; of more than L rows the
-    last L are kept.
+    It starts with random rows of unit length. L need not be a multiple of B; of more than L rows the last L are kept.
     """
 
     features: Tensor  # (L, D)
@@ -23,13 +22,13 @@ class RingQueue(nn.Module):
     def __init__(self, length: int, dimensions: int) -> None:
         super().__init__()
         if length < 1:
-            raise ValueError(f"queue length: at least 1, found {length}; MoCo takes 65536")
+            raise ValueError(f"queue length: at least 1, found {length}; MoCo uses 65536")
         self.register_buffer("features", F.normalize(torch.randn(length, dimensions), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def enter(self, rows: Tensor) -> None:
-        """Put rows (B, D) in, the oldest first."""
+        """Add rows (B, D), the oldest first."""
         length = self.features.shape[0]
         surplus = max(0, rows.shape[0] - length)
         places = (self.pointer + torch.arange(surplus, rows.shape[0], device=rows.device)) % length
@@ -40,8 +39,8 @@ class RingQueue(nn.Module):
 class NewestFirstQueue(nn.Module):
     """SwAV's queues, one a view (arXiv 2006.09882, section 3.1, and its code): newest batch first, each in its order.
 
-    Rows move down as new ones enter, and fall off after L; so any B will do, L need not be a multiple of it. Empty
-    rows are zero; `is_full` is true from the moment when the last row is filled.
+    Rows move down as new ones enter, and are dropped after L; L need not be a multiple of B. Empty rows are zero;
+    `is_full` is true once the last row is filled.
     """
 
     features: Tensor  # (V, L, D)
@@ -50,10 +49,10 @@ class NewestFirstQueue(nn.Module):
     def __init__(self, views: int, length: int, dimensions: int) -> None:
         super().__init__()
         if length < 1:
-            raise ValueError(f"queue length: at least 1, found {length}; SwAV takes 3840 for small batches")
+            raise ValueError(f"queue length: at least 1, found {length}; SwAV uses 3840 for small batches")
         self.register_buffer("features", torch.zeros(views, length, dimensions))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
-        self._known: int | None = None  # `filled`, once it was read: a device is asked for it once, not every step
+        self._known: int | None = None  # `filled` once read: a read waits for the device
 
     @property
     def is_full(self) -> bool:
@@ -64,7 +63,7 @@ class NewestFirstQueue(nn.Module):
 
     @torch.no_grad()
     def enter(self, rows: Tensor) -> None:
-        """Put rows (V, B, D) in; of more than L the first L are kept."""
+        """Add rows (V, B, D); of more than L the first L are kept."""
         length = self.features.shape[1]
         self.features.copy_(torch.cat([rows.to(self.features.dtype), self.features], dim=1)[:, :length])
         self.filled.add_(rows.shape[1]).clamp_(max=length)

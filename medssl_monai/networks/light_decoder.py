@@ -18,8 +18,8 @@ STAGES = 5  # from stride 32 to stride 1
 class Densify(nn.Module):
     """Batch norm over visible positions, a learned mask token at the others, a convolution to the decoder's width.
 
-    Maps (B, in_channels, H, W) to (B, out_channels, H, W). The token starts as a normal of standard deviation 0.02
-    truncated at one standard deviation; the convolution has a bias and torch's own initialisation.
+    Maps (B, in_channels, H, W) to (B, out_channels, H, W). The token is initialised from a normal distribution with
+    standard deviation 0.02, truncated at one standard deviation. The convolution has a bias and torch's initialisation.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
@@ -37,7 +37,7 @@ class Densify(nn.Module):
         return dense
 
     def from_cells(self, x: Tensor, cells: Cells) -> Tensor:
-        """The same from visible cells alone, (N, t, t, in_channels)."""
+        """The same from packed visible cells (N, t, t, in_channels)."""
         dense: Tensor = self.projection(spread(normalised_cells(self.norm, x), cells, self.mask_token.flatten()))
         return dense
 
@@ -45,17 +45,17 @@ class Densify(nn.Module):
 class LightDecoder(nn.Module):
     """Five upsampling stages and a 1×1 projection.
 
-    Stage i first adds its densified map (i < 4), then doubles the resolution and halves the width. Convolutions start
-    from a normal of standard deviation 0.02, transposed ones from He's normal initialisation (fan out).
-    `width` is a multiple of 32. Raises ValueError otherwise.
+    Stage i first adds its densified map (i < 4), then doubles the resolution and halves the width. Convolutions are
+    initialised from a normal distribution with standard deviation 0.02, transposed ones by He's normal initialisation
+    (fan out). Raises ValueError if `width` is not a multiple of 32.
     """
 
     def __init__(self, width: int = 768, out_channels: int = 3) -> None:
         super().__init__()
         if width < 1 or width % 2**STAGES:
             raise ValueError(
-                f"decoder width: it is halved five times and must be a multiple of {2**STAGES}, found {width}; "
-                f"take {max(1, round(width / 2**STAGES)) * 2**STAGES}"
+                f"decoder width: must be a multiple of {2**STAGES}, because it is halved five times, found {width}; "
+                f"use {max(1, round(width / 2**STAGES)) * 2**STAGES}"
             )
         self.width = width
         self.stages = nn.ModuleList(UpsampleStage(width // 2**i, width // 2 ** (i + 1)) for i in range(STAGES))

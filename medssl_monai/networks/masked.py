@@ -1,8 +1,8 @@
 """Masked forward pass of a ResNet: convolutions that see visible patches only (SparK, arXiv 2301.03580, section 3.1).
 
 Shapes: B images, C channels, H × W positions at the stride at hand, grid = H/32 × W/32 cells of the input.
-A mask is True (or 1) where a position is visible. It is an argument everywhere, never a global, so that one network
-serves several threads, is copied and pickled like any other, and survives activation checkpointing.
+A mask is True (or 1) where a position is visible. It is always an argument, never a global, so that one network can
+serve several threads, be copied and pickled, and use activation checkpointing.
 """
 
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ def masked_block(block: nn.Module, x: Tensor, before: Visible, after: Visible, d
         out = _masked_conv_bn(block.conv1, block.bn1, x, after)
         out = _masked_conv_bn(block.conv2, block.bn2, block.relu(out), after)
     else:
-        raise TypeError(f"block: only torchvision's BasicBlock and Bottleneck are known, found {type(block).__name__}")
+        raise TypeError(f"block: must be torchvision's BasicBlock or Bottleneck, found {type(block).__name__}")
     if block.downsample is not None:
         x = _masked_conv_bn(block.downsample[0], block.downsample[1], x, after)
     if drop_rate > 0.0 and block.training:
@@ -78,5 +78,5 @@ def masked_block(block: nn.Module, x: Tensor, before: Visible, after: Visible, d
 
 
 def _masked_conv_bn(conv: nn.Module, norm: nn.BatchNorm2d, x: Tensor, visible: Visible) -> Tensor:
-    # The norm ignores masked positions and zeroes them, so the convolution's output needs no mask of its own.
+    # The norm ignores masked positions and sets them to zero, so the convolution's output needs no mask.
     return masked_batch_norm(conv(x), visible.mask, visible.count, norm)

@@ -2,10 +2,10 @@
 
 Shapes: B images, C channels, H × W positions; a mask (B, 1, H, W) is 1 at visible positions and 0 elsewhere.
 
-With several processes, a norm that `use_process_batch_norm` has turned counts the positions of all of them: each
-way, one message a norm.
+With several processes, a norm converted by `use_process_batch_norm` takes its statistics over all of them, with one
+message forward and one backward.
 
-Nothing is gathered: with masked positions at zero, a sum over all positions is the sum over the visible ones. The
+No positions are gathered: masked positions are zero, so a sum over all positions is the sum over the visible ones. The
 number of visible positions stays a tensor, so a step never waits for the device.
 """
 
@@ -23,10 +23,10 @@ from medssl_monai.processes import process_cat
 def masked_batch_norm(x: Tensor, mask: Tensor, count: Tensor, norm: _BatchNorm) -> Tensor:
     """Normalise x (B, C, H, W) at visible positions with the parameters and buffers of `norm`; zero elsewhere.
 
-    In training mode the batch's visible positions give the statistics (biased variance to normalise, unbiased into
-    `running_var`) and the buffers move as `nn.BatchNorm2d` moves them; in eval mode the buffers are used. Values of x
-    at masked positions do not matter, unless they are not finite. `count` () is the mask's sum. Half-precision
-    input is normalised in float32 and returned in its own type.
+    In training mode the statistics are those of the batch's visible positions (biased variance to normalise, unbiased
+    for `running_var`), and the buffers are updated as in `nn.BatchNorm2d`; in eval mode the buffers are used. Values of
+    x at masked positions must be finite and have no effect. `count` () is the mask's sum. Half-precision input is
+    normalised in float32 and returned in its own type.
     """
     mask = mask.to(x.dtype)
     mean, variance = norm.running_mean, norm.running_var
@@ -40,7 +40,7 @@ def masked_batch_norm(x: Tensor, mask: Tensor, count: Tensor, norm: _BatchNorm) 
     if mean is not None and variance is not None and norm.num_batches_tracked is not None:
         with torch.no_grad():
             norm.num_batches_tracked.add_(1)
-            # No momentum means a plain average over batches, as in torch.
+            # Without a momentum the buffers are plain averages over batches, as in torch.
             share = (1.0 / norm.num_batches_tracked).to(mean.dtype) if norm.momentum is None else norm.momentum
             unbiased = batch_variance * (count / (count - 1).clamp(min=1))
             mean.lerp_(batch_mean.to(mean.dtype), share)
@@ -50,8 +50,8 @@ def masked_batch_norm(x: Tensor, mask: Tensor, count: Tensor, norm: _BatchNorm) 
 
 
 class _MaskedBatchNorm(torch.autograd.Function):
-    """Forward in two passes (no cancellation in the variance), backward in closed form: half the memory traffic of
-    autograd over the same operations."""
+    """Forward in two passes, which avoids cancellation in the variance; backward in closed form, which halves the
+    memory traffic of autograd."""
 
     @staticmethod
     def forward(
@@ -69,7 +69,7 @@ class _MaskedBatchNorm(torch.autograd.Function):
         out = (centred * _channels(weight * inverse_deviation)).addcmul_(_channels(bias), mask)
         ctx.save_for_backward(centred, mask, count, weight, inverse_deviation)
         ctx.across = across
-        total = count.clone()  # an input must not come out as it is
+        total = count.clone()  # an autograd function must not return an input itself
         ctx.mark_non_differentiable(mean, variance, total)
         return out, mean, variance, total
 
@@ -82,7 +82,7 @@ class _MaskedBatchNorm(torch.autograd.Function):
         grad_weight = _sum_of_positions(grad * centred) * inverse_deviation
         # dx = w/σ · (g − mean(g) − x̂ · mean(g·x̂)) at visible positions, with x̂ = centred/σ.
         scale = weight * inverse_deviation
-        # The means are of all processes; the parameters' own gradients stay this process's, to be averaged with all.
+        # The means are over all processes. The parameters' gradients are this process's; they are averaged later.
         sums = torch.stack([grad_weight, grad_bias])
         total_weight, total_bias = process_cat(sums[None]).sum(0) if ctx.across else sums
         towards_centred = -scale * inverse_deviation * total_weight / count
@@ -92,7 +92,7 @@ class _MaskedBatchNorm(torch.autograd.Function):
 
 
 def _sum_of_positions(x: Tensor) -> Tensor:
-    # The only place where positions are added up, forward and backward; `count` is its fellow for the mask.
+    # The only sum over positions, forward and backward; `count` is the same for the mask.
     return x.sum((0, 2, 3))
 
 

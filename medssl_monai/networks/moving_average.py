@@ -1,4 +1,4 @@
-"""A network that follows another as a moving average of its parameters (MoCo's key encoder, BYOL's target)."""
+"""Moving averages of a network's parameters (MoCo's key encoder, BYOL's target network)."""
 
 import copy
 from typing import TypeVar
@@ -10,7 +10,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def follower(network: Network) -> Network:
-    """A copy that gets no gradient and is moved by `follow` alone."""
+    """A copy without gradients, which only `follow` changes."""
     return copy.deepcopy(network).requires_grad_(False)
 
 
@@ -18,8 +18,7 @@ def follower(network: Network) -> Network:
 def follow(average: nn.Module, network: nn.Module, momentum: float) -> None:
     """average ← momentum · average + (1 − momentum) · network, for every parameter.
 
-    Buffers stay: both run in training mode and keep batch statistics of their own. `momentum` is in [0, 1]; at 1
-    nothing moves.
+    Buffers do not change: both networks run in training mode with their own batch statistics. `momentum` is in [0, 1].
     """
     theirs = dict(network.named_parameters())
     pairs = [(ours, theirs[name]) for name, ours in average.named_parameters()]

@@ -1,8 +1,8 @@
-"""The masked forward pass on visible cells alone: what is hidden is neither stored nor computed.
+"""The masked forward pass on visible cells only; hidden cells are neither stored nor computed.
 
-The same numbers as `masked_features` up to rounding, for the visible share of its arithmetic and memory. A map is a
-tensor of the visible cells (N, t, t, C), side t = 32 / stride; 1×1 convolutions are matrix products of its rows, batch
-norm is the plain one, and 3×3 convolutions read a rim of the neighbours, zero where these are hidden.
+The result equals `masked_features` up to rounding, for the visible share of its arithmetic and memory. A map is a
+tensor of the visible cells (N, t, t, C), side t = 32 / stride. 1×1 convolutions are matrix products of its rows, batch
+norm is the plain one, and 3×3 convolutions read a rim of neighbouring positions, zero where the neighbour is hidden.
 
 Shapes: B images, C channels, grid of H/32 × W/32 cells, N visible cells of the batch, in the order of the mask.
 """
@@ -20,14 +20,14 @@ from medssl_monai.networks.recompute import run_block
 from medssl_monai.networks.resnet import ResNetEncoder, folded_weight
 from medssl_monai.networks.stochastic_depth import drop_path_rates, kept_branches
 
-SIDES = (16, *(GRID_STRIDE // stride for stride in STAGE_STRIDES))  # of a cell, behind conv1 and in the four stages
-SMALL = 2  # sides up to this: columns times a matrix; larger ones: a convolution of tiles
+SIDES = (16, *(GRID_STRIDE // stride for stride in STAGE_STRIDES))  # of a cell, after conv1 and in the four stages
+SMALL = 2  # up to this side a 3×3 convolution is columns times a matrix; above, a convolution of tiles
 
 
 class Cells:
-    """Which cells of a mask (B, 1, rows, columns) bool are visible, and who borders whom; tables lie on `device`.
+    """The visible cells of a mask (B, 1, rows, columns) bool and their neighbours, as tables on `device`.
 
-    The mask is read where it lies: on the host nothing is waited for.
+    The mask is read on its own device; a mask on the host causes no wait.
     """
 
     def __init__(self, mask: Tensor, device: torch.device | None = None) -> None:
@@ -35,7 +35,7 @@ class Cells:
         self.grid = (mask.shape[0], mask.shape[2], mask.shape[3])
         index = mask.flatten().nonzero()[:, 0]  # (N,) of B · rows · columns
         if device.type == "cuda" and index.device.type == "cpu":
-            index = index.pin_memory()  # from other memory the copy would wait for what the device is doing
+            index = index.pin_memory()  # a copy from pageable memory would wait for the device
         self.index = index.to(device, non_blocking=True)
         self.count = len(index)
         self.image = self.index // (mask.shape[2] * mask.shape[3])  # (N,)
@@ -46,7 +46,7 @@ class Cells:
         self.rims = {side: self._rim(side) for side in SIDES}
 
     def _rim(self, side: int) -> Tensor:
-        """Rows of a map (N · side², C), and the row after the last for zero, that make cells with a rim: (N, h, w)."""
+        """Row numbers (N, h, w) in a map (N · side², C) that make cells with a rim; N · side² means zero."""
         _, rows, columns = self.grid
         down, across = self.index // columns % rows, self.index % columns
         offset = torch.arange(-1, side + 1, device=self.index.device)
@@ -62,7 +62,7 @@ def packed_features(encoder: ResNetEncoder, image: Tensor, cells: Cells, drop_pa
     weight = folded_weight(encoder.conv1.weight) if image.shape[1] == 1 else encoder.conv1.weight
     x = _convolved(_image_tiles(image, cells), weight, stride=2)  # (N, 16, 16, 64)
     x = normalised_cells(encoder.bn1, x, encoder.relu)
-    # Behind a ReLU a zero beyond the cell is as good as the absent value: no window lacks its visible centre.
+    # After a ReLU, zeros beyond the cell never exceed the window's visible centre, so the maximum is right.
     x = _channels_first(_BeforeRim.apply(x, cells.rims[x.shape[1]][:, :-1, :-1]))
     x = F.max_pool2d(x, 3, stride=2).permute(0, 2, 3, 1)  # (N, 8, 8, 64)
     rates = iter(drop_path_rates(sum(map(len, encoder.stages)), drop_path_rate))
@@ -77,7 +77,7 @@ def packed_features(encoder: ResNetEncoder, image: Tensor, cells: Cells, drop_pa
 def packed_block(block: nn.Module, x: Tensor, cells: Cells, drop_rate: float) -> Tensor:
     """A torchvision residual block over visible cells (N, t, t, C)."""
     if not isinstance(block, (Bottleneck, BasicBlock)):
-        raise TypeError(f"block: only torchvision's BasicBlock and Bottleneck are known, found {type(block).__name__}")
+        raise TypeError(f"block: must be torchvision's BasicBlock or Bottleneck, found {type(block).__name__}")
     names = ("1", "2", "3") if isinstance(block, Bottleneck) else ("1", "2")
     out = x
     for name in names:
@@ -118,7 +118,7 @@ def _product(x: Tensor, matrix: Tensor) -> Tensor:
     """Rows of cells (N, t, t, C) times a matrix (C', C) transposed: (N, t, t, C')."""
     if x.shape[1] == 1 or x.device.type != "cpu":
         return F.linear(x, matrix)
-    # A convolution by name: oneDNN's is up to twice as fast as the BLAS that torch is built with on AMD's CPUs.
+    # As a convolution: oneDNN's is up to twice as fast as torch's BLAS on AMD's CPUs.
     out = F.conv2d(_folded(x), matrix[:, :, None, None])
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:3], -1)
 
@@ -141,10 +141,10 @@ def _convolved(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 def normalised_cells(norm: nn.Module, x: Tensor, activation: nn.Module | None = None) -> Tensor:
     """Cells (N, t, t, C) through a batch norm, all positions together, and an activation."""
-    # One long image in channels-last order: what a CPU normalises fastest.
+    # One long image in channels-last order, which a CPU normalises fastest.
     rows = x.reshape(1, -1, 1, x.shape[3]).permute(0, 3, 1, 2)  # (1, C, N t t, 1)
     out: Tensor = norm(rows)
-    # Here and not on the view that is given back: in place, autograd would copy that view's base in the backward pass.
+    # Before the view below: in place on the view, autograd would copy its base in the backward pass.
     out = out if activation is None else activation(out)
     return out.permute(0, 2, 3, 1).reshape(x.shape)
 
@@ -154,7 +154,7 @@ def _channels_first(x: Tensor) -> Tensor:
 
 
 def _image_tiles(image: Tensor, cells: Cells) -> Tensor:
-    """Visible cells (N, 37, 37, C) of an image with what a 7×7 convolution of stride 2 sees around them."""
+    """Visible cells (N, 37, 37, C) of an image with the surroundings that a 7×7 convolution of stride 2 reads."""
     batch, rows, columns = cells.grid
     visible = torch.zeros(batch * rows * columns, dtype=image.dtype, device=image.device).index_fill_(0, cells.index, 1)
     fine = visible.view(batch, 1, rows, columns).repeat_interleave(GRID_STRIDE, 2).repeat_interleave(GRID_STRIDE, 3)
@@ -164,7 +164,7 @@ def _image_tiles(image: Tensor, cells: Cells) -> Tensor:
 
 
 def _with_rim(x: Tensor, table: Tensor) -> Tensor:
-    """Cells (N, t, t, C) to what a table (N, h, w) of their rows says, zero where it says N · t²."""
+    """Cells (N, t, t, C) gathered by a table (N, h, w) of row numbers; N · t² gives zero."""
     rows = torch.cat([x.reshape(-1, x.shape[3]), x.new_zeros(1, x.shape[3])])
     return rows.index_select(0, table.reshape(-1)).view(*table.shape, -1)
 
@@ -177,13 +177,13 @@ def _same_convolution(x: Tensor, weight: Tensor, rim: Tensor) -> Tensor:
 
 
 def _columns(x: Tensor, rim: Tensor) -> Tensor:
-    """Cells (N, t, t, C) to (N, t, t, 9 C), what a 3×3 convolution sees at each position."""
+    """Cells (N, t, t, C) to (N, t, t, 9 C), the inputs of a 3×3 convolution at each position."""
     return _with_rim(x, rim.unfold(1, 3, 1).unfold(2, 3, 1)).flatten(3)
 
 
 class _SameConvolution(torch.autograd.Function):
-    """A 3×3 convolution of stride 1. The gradient to x is a convolution of the same kind: with the weights mirrored,
-    of the gradients at visible positions. So neither pass computes what nobody reads, and x alone is kept."""
+    """A 3×3 convolution of stride 1. The gradient of x is the same kind of convolution, of the gradients at visible
+    positions with mirrored weights, so neither pass computes hidden positions and only x is saved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, rim: Tensor) -> Tensor:
@@ -233,7 +233,7 @@ class _BeforeRim(torch.autograd.Function):
         (table,) = ctx.saved_tensors
         channels = grad.shape[3]
         own = torch.cat([grad[:, 1:, 1:].reshape(-1, channels), grad.new_zeros(1, channels)])
-        # Three sums, in each of which a row is met once: their order cannot change the result.
+        # Three sums with distinct rows each, so that the order of additions is fixed.
         for rows, columns in ((slice(0, 1), slice(1, None)), (slice(1, None), slice(0, 1)), (slice(0, 1), slice(0, 1))):
             own.index_add_(0, table[:, rows, columns].reshape(-1), grad[:, rows, columns].reshape(-1, channels))
         side = grad.shape[1] - 1

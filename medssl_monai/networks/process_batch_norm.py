@@ -1,7 +1,7 @@
 """Batch norm over the batches of all processes, on any device.
 
-With it, N processes on an N-th of a batch each compute what one computes on the whole. On GPUs it is torch's
-SyncBatchNorm, which refuses CPUs; there it is SparK's masked batch norm with every position visible.
+N processes with an N-th of a batch each then compute what one process computes on the whole batch. On GPUs it is
+torch's SyncBatchNorm, which does not run on CPUs; there it is SparK's masked batch norm with all positions visible.
 """
 
 import torch
@@ -28,17 +28,17 @@ class _ProcessBatchNorm(nn.SyncBatchNorm):
 
 
 class ProcessBatchNorm1d(_ProcessBatchNorm, nn.BatchNorm1d):
-    """`nn.BatchNorm1d` whose batch, in training mode, is that of all processes together."""
+    """`nn.BatchNorm1d` with the statistics of all processes' batches in training mode."""
 
 
 class ProcessBatchNorm2d(_ProcessBatchNorm, nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose batch, in training mode, is that of all processes together."""
+    """`nn.BatchNorm2d` with the statistics of all processes' batches in training mode."""
 
 
 def use_process_batch_norm(network: nn.Module) -> None:
-    """Turn every batch norm inside `network` into one over all processes, in place.
+    """Convert every batch norm inside `network` to one over all processes, in place.
 
-    Parameters, buffers and their names stay as they are, so that optimizers and checkpoints fit before and after.
+    Parameters, buffers and their names do not change, so optimizers and checkpoints still fit.
     """
     for module in network.modules():
         if type(module) is nn.BatchNorm1d:

@@ -3,7 +3,9 @@
 Shapes: B images, F features, H hidden units, D dimensions.
 """
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def linear_head(features: int, dimensions: int) -> nn.Linear:
@@ -26,7 +28,7 @@ def swav_projector(features: int, hidden: int, dimensions: int) -> nn.Sequential
 def byol_mlp(features: int, hidden: int, dimensions: int) -> nn.Sequential:
     """(B, F) to (B, D): projector and predictor of BYOL (arXiv 2006.07733, section 3.3).
 
-    The first layer has no bias: the batch norm after it would take it away again.
+    The first layer has no bias, which the batch norm after it would cancel.
     """
     return nn.Sequential(
         nn.Linear(features, hidden, bias=False),
@@ -34,3 +36,8 @@ def byol_mlp(features: int, hidden: int, dimensions: int) -> nn.Sequential:
         nn.ReLU(inplace=True),
         nn.Linear(hidden, dimensions),
     )
+
+
+def unit_length(x: Tensor) -> Tensor:
+    """Rows (B, D) scaled to unit length, in float32 at least."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)

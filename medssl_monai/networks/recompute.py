@@ -1,7 +1,7 @@
-"""Activation checkpointing: keep a block's input alone and run the block again in the backward pass (arXiv 1604.06174).
+"""Activation checkpointing: keep only a block's input and run the block again in the backward pass (arXiv 1604.06174).
 
-Costs about one more forward pass of the blocks and saves most of their activations. The second pass draws the same
-random numbers and leaves the running statistics of batch norms alone, so that a run stays what it was.
+It costs about one more forward pass of the blocks and saves most of their activations. The second pass draws the same
+random numbers and does not change the running statistics of batch norms, so the results are the same.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def run_block(recompute: bool, block: nn.Module, function: Callable[..., Result], *arguments: Any) -> Result:
-    """`function(*arguments)`, whose batch norms are those of `block`; checkpointed where asked and gradients flow."""
+    """`function(*arguments)`, which uses the norms of `block`; checkpointed if `recompute` and gradients are on."""
     if not recompute or not torch.is_grad_enabled():
         return function(*arguments)
 
@@ -30,7 +30,7 @@ def run_block(recompute: bool, block: nn.Module, function: Callable[..., Result]
 
 @contextmanager
 def _statistics_held(block: nn.Module) -> Iterator[None]:
-    # The second pass moves copies: written back in place, the originals would look changed to autograd.
+    # The second pass updates copies: autograd would notice in-place changes of the originals.
     held = [(module, dict(module._buffers)) for module in block.modules() if isinstance(module, _BatchNorm)]
     for module, buffers in held:
         module._buffers.update({name: x if x is None else x.clone() for name, x in buffers.items()})

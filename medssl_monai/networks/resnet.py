@@ -27,10 +27,10 @@ def torchvision_layout(arch: str) -> tuple[type[BasicBlock] | type[Bottleneck], 
 
 
 def folded_weight(weight: Tensor) -> Tensor:
-    """The kernels (out, 3, k, k) for one grey channel: their sum (out, 1, k, k), in the same layout."""
+    """Kernels (out, 3, k, k) summed to (out, 1, k, k), for one grey channel, in the same memory format."""
     folded = weight.sum(1, keepdim=True)
     if weight.is_contiguous(memory_format=torch.channels_last):
-        folded = folded.to(memory_format=torch.channels_last)  # a single channel has lost what the layout was
+        folded = folded.to(memory_format=torch.channels_last)  # one channel has no memory format
     return folded
 
 
@@ -38,13 +38,13 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
     """torchvision's ResNet without its classifier: images (B, 1|3, H, W) to features (B, F).
 
     The features are the global average pool of the last stage. State-dict keys are torchvision's, without ``fc.*``,
-    so that the weights load into `torchvision.models.resnet50` and the like with only ``fc.*`` missing.
-    Convolutions start from He's normal initialisation (fan out); with `zero_init_residual` the last batch norm of
-    every residual block starts at zero, so that each block starts as the identity (SparK's encoder does so).
-    With `recompute` residual blocks keep their inputs alone and run again in the backward pass: less memory, more time.
+    so the weights load into `torchvision.models.resnet50` with only ``fc.*`` missing. Convolutions are initialised by
+    He's normal initialisation (fan out). With `zero_init_residual` the last batch norm of every residual block starts
+    at zero, so each block starts as the identity (as in SparK). With `recompute` residual blocks keep only their inputs
+    and run again in the backward pass: less memory, more time.
     """
 
-    # What TorchScript, which MONAI's `ckpt_export` uses, need not compile.
+    # TorchScript, which MONAI's `ckpt_export` uses, skips these.
     __jit_unused_properties__ = ("stages", "stage_channels")
 
     def __init__(self, arch: str = "resnet50", zero_init_residual: bool = False, recompute: bool = False) -> None:
@@ -81,14 +81,13 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
     def first_convolution(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W), or a grey one (B, 1, H, W) as three equal channels, to a map (B, 64, H/2, W/2).
 
-        In training on a CPU a grey image meets the sum of the three kernels: the same function in half the time.
-        Elsewhere it is repeated: cuDNN has kernels for that, and features are bit for bit torchvision's.
+        In training on a CPU a grey image is convolved with the sum of the three kernels: the same function in half the
+        time. Otherwise it is repeated: cuDNN has kernels for that, and features equal torchvision's bit for bit.
         """
         channels = image.shape[1]
         if channels != 1 and channels != 3:
             raise ValueError(
-                f"image: an encoder takes 1 or 3 channels, found {channels}; "
-                "give one window, or three windows as channels"
+                f"image: must have 1 or 3 channels, found {channels}; give one window, or three windows as channels"
             )
         if channels == 1 and self.training and image.device.type == "cpu":
             conv = self.conv1
@@ -111,11 +110,10 @@ def resnet_encoder(
     encoder_weights: str | Path | None = None,
     recompute: bool = False,
 ) -> ResNetEncoder:
-    """An encoder: ``resnet18``, ``resnet34`` or ``resnet50``, freshly initialised or with the weights of a file or run.
+    """An encoder: ``resnet18``, ``resnet34`` or ``resnet50``, newly initialised or with the weights of a file or run.
 
-    `recompute` trades time for memory, see `ResNetEncoder`.
-
-    Raises ConfigError for another name, CheckpointError where the weights do not cover the encoder.
+    `recompute` trades time for memory, see `ResNetEncoder`. Raises ConfigError for another name, CheckpointError if the
+    weights do not cover the encoder.
     """
     encoder = ResNetEncoder(arch, zero_init_residual=zero_init_residual, recompute=recompute)
     if encoder_weights:

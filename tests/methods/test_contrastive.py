@@ -160,7 +160,7 @@ def test_moco_s_groups_are_normalised_apart_and_keys_in_other_groups_than_querie
 def test_moco_s_groups_must_divide_the_batch() -> None:
     for batch in (5, 6):
         method = moco(norm_groups=2 if batch == 5 else 6).double().train()
-        with pytest.raises(ConfigError, match="choose a batch size"):
+        with pytest.raises(ConfigError, match="choose another batch size"):
             method(views_at(0, method, batch=batch))
 
 

@@ -88,7 +88,7 @@ def test_dropped_blocks_pass_their_input_on_and_eval_drops_none() -> None:
         block.eval()
         kept = masked_block(block, x, visible, visible, 0.5)
         torch.testing.assert_close(kept, masked_block(block, x, visible, visible, 0.0))
-        with pytest.raises(TypeError, match="only torchvision's"):
+        with pytest.raises(TypeError, match="must be torchvision's BasicBlock or Bottleneck"):
             masked_block(nn.Identity(), x, visible, visible, 0.0)
 
 
@@ -142,5 +142,5 @@ def test_unknown_names_channels_and_widths_are_refused() -> None:
         resnet_encoder("resnet101")
     with pytest.raises(ValueError, match="found 2; give one window, or three windows as channels"):
         resnet_encoder("resnet18")(torch.zeros(1, 2, 32, 32))
-    with pytest.raises(ValueError, match="multiple of 32, found 100; take 96"):
+    with pytest.raises(ValueError, match="multiple of 32, because it is halved five times, found 100; use 96"):
         LightDecoder(width=100)

@@ -73,5 +73,5 @@ def test_rims_hold_the_neighbours() -> None:
 
 
 def test_other_blocks_are_refused() -> None:
-    with pytest.raises(TypeError, match="only torchvision's"):
+    with pytest.raises(TypeError, match="must be torchvision's BasicBlock or Bottleneck"):
         packed_block(nn.Identity(), torch.zeros(1, 2, 2, 1), Cells(torch.ones(1, 1, 1, 1, dtype=torch.bool)), 0.0)
