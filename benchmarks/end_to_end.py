@@ -7,14 +7,11 @@ the steps of a loop over the loader are timed against those on a batch that is t
 busy the device is kept.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import arguments, compare, show, start
 from train_step import METHODS, ours, step_of
 from views import RECIPES, phantom_store, pil_pipeline, png_of

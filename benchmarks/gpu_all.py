@@ -1,7 +1,7 @@
 """Everything for a GPU in under ten minutes: checks of correctness first, then every timing beside them.
 
     python benchmarks/gpu_all.py [--out results.txt]
-    python benchmarks/gpu_all.py --device cpu --quick     # the same road on a CPU at toy size, to know that it works
+    python benchmarks/gpu_all.py --device cpu --quick     # the same run on a CPU at toy size, to check that it works
 
 A check that fails is printed, the timings go on, and the exit code is 1.
 """
@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import start
 from train_step import METHODS, PROGRESS, batch_of, ours, step_of
 from views import RECIPES, phantom_store

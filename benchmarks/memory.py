@@ -7,16 +7,12 @@ storage, plus weights, gradients and optimizer state; scratch space is not in it
 through two batch sizes, at 90 % of the memory.
 """
 
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import arguments, start
+from torch import Tensor
 from train_step import METHODS, PROGRESS, batch_of, ours, step_of
 
 CAPACITIES = (16, 24, 80)  # GB

@@ -21,8 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import arguments, start
 from train_step import PROGRESS, batch_of, ours
 

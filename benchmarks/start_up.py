@@ -9,9 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import arguments, start
 
 COMMANDS = {

@@ -9,19 +9,15 @@ its figures with one another, and with a device's bandwidth for an idea of the t
 """
 
 import collections
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from measure import PRODUCTS, arguments, start
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from measure import PRODUCTS, arguments, start
 from train_step import METHODS, batch_of, optimizer_of, ours, step_of
 
 

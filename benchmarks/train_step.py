@@ -10,17 +10,13 @@ on a CPU, 1.5 on a GPU, SparK's encoder 2.
 """
 
 import copy
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import arguments, compare, floor_of, ratio, show, start
+from torch import Tensor
 
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.methods.byol import BYOL

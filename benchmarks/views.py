@@ -11,7 +11,6 @@ torchvision's antialiased result in float, over the window's width.
 
 import io
 import math
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +21,7 @@ import cv2
 import numpy as np
 import torch
 import torchvision.transforms as tv
+from measure import arguments, compare, ratio, show, start
 from monai.transforms import (
     Compose,
     NormalizeIntensity,
@@ -36,9 +36,6 @@ from monai.transforms import (
 )
 from PIL import Image
 from torchvision.transforms.v2 import functional as tvf
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from measure import arguments, compare, ratio, show, start
 
 from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.samples.phantom import write_phantom

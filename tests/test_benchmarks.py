@@ -1,5 +1,6 @@
-"""The script for a GPU runs from end to end, on a CPU at toy size: its checks pass and every benchmark prints."""
+"""The benchmarks fit the package; the script for a GPU runs from end to end, on a CPU at toy size."""
 
+import ast
 import importlib.util
 import subprocess
 import sys
@@ -8,6 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_of_the_package_is_there(script: Path) -> None:
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("medssl_monai"):
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
 
 
 @pytest.mark.slow
