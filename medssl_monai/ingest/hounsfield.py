@@ -16,6 +16,21 @@ PADDING_HU = -1024
 UNDECLARED_PADDING_HU = -1500
 """No tissue, air or noise lies at or below this: paddings of -2000, -2048 and -3024 HU often stand undeclared."""
 
+NO_AIR_HU = -500
+"""Where no value is as low as this, there is no air."""
+
+NO_TISSUE_HU, DENSEST_HU = -900, -200
+"""Where no value is as high as the first there is nothing but air; of a body, some are higher than the second."""
+
+TWICE = ((-1500, -900), (-150, 200))
+"""Where soft tissue lies that was rescaled twice, and where it should lie."""
+
+ENOUGH_VOXELS = 100
+"""Fewer do not show that tags are wrong."""
+
+CUT_OFF = 0.01
+"""So many values that are exactly the lowest one come from a window, where that is not air or padding."""
+
 LOWERED_BY = 32768
 """What is subtracted from all values of a series, other than CT, that needs all 16 bits without a sign."""
 
@@ -112,30 +127,62 @@ def to_slice(hu: NDArray[Any], padding: NDArray[np.bool_] | None = None, *, loss
     return HounsfieldSlice(pixels, frozenset(flags))
 
 
-def not_hounsfield(values: NDArray[Any]) -> str:
+def sample_of(hu: NDArray[Any], padding: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+    """Some 4,096 values of a slice, a copy, without the padding."""
+    step = max(1, min(hu.shape) // 64)
+    some = hu[::step, ::step]
+    return some.flatten() if padding is None else some[~padding[::step, ::step]]
+
+
+def odd_hounsfield(values: NDArray[Any]) -> str:
+    """The flag for HU without air, as in a small field of view, or without tissue; empty where both are there.
+
+    Args:
+        values: as for `not_hounsfield`.
+    """
+    if values.size < ENOUGH_VOXELS:
+        return ""
+    return "no_air" if float(values.min()) > NO_AIR_HU else "no_tissue" if float(values.max()) < NO_TISSUE_HU else ""
+
+
+def not_hounsfield(values: NDArray[Any], *, tagged: bool = False) -> str:
     """Why values cannot be Hounsfield units of a patient in air; empty where they can.
 
-    HU of a body in its surroundings reach down to air (-1000), are rarely below it, and rarely above bone (3071).
-    Windowed 8-bit pictures, label maps, normalised volumes and magnetic resonance images miss the first, phase images
-    the second. Padding, at or below -1500, is no air and proves nothing.
+    HU of a body in its surroundings reach down to air (-1000) and up to tissue, are rarely below air, and rarely above
+    bone (3071). Windowed 8-bit pictures, masks, label maps, normalised volumes, CT stored from 0 and magnetic resonance
+    images miss the first, CT that was rescaled twice the second, phase images the third. Padding, at or below -1500, is
+    no air and proves nothing.
 
     Args:
         values: any shape; a sample of a volume, rescaled.
+        tagged: whether tags say that they are HU. Then there may be no tissue; and no air, as in a small field of view,
+            but not without anything lighter than water, and not because a window cut it off.
     """
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.reshape(-1)
+    if tagged and finite.size < ENOUGH_VOXELS:
+        return ""
     if not finite.size:
         return "no voxel has a finite value"
     not_padding = finite[finite > UNDECLARED_PADDING_HU]
     if not not_padding.size:
         return f"no voxel is above air (highest {float(finite.max()):g})"
     lowest, highest = float(not_padding.min()), float(not_padding.max())
-    if lowest > -500:
+    if lowest > NO_AIR_HU and not (tagged and lowest < 0):
         return f"no voxel is as low as air (found {lowest:g} to {highest:g}, air is -1000 HU)"
-    if highest < -900:
+    if lowest > NO_AIR_HU and (cut := float((not_padding == lowest).mean())) > CUT_OFF:
+        return f"{cut:.0%} of the voxels have the lowest value, {lowest:g}, as where a window cut off what is below"
+    if highest < NO_TISSUE_HU and not tagged:
         return f"no voxel is above air (found {lowest:g} to {highest:g})"
+    if NO_TISSUE_HU <= highest < DENSEST_HU:
+        return f"no voxel is as dense as tissue (found {lowest:g} to {highest:g}, tissue is about 0 HU)"
     below = finite[finite <= UNDECLARED_PADDING_HU]
+    at_air, tissue = (float(((not_padding > low) & (not_padding < high)).mean()) for low, high in TWICE)
+    if below.size > 0.3 * finite.size and (at_air > 0.8 or tissue < 0.05):
+        share = below.size / finite.size
+        return f"{share:.0%} of the voxels lie below air and most others are no tissue, as if rescaled twice"
     padding_values = np.unique(below[:: max(1, below.size // 4096)]).size
-    if padding_values > 64 and below.size > 0.05 * finite.size:
+    # Lossy compression smears the padding around a round field of view, a fifth of a slice at most.
+    if padding_values > 64 and below.size > (0.3 if tagged else 0.05) * finite.size:
         return f"{below.size / finite.size:.0%} of the voxels lie spread below air (lowest {float(below.min()):g})"
     too_high = float((not_padding > 3071).mean())
     if too_high > 0.05:

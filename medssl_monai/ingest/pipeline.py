@@ -186,7 +186,7 @@ class _Run:
         self, groups: Iterable[list[Found]], volumes: Sequence[VolumePlan]
     ) -> Iterator[tuple[Sequence[Plan], list[Verdict]]]:
         yield from (([plan], []) for plan in volumes)
-        yield from (plan_images(group, self.key) for group in groups)
+        yield from (plan_images(group, self.key, self.rules) for group in groups)
 
     def _reject(self, refused: Iterable[RefusedFile]) -> None:
         self.verdicts += [

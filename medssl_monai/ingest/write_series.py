@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from medssl_monai.errors import GeometryError
 from medssl_monai.ingest.dicom.instance import Instance
 from medssl_monai.ingest.dicom.pixels import read_pixels
 from medssl_monai.ingest.dicom.plan import DicomPlan
 from medssl_monai.ingest.geometry import local_spacing, stack_affine
+from medssl_monai.ingest.hounsfield import not_hounsfield, odd_hounsfield
 from medssl_monai.ingest.sources.paths import is_picture_file
 from medssl_monai.ingest.volumes.pictures import read_picture
 from medssl_monai.ingest.volumes.plan import VolumePlan
@@ -45,6 +50,14 @@ def process(plan: Plan, writer: StoreWriter, key: bytes, replaces: bool = False)
 
 class _BrokenImageError(Exception):
     """Decoding an image of a series failed, while the series is being written."""
+
+
+class _NotHounsfieldError(Exception):
+    """The values of a CT series cannot be in HU; says why."""
+
+
+class _OddError(Exception):
+    """The values of a CT series are flagged as a whole, see `odd_hounsfield`."""
 
 
 class _TooHighError(Exception):
@@ -86,15 +99,47 @@ def _process_dicom(plan: DicomPlan, writer: StoreWriter, key: bytes, replaces: b
 
 
 def _write_fitting(plan: DicomPlan, writer: StoreWriter, left_out: _LeftOut, replaces: bool) -> tuple[Verdict, ...]:
-    """As `_write_dicom`; values that need 16 bits without a sign are lowered into int16, all of the series alike."""
+    """As `_write_dicom`; writes a series again, which is rare, where its values as a whole ask for it.
+
+    Values that need 16 bits without a sign are lowered into int16. CT that cannot be in HU is refused unless the caller
+    declared it, and CT without air or without tissue is flagged.
+    """
     try:
-        return _write_dicom(plan, writer, left_out, replaces, lowered=False)
+        return _write_dicom(plan, writer, left_out, replaces)
     except _TooHighError:
         return _write_dicom(plan, writer, left_out, replaces, lowered=True)
+    except _OddError as error:
+        plan = replace(plan, flags=plan.flags | {str(error)})
+    except _NotHounsfieldError as error:
+        if not plan.assume_hu:
+            detail = (
+                f"its tags say Hounsfield units, and its values cannot be: {error}; correct the rescale tags, or give "
+                "`--assume-hu` (`assume_hu=True`) where they are"
+            )
+            refused = Verdict(
+                Outcome.REJECTED,
+                "series",
+                plan.source_id,
+                plan.series_id,
+                files=plan.files,
+                modality=plan.instances[0].modality,
+                reason=Reason.NOT_HOUNSFIELD,
+                detail=detail,
+            )
+            return (refused, *left_out.verdicts)
+        declared = "took values as HU that do not look like it, as the caller declared"
+        plan = replace(plan, repairs=(*plan.repairs, declared))
+    return _write_dicom(plan, writer, left_out, replaces, checked=True)
 
 
 def _write_dicom(
-    plan: DicomPlan, writer: StoreWriter, left_out: _LeftOut, replaces: bool, lowered: bool
+    plan: DicomPlan,
+    writer: StoreWriter,
+    left_out: _LeftOut,
+    replaces: bool,
+    *,
+    lowered: bool = False,
+    checked: bool = False,
 ) -> tuple[Verdict, ...]:
     first = plan.instances[0]
     spacing_mm, affine = _dicom_geometry(plan)
@@ -121,7 +166,8 @@ def _write_dicom(
             plan.instance_ids, verdicts, writer.key_check, undecodable=left_out.ids, voi=_voi_from(plan.instances)
         )
 
-    return writer.write(header, _dicom_slices(plan, spacing_mm, lowered), note, replace=replaces).verdicts
+    slices = _dicom_slices(plan, spacing_mm, lowered, checked)
+    return writer.write(header, slices, note, replace=replaces).verdicts
 
 
 def _taken(header: SeriesHeader, files: int, repairs: tuple[str, ...], slice_flags: frozenset[str]) -> Verdict:
@@ -140,12 +186,15 @@ def _taken(header: SeriesHeader, files: int, repairs: tuple[str, ...], slice_fla
     )
 
 
-def _dicom_slices(plan: DicomPlan, spacing_mm: tuple[float, float] | None, lowered: bool) -> Iterator[SliceRecord]:
-    """Decoded and turned, in order."""
+def _dicom_slices(
+    plan: DicomPlan, spacing_mm: tuple[float, float] | None, lowered: bool, checked: bool
+) -> Iterator[SliceRecord]:
+    """Decoded and turned, in order; what the values of the whole series show is known, and raised, after the last."""
     steps = local_spacing(plan.depths_mm)
+    samples: list[NDArray[Any]] = []
     for number, instance in enumerate(plan.instances):
         try:
-            pixels, flags = read_pixels(instance, lowered)
+            pixels, flags = read_pixels(instance, lowered, samples)
         except RejectedError as rejection:
             raise _BrokenImageError from rejection
         if "clipped" in flags and instance.modality != "CT" and not lowered:
@@ -162,6 +211,13 @@ def _dicom_slices(plan: DicomPlan, spacing_mm: tuple[float, float] | None, lower
             window_width=width,
             flags=flags,
         )
+    if plan.instances[0].modality == "CT" and not checked:
+        values = np.concatenate(samples)
+        # A table from stored values to HU is not written by mistake, as a wrong intercept is.
+        if (why := not_hounsfield(values, tagged=True)) and not any(one.has_lut for one in plan.instances):
+            raise _NotHounsfieldError(why)
+        if flag := odd_hounsfield(values):
+            raise _OddError(flag)
 
 
 def _voi_from(instances: Sequence[Instance]) -> tuple[tuple[int, Voi], ...]:

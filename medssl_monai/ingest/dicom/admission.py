@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from medssl_monai.ingest.dicom.instance import Instance
 from medssl_monai.store.verdicts import Reason
 
-DERIVED_WORDS = frozenset({"MIP", "MINIP", "PROJECTION IMAGE", "VOLUME RENDERING", "VRT", "SSD", "SCREEN SAVE", "3D"})
-"""Words of ImageType for pictures made of many slices (PS3.3 C.7.6.1.1.2 leaves the words to the maker)."""
-
-PERFUSION_WORDS = frozenset({"PERFUSION", "CBF", "CBV", "MTT", "TTP", "TMAX", "RCBF", "RCBV"})
+_LOCALIZERS = """LOCALIZER LOCALISER SCOUT TOPOGRAM TOPO TOP SURVIEW SCANOGRAM SCANOSCOPE SCANO PILOT"""
+_PAGES = """PROT PROTOCOL DOSE REPORT SUMMARY SCREENSHOT CAPTURE SCREEN TEXT FORM GRAPH CURVE HISTOGRAM"""
+_RENDERINGS = """MIP MINIP MAXIP MPVR RAYSUM PROJECTION RENDERING VRT VR SSD 3D ENDOSCOPY FLYTHROUGH CINEMATIC FUSION
+    FUSED"""
+_MAPS = """PERFUSION CBF CBV MTT TTP TMAX RCBF RCBV PBV PBF PERMEABILITY IODINE IODINEMAP MATERIAL MD ZEFF EFFECTIVEZ
+    EFFECTIVEATOMIC ATOMIC RHO RHOZ ELECTRON FRACTION URIC MASK SEGMENTATION LABEL LABELMAP PARAMETRIC COLORMAP OVERLAY
+    VENTILATION HUMOD"""
+"""Words of ImageType, which PS3.3 C.7.6.1.1.2 leaves to the makers: for what shows where slices lie, for pages of text,
+for pictures made of many slices, and for values that are not HU."""
 
 _HOUNSFIELD = re.compile("|H|HU|US|UNSPECIFIED|HOU?NS?D?S?FIELDS?(S?UNITS?|EINHEIT(EN)?|SCALE|HU)?")
 """Letters of RescaleType under which CT is in HU, also spelt out; US is "unspecified" (PS3.3 C.11.1.1.2)."""
@@ -34,10 +40,15 @@ def refusal(instance: Instance, rules: Rules) -> tuple[Reason, str] | None:
     """Why an image is not taken; None where it is."""
     if rules.modality is not None and instance.modality != rules.modality:
         return Reason.OTHER_MODALITY, f"its modality is {instance.modality}; this run takes {rules.modality} only"
-    words = set(instance.image_type)
-    if "LOCALIZER" in words:
+    words = _words(instance.image_type)
+    if words & {*_LOCALIZERS.split()}:
         return Reason.LOCALIZER, "a localizer shows where slices lie; it is a projection, not a slice"
-    if words & DERIVED_WORDS or any(word.endswith((" MIP", " MINIP", " VRT", " SSD")) for word in words):
+    if words & {*_PAGES.split()}:
+        return (
+            Reason.DERIVED_IMAGE,
+            "ImageType says that it is a page, such as a dose report, and no slice",
+        )
+    if words & {*_RENDERINGS.split()}:
         return Reason.DERIVED_IMAGE, "ImageType says that it is a projection or rendering of other images"
     if instance.frames > 1:
         return Reason.MULTIFRAME, f"holds {instance.frames} frames that are not slices; only enhanced objects are cut"
@@ -47,8 +58,8 @@ def refusal(instance: Instance, rules: Rules) -> tuple[Reason, str] | None:
 
 
 def _not_hounsfield(instance: Instance, rules: Rules) -> tuple[Reason, str] | None:
-    if set(instance.image_type) & PERFUSION_WORDS:
-        return Reason.NOT_HOUNSFIELD, "ImageType says that it is a perfusion map, which is not in HU"
+    if _words(instance.image_type) & {*_MAPS.split()}:
+        return Reason.NOT_HOUNSFIELD, "ImageType says that it is a map of something else, which is not in HU"
     if not _HOUNSFIELD.fullmatch(re.sub("[^A-Z]", "", instance.rescale_type)):
         return Reason.NOT_HOUNSFIELD, "RescaleType says that its values are not HU"
     if instance.slope == 0:
@@ -62,3 +73,12 @@ def _not_hounsfield(instance: Instance, rules: Rules) -> tuple[Reason, str] | No
             "give `--assume-hu` (`assume_hu=True`) where they are"
         )
     return None
+
+
+def _words(image_type: tuple[str, ...]) -> set[str]:
+    """The words of all values, and each pair of them that stands together in one: MIN IP is MINIP too."""
+    found = set()
+    for value in image_type:
+        words = re.split("[^A-Z0-9]+", value)
+        found |= {*words, *(first + second for first, second in pairwise(words))}
+    return found

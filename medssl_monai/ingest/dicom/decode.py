@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
@@ -47,12 +47,22 @@ _PIXEL_FIELDS = asked_for(PIXEL_TAGS)
 LITTLE_ENDIAN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
 """Uncompressed transfer syntaxes, little endian."""
 
+_J2K_START = b"\xff\x4f\xff\x51"
 _SIZ_GRID, _SIZ_COMPONENTS = Struct(">4L").unpack_from, Struct(">HB").unpack_from
 
-J2K_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
+J2K_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{end}" for end in (90, 91, 201, 202, 203))
+"""JPEG 2000, and High-Throughput JPEG 2000, whose codestreams begin alike."""
 
 
-def plain(content: Path) -> tuple[Any, NDArray[Any]] | None:
+class Decoded(NamedTuple):
+    """An object with its stored values as decoded; and flags, where these say what its tags do not."""
+
+    dataset: Any
+    raw: NDArray[Any]
+    flags: frozenset[str] = frozenset()
+
+
+def plain(content: Path) -> Decoded | None:
     """Header and pixels of an ordinary file, uncompressed (a view of its bytes) or JPEG 2000; None for any other."""
     try:
         data = content.read_bytes()
@@ -72,22 +82,19 @@ def plain(content: Path) -> tuple[Any, NDArray[Any]] | None:
     if not 0 < 2 * shape[0] * shape[1] <= length:
         return None
     kind = "<i2" if integer(header, "PixelRepresentation") else "<u2"
-    return header, np.frombuffer(pixels, kind, shape[0] * shape[1], start).reshape(shape)
+    return Decoded(header, np.frombuffer(pixels, kind, shape[0] * shape[1], start).reshape(shape))
 
 
 def _decoded_j2k(header: Any, stream: bytes) -> bytearray | None:
     """The pixels of a JPEG 2000 codestream which says of them what the header says; None for anything else."""
-    if text(header.file_meta, "TransferSyntaxUID") not in J2K_SYNTAXES or stream[:4] != b"\xff\x4f\xff\x51":
+    if text(header.file_meta, "TransferSyntaxUID") not in J2K_SYNTAXES or stream[:4] != _J2K_START:
         return None
     if len(stream) < 43:
         return None
-    # ISO/IEC 15444-1 A.5.1: the grid and where the image starts on it, then components, and precision with the sign
-    right, bottom, left, top = _SIZ_GRID(stream, 8)
-    components, depth = _SIZ_COMPONENTS(stream, 40)
-    bits, signed = (depth & 0x7F) + 1, depth >> 7
+    shape, components, bits, signed = _siz(stream)
     agrees = (
         components == 1
-        and (bottom - top, right - left) == (integer(header, "Rows"), integer(header, "Columns"))
+        and shape == (integer(header, "Rows"), integer(header, "Columns"))
         and 8 < bits <= 16
         and bits == integer(header, "BitsStored")
         and signed == integer(header, "PixelRepresentation")
@@ -117,7 +124,7 @@ def _is_one_grey_image(dataset: Any) -> bool:
     )
 
 
-def decode(content: Path) -> tuple[Any, NDArray[Any]]:
+def decode(content: Path) -> Decoded:
     """The whole object, and its pixels as decoded."""
     with reading():
         dataset = pydicom.dcmread(content, force=True, specific_tags=_PIXEL_TAGS)
@@ -125,10 +132,10 @@ def decode(content: Path) -> tuple[Any, NDArray[Any]]:
         dataset.file_meta.TransferSyntaxUID = _implied_syntax(dataset)
     native = _native(dataset)
     if native is not None:
-        return dataset, native
+        return Decoded(dataset, native)
     try:
         with reading():
-            return dataset, _decompressed(dataset)
+            return _with_right_sign(dataset, _decompressed(dataset))
     except RejectedError as rejection:
         raise RejectedError(Reason.UNDECODABLE, _decoding_remedy(dataset.file_meta.TransferSyntaxUID)) from rejection
 
@@ -156,24 +163,39 @@ def _native(dataset: Any) -> NDArray[Any] | None:
 
 
 @lru_cache(maxsize=2)
-def decode_once(content: Path, modified: int, size: int) -> tuple[Any, NDArray[Any]]:
+def decode_once(content: Path, modified: int, size: int) -> Decoded:
     """As `decode`, kept for two objects (an object and its copy), so that all frames cost one decoding."""
     return decode(content)
 
 
-def sign_flags(dataset: Any) -> frozenset[str]:
-    """Whether a JPEG 2000 codestream contradicts PixelRepresentation; the decoder believes the codestream.
+def _siz(stream: bytes, start: int = 0) -> tuple[tuple[int, int], int, int, bool]:
+    """Rows and columns, components, precision in bits, and whether values have a sign, of a JPEG 2000 codestream.
 
-    The sign is the highest bit of Ssiz in the SIZ marker (ISO/IEC 15444-1 A.5.1).
+    ISO/IEC 15444-1 A.5.1: the grid and where the image starts on it, then components, and precision with the sign.
     """
-    if text(dataset.file_meta, "TransferSyntaxUID") not in J2K_SYNTAXES:
-        return frozenset()
-    head = bytes(dataset.PixelData[:4096])
-    start = head.find(b"\xff\x4f\xff\x51")
-    if start < 0 or len(head) < start + 43:
-        return frozenset()
-    signed = bool(head[start + 42] & 0x80)
-    return frozenset() if signed == (integer(dataset, "PixelRepresentation") == 1) else frozenset({"sign_corrected"})
+    right, bottom, left, top = _SIZ_GRID(stream, start + 8)
+    components, depth = _SIZ_COMPONENTS(stream, start + 40)
+    return (bottom - top, right - left), components, (depth & 0x7F) + 1, bool(depth >> 7)
+
+
+def _with_right_sign(dataset: Any, raw: NDArray[Any]) -> Decoded:
+    """Reads values as signed where either PixelRepresentation or the JPEG 2000 codestream says that they are.
+
+    pydicom does that where the codestream says unsigned. The other way round its values have wrapped.
+    """
+    start = -1
+    if text(dataset.file_meta, "TransferSyntaxUID") in J2K_SYNTAXES:
+        start = bytes(dataset.PixelData).find(_J2K_START)
+    if start < 0 or len(dataset.PixelData) < start + 43:
+        return Decoded(dataset, raw)
+    *_, bits, signed = _siz(dataset.PixelData, start)
+    if signed == (integer(dataset, "PixelRepresentation") == 1):
+        return Decoded(dataset, raw)
+    if signed:
+        half = 1 << (bits - 1)
+        raw = ((raw.astype(np.int64) + half) & (2 * half - 1)) - half
+        dataset.PixelRepresentation = 1
+    return Decoded(dataset, raw, frozenset({"sign_corrected"}))
 
 
 def _implied_syntax(dataset: Any) -> UID:

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from medssl_monai.ingest.dicom.decode import decode, decode_once, plain, sign_flags
+from medssl_monai.ingest.dicom.decode import Decoded, decode, decode_once, plain
 from medssl_monai.ingest.dicom.instance import UNCOMPRESSED_SYNTAXES, Instance
 from medssl_monai.ingest.dicom.tags import integer, quiet, reading, text
 from medssl_monai.ingest.hounsfield import (
@@ -19,6 +19,7 @@ from medssl_monai.ingest.hounsfield import (
     clip_to_int16,
     padding_mask,
     rescale,
+    sample_of,
     to_slice,
 )
 from medssl_monai.store.verdicts import Reason, RejectedError
@@ -27,55 +28,68 @@ CELL_SYNTAXES = UNCOMPRESSED_SYNTAXES | {"1.2.840.10008.1.2.5"}
 """Transfer syntaxes that keep pixel cells bit by bit, RLE among them; the others keep the values in them."""
 
 
-def read_pixels(instance: Instance, lowered: bool = False) -> HounsfieldSlice:
+def read_pixels(
+    instance: Instance, lowered: bool = False, samples: list[NDArray[Any]] | None = None
+) -> HounsfieldSlice:
     """The image of an instance: HU for CT, the stored values for other modalities; orientation as stored.
 
     Args:
         instance: which.
         lowered: subtract 32768 where the values have no sign and are not HU.
+        samples: is given some of the HU of CT, padding that no tag declares among them (see `hounsfield.sample_of`).
 
     Raises:
         RejectedError: the pixels cannot be decoded.
     """
     ordinary = plain(instance.content) if instance.frame is None else None
     if ordinary is not None:
-        return _checked(instance, *ordinary, lowered)
+        return _checked(instance, ordinary, lowered, samples)
     with quiet():
-        return _read_pixels(instance, lowered)
+        return _read_pixels(instance, lowered, samples)
 
 
-def _read_pixels(instance: Instance, lowered: bool) -> HounsfieldSlice:
+def _read_pixels(instance: Instance, lowered: bool, samples: list[NDArray[Any]] | None) -> HounsfieldSlice:
     if instance.frame is None:
-        dataset, raw = decode(instance.content)
+        dataset, raw, known = decode(instance.content)
     else:
         with reading():
             status = instance.content.stat()
-        dataset, frames = decode_once(instance.content, status.st_mtime_ns, status.st_size)
+        dataset, frames, known = decode_once(instance.content, status.st_mtime_ns, status.st_size)
         frames = frames[None] if frames.ndim == 2 else frames
         raw = frames[instance.frame] if instance.frame < len(frames) else frames
-    pixels, flags = _checked(instance, dataset, raw, lowered)
-    return HounsfieldSlice(pixels, flags | sign_flags(dataset))
+    return _checked(instance, Decoded(dataset, raw, known), lowered, samples)
 
 
-def _checked(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: bool) -> HounsfieldSlice:
+def _checked(
+    instance: Instance, decoded: Decoded, lowered: bool, samples: list[NDArray[Any]] | None
+) -> HounsfieldSlice:
+    dataset, raw, known = decoded
     if raw.shape != instance.shape:
         raise RejectedError(Reason.UNDECODABLE, "the decoded image has another shape than its Rows and Columns say")
-    return _grey_values(instance, dataset, raw, lowered)
+    ct = instance.modality == "CT"
+    found = _hu(instance, dataset, raw, samples) if ct else _as_stored(instance, dataset, raw, lowered)
+    return found._replace(flags=found.flags | known)
 
 
-def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: bool) -> HounsfieldSlice:
-    """HU for CT, the stored values otherwise; X-rays stored white on black (MONOCHROME1) turned over."""
-    simple = _simple_hu(instance, dataset, raw) if instance.modality == "CT" else None
+def _as_stored(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: bool) -> HounsfieldSlice:
+    """The stored values; X-rays stored white on black (MONOCHROME1) turned over."""
+    stored = _significant_bits(raw, dataset)
+    inverted = instance.photometric == "MONOCHROME1"
+    lowered = lowered and integer(dataset, "PixelRepresentation") == 0
+    values = _turned_over(stored, dataset) if inverted else stored
+    pixels, clipped = clip_to_int16(values - LOWERED_BY if lowered else values)
+    junk = _has_high_bits(raw, dataset)
+    names = {"clipped": clipped, "high_bits": junk, "inverted": inverted, "lowered": lowered}
+    return HounsfieldSlice(pixels, frozenset(name for name, holds in names.items() if holds))
+
+
+def _hu(instance: Instance, dataset: Any, raw: NDArray[Any], samples: list[NDArray[Any]] | None) -> HounsfieldSlice:
+    simple = _simple_hu(instance, dataset, raw)
     if simple is not None:
+        if samples is not None:
+            samples.append(sample_of(simple))
         return HounsfieldSlice(simple, frozenset())
     stored = _significant_bits(raw, dataset)
-    if instance.modality != "CT":
-        inverted = instance.photometric == "MONOCHROME1"
-        lowered = lowered and integer(dataset, "PixelRepresentation") == 0
-        values = _turned_over(stored, dataset) if inverted else stored
-        pixels, clipped = clip_to_int16(values - LOWERED_BY if lowered else values)
-        names = {"clipped": clipped, "inverted": inverted, "lowered": lowered}
-        return HounsfieldSlice(pixels, frozenset(name for name, holds in names.items() if holds))
     slope = 1.0 if instance.slope is None else instance.slope
     intercept = 0.0 if instance.intercept is None else instance.intercept
     declared = _declared_padding(dataset)
@@ -85,8 +99,14 @@ def _grey_values(instance: Instance, dataset: Any, raw: NDArray[Any], lowered: b
         padding |= padding_mask(raw, slope, intercept, declared)
     if instance.has_lut:
         with reading():
-            return to_slice(_modality_lut(dataset, stored), padding, lossy=instance.lossy)
-    return to_slice(rescale(stored, slope, intercept), padding, lossy=instance.lossy)
+            hu: NDArray[Any] = _modality_lut(dataset, stored)
+    else:
+        hu = rescale(stored, slope, intercept)
+    if samples is not None:
+        samples.append(sample_of(hu, padding))
+    pixels, flags = to_slice(hu, padding, lossy=instance.lossy)
+    junk = _has_high_bits(raw if padding is None else raw[~padding], dataset)
+    return HounsfieldSlice(pixels, flags | {"high_bits"} if junk else flags)
 
 
 def _simple_hu(instance: Instance, dataset: Any, raw: NDArray[Any]) -> NDArray[np.int16] | None:
@@ -144,6 +164,8 @@ def _modality_lut(dataset: Any, stored: NDArray[Any]) -> NDArray[np.int64]:
         bytewise = bits <= 8 and len(data) <= count + 1
         data = np.frombuffer(data, np.dtype("u1" if bytewise else "<u2" if little else ">u2"))
     table = np.asarray(data, np.int64)[:count]
+    if len(table) < count:
+        raise RejectedError(Reason.UNREADABLE, f"its Modality LUT has {len(table)} of {count} entries; it is damaged")
     return np.asarray(table[np.clip(stored - first, 0, len(table) - 1)])
 
 
@@ -170,6 +192,18 @@ def _significant_bits(raw: NDArray[Any], dataset: Any) -> NDArray[Any]:
         return stored
     shifted: Any = stored - lowest
     return np.asarray((shifted & ((1 << bits) - 1)) + lowest)
+
+
+def _has_high_bits(raw: NDArray[Any], dataset: Any) -> bool:
+    """Whether values at the bottom of their cells have bits above BitsStored that are no extension of a sign."""
+    bits, allocated = _bits_stored(dataset), integer(dataset, "BitsAllocated") or 16
+    if integer(dataset, "HighBit") not in (None, bits - 1) or not bits < allocated <= 32 or raw.dtype.kind not in "iu":
+        return False
+    cells = raw.astype(np.int64) & ((1 << allocated) - 1)
+    above = cells >> bits
+    if integer(dataset, "PixelRepresentation") == 1:
+        above = above[(above != (1 << (allocated - bits)) - 1) | (cells >> (bits - 1) & 1 == 0)]
+    return bool(above.any())
 
 
 def _bits_stored(dataset: Any) -> int:

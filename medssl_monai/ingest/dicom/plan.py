@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from medssl_monai.ingest.dicom.admission import Rules
 from medssl_monai.ingest.dicom.instance import DISCRIMINATORS, Instance
 from medssl_monai.ingest.dicom.stacks import Copies, depth_mm, drop_copies, separate
 from medssl_monai.ingest.geometry import (
@@ -41,6 +42,7 @@ class DicomPlan:
         depths_mm: position of each instance along the slice direction; empty where there is no orientation.
         owned: the files it accounts for, dropped copies included; a file's frames may be in several plans.
         flags, repairs: see `Verdict`.
+        assume_hu: whether its values are in HU also where they do not look like it.
     """
 
     series_id: str
@@ -55,6 +57,7 @@ class DicomPlan:
     owned: frozenset[Path]
     flags: frozenset[str]
     repairs: tuple[str, ...]
+    assume_hu: bool = False
 
     @property
     def files(self) -> int:
@@ -96,12 +99,12 @@ def common_folder(paths: Iterable[Path]) -> Path:
     return Path(os.path.commonpath({path.parent.resolve() for path in paths}))
 
 
-def plan_images(found: Sequence[Found], key: bytes) -> tuple[list[DicomPlan], list[Verdict]]:
+def plan_images(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list[DicomPlan], list[Verdict]]:
     """The series to be stored among all files of one SeriesInstanceUID, and verdicts on what is in none of them."""
     taken = [instance for one in found for instance, refused in one.instances if refused is None]
     verdicts = _refused_series(found, {instance.path for instance in taken}, key)
     plans, ambiguous = plan_series(taken, key)
-    return plans, [*verdicts, *ambiguous]
+    return [replace(plan, assume_hu=rules.assume_hu) for plan in plans], [*verdicts, *ambiguous]
 
 
 def plan_series(instances: Sequence[Instance], key: bytes) -> tuple[list[DicomPlan], list[Verdict]]:

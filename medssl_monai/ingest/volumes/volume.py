@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from medssl_monai.errors import GeometryError
 from medssl_monai.ingest.geometry import Orientation, canonical_orientation, stack_affine
-from medssl_monai.ingest.hounsfield import LOWERED_BY, clip_to_int16, needs_lowering, not_hounsfield, rescale, to_slice
+from medssl_monai.ingest.hounsfield import (
+    LOWERED_BY,
+    clip_to_int16,
+    needs_lowering,
+    not_hounsfield,
+    rescale,
+    to_slice,
+)
 from medssl_monai.store.records import SliceRecord
 from medssl_monai.store.verdicts import Reason, RejectedError
 
