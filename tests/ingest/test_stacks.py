@@ -128,7 +128,7 @@ def write_between(folder: Path, first: dict[str, Any], second: dict[str, Any], o
     ("first", "second", "offset"),
     [
         ({}, {"ConvolutionKernel": "B70f"}, 1.25),
-        ({}, {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "IODINE"]}, 1.25),
+        ({}, {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "AVERAGE"]}, 1.25),
         ({"KVP": 80}, {"KVP": 140}, 0.3),
         ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}, 0.3),
         ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}, 1.25),
