@@ -51,7 +51,7 @@ def network_classes(table: LabelTable, classes: Any = None, *, task: str = "mult
 
     Raises:
         ConfigError: see `named_classes`.
-        LabelError: the table has a class that is not among those given; there is one class alone where classes exclude
+        LabelError: the table has a class that is not among those given; there is only one class where classes exclude
             each other; or, where none are given, a class has rows to be tested on and none to be learned from.
     """
     given = named_classes(classes)
@@ -64,8 +64,8 @@ def network_classes(table: LabelTable, classes: Any = None, *, task: str = "mult
         )
     if task != "multilabel" and len(names) < 2:
         raise LabelError(
-            f"{table.path}: all rows are of the class {names[0]!r}, so that there is nothing to tell apart; add "
-            "rows of another class"
+            f"{table.path}: all rows are of the class {names[0]!r}, so there is nothing to learn; add rows of "
+            "another class"
         )
     learned = {name for row in table.rows if row.split == "train" for name in row.names}
     if learned:  # else the table has no splits, or is one to be tested on

@@ -90,11 +90,13 @@ def fit_confidence(
         temperature = fit_temperature(judged.labels, judged.outputs, task)
         note = f"fitted on {len(held_out)} validation slices"
         if temperature < 1.01 * TEMPERATURES[0]:
-            # The loss falls all the way where every slice is told rightly: that would make anything certain.
+            # Where every slice is classified correctly, the loss has no minimum: any answer would become certain.
             temperature = 1.0
-            note = f"not fitted: all of {len(held_out)} validation slices are told rightly, which leaves it open"
+            note = (
+                f"not fitted: all of {len(held_out)} validation slices are classified correctly, which leaves it open"
+            )
         elif temperature > 0.99 * TEMPERATURES[1]:
-            # And it falls the other way where the answers are no better than chance: that would make all of them even.
+            # Where the answers are no better than chance, it has none either: all classes would become equally likely.
             temperature = 1.0
             note = f"not fitted: on {len(held_out)} validation slices the answers are no better than chance"
     assert learned.labels is not None

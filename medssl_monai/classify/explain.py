@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Example:
-    """A slice worth a look: its place in the data set, its class and the one predicted, and how sure that was."""
+    """A slice to be shown: its place in the data set, its class, the class predicted, and its probability."""
 
     index: int
     label: int
@@ -37,7 +37,7 @@ def grad_cam(network: nn.Module, view: Tensor, class_index: int, layer: str = "l
         network: a torchvision ResNet; put into evaluation mode.
         view: (3, S, S).
         class_index: of the class asked about.
-        layer: whose activations are weighted; ``layer4`` has cells of 32² pixels.
+        layer: the activations of this layer are weighted; ``layer4`` has cells of 32² pixels.
     """
     network.eval()
     device = next(network.parameters()).device

@@ -44,7 +44,7 @@ class HeatMap:
         picture: (H, W) or (H, W, 3) in [0, 1].
         grad_cam: (H, W) in [0, 1].
         occlusion: (H, W), fall of the class's probability; None where it was not asked for.
-        asked: the class that the maps speak of.
+        asked: the class that the maps are about.
         probability: of that class.
         flag: why no class is named; "" where one is.
         spacing_mm: (row, column); None where unknown.
@@ -64,7 +64,7 @@ class HeatMap:
 
 
 def choose_rows(result: PredictionResult, series: str, count: int) -> list[int]:
-    """Rows of a series worth a look: of each of ``count`` equal parts the slice surest of what the study is called.
+    """Rows of a series to be shown: in each of ``count`` equal parts the slice with the largest probability of the class.
 
     Of a study that is flagged the slices least like those of training.
     """

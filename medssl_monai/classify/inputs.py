@@ -1,12 +1,10 @@
 """What a classifier is given to predict: clinical files as slices of a store, and a word on all that is left out.
 
-A store that is made for a prediction is private and gone afterwards, unless a folder is named to keep it.
+A store that is made for a prediction is private and removed afterwards, unless a folder is named to keep it.
 """
 
 import hashlib
-import shutil
 import tempfile
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ class PredictionInput:
 
     Args:
         data: a slice store, or files, folders and archives, which are ingested.
-        cache_dir: folder in which such a store is kept; None uses a private one, which is removed with this object.
+        cache_dir: folder in which such a store is kept; None uses a private one until `close`.
         filters: slices that the classifier is for.
         modality: what is ingested.
         key: of the pseudonyms; by default the user's own.
@@ -60,6 +58,7 @@ class PredictionInput:
         headers: bool = False,
     ) -> None:
         self.sources = Sources(headers, key)
+        self._private: tempfile.TemporaryDirectory[str] | None = None
         sources = [Path(data)] if isinstance(data, (str, Path)) else [Path(one) for one in data]
         if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
             self.store = SliceStore(sources[0])
@@ -89,11 +88,15 @@ class PredictionInput:
         """Path of each series that is to be classified, by its id; it may name a patient."""
         return {row["series_id"]: path for row in self.rows if (path := self.sources.paths.get(row["series_id"]))}
 
+    def close(self) -> None:
+        """Remove a private store; what was read from it cannot be read again."""
+        if self._private is not None:
+            self._private.cleanup()
+
     def _store_folder(self, sources: Sequence[Path], cache_dir: str | Path | None, modality: str) -> Path:
         if cache_dir is None:
-            folder = tempfile.mkdtemp(prefix="medssl-predict-")
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)  # when nobody reads from it any more
-            return Path(folder) / "store"
+            self._private = tempfile.TemporaryDirectory(prefix="medssl-predict-")
+            return Path(self._private.name) / "store"
         names = "\n".join(sorted(str(one.resolve()) for one in sources)) + f"\n{modality}"
         return Path(cache_dir) / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Labels and the slices they speak of, ready for a dataset."""
+"""The slices of a store with the labels of a table, ready for a dataset."""
 
 import hashlib
 import logging

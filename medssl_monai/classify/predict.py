@@ -2,6 +2,7 @@
 
 import logging
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -101,11 +102,14 @@ def predict(
     if options.dicom_out is not None:
         _check_dicom_out(options.dicom_out, pictures)
     given = [sources] if isinstance(sources, (str, Path)) else sources
-    with fetched(given, options.query, verify_tls=options.verify_tls) as local:
+    with (
+        fetched(given, options.query, verify_tls=options.verify_tls) as local,
+        tempfile.TemporaryDirectory(prefix="medssl-predict-") as private,
+    ):
         if pictures:
             work = _picture_work(Path(run), settings, local, folder, overrides)
         else:
-            overrides = {"headers": options.dicom_out is not None, **overrides}
+            overrides = {"cache_dir": private, "headers": options.dicom_out is not None, **overrides}
             work = _slice_work(Path(run), local, folder, overrides)
         result = work.result
         if options.names:
@@ -157,7 +161,7 @@ def _picture_work(
 ) -> _Work:
     view = ConfigParser(dict(settings)).get_parsed_content("validate#preprocessing")
     dataset = PictureInput(local.paths, view)
-    return _run(run, out, {"source": dataset, "dataset": dataset, "preprocessing": None, **overrides})
+    return _run(run, out, {"source": dataset, "dataset": dataset, "preprocessing": None, "finalize": [], **overrides})
 
 
 def _run(run: Path, out: Path, content: Mapping[str, Any]) -> _Work:
@@ -180,7 +184,7 @@ def _remove_heat_maps(folder: Path) -> None:
 
 
 def _heat_maps(work: _Work, settings: Mapping[str, Any], count: int, occlusion: bool) -> list[HeatMap]:
-    """Of each study the slices worth a look."""
+    """The slices to be shown of each series."""
     result = work.result
     place = {(series, number): i for i, (series, number) in enumerate(zip(result.series, result.slices, strict=True))}
     return [

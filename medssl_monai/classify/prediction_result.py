@@ -1,6 +1,6 @@
 """The answer of a classifier: slices and studies with probabilities, what was flagged instead, what was left out.
 
-A study is here a series of a store. A slice whose distance to the training slices exceeds the run's threshold is
+Here a study is a series of a store. A slice whose distance to the training slices exceeds the run's threshold is
 flagged, and no class is named for it; a study is flagged where more than half of its slices are.
 
 Shapes: N slices, C classes.

@@ -1,6 +1,6 @@
-"""What frozen features tell of labels: nearest neighbours and a linear classifier, judged on patients left out.
+"""How well frozen features predict labels: nearest neighbours and a linear classifier, tested on left-out patients.
 
-Where there are no labels, ingestion knows some for free: plane, kernel, body part, place of the slice in its series.
+Where there are no labels, ingestion provides some: plane, kernel, body part, place of the slice in its series.
 """
 
 from collections.abc import Mapping, Sequence
@@ -82,7 +82,7 @@ def probe(features: Floats, labels: Sequence[str], patients: Sequence[str], *, f
 
     Returns:
         ``knn``, ``linear``, ``chance`` (one over the number of classes), and ``left_out``: ``patients``, or ``slices``
-        where patients cannot be left out because there is one alone, or a class would be missing.
+        where patients cannot be left out because there is only one, or a class would be missing.
     """
     _, truth = np.unique(np.asarray(labels), return_inverse=True)
     splits, left_out = _splits(truth, np.asarray(patients), folds)
@@ -126,7 +126,7 @@ def linear_probe(train: Floats, labels: npt.ArrayLike, test: Floats, classes: in
         return _for_all_classes(model.predict_proba(test), model.classes_, classes)
     columns = []
     for held in truth.astype(int).T:
-        if held.min() == held.max():  # one answer alone was seen, and it is given
+        if held.min() == held.max():  # only one answer was seen, and it is returned
             columns.append(np.full(len(test), float(held[0])))
         else:
             columns.append(linear_probe(train, held, test, 2, seed=seed)[:, 1])

@@ -1,6 +1,6 @@
 """Whether a slice is like those that a classifier learned from: its distance to the nearest of them.
 
-Deep nearest neighbours (Sun et al. 2022, arXiv 2204.06507) on the features of several stages instead of the last alone
+Deep nearest neighbours (Sun et al. 2022, arXiv 2204.06507) on the features of several stages instead of only the last
 (as Lee et al. 2018, arXiv 1807.03888, found better): each feature in deviations of the training slices, each stage with
 the same weight. A distance above a quantile of known good slices is flagged.
 
@@ -174,7 +174,7 @@ def _nearest(features: Floats, reference: Floats, groups: npt.NDArray[Any] | Non
 def _groups(
     series: npt.NDArray[Any], patients: npt.NDArray[Any], labels: Sequence[Any]
 ) -> tuple[npt.NDArray[Any], str]:
-    """A number a slice, equal for slices that must not vouch for each other; and the rule in words."""
+    """A number per slice, equal for slices that are not compared with each other; and the rule in words."""
     names = np.array([str(label) for label in labels])
     if all(patients) and all(len(set(patients[names == name])) >= 3 for name in set(names)):
         return np.unique(patients, return_inverse=True)[1], "training slices, each against other patients"

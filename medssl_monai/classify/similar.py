@@ -139,7 +139,7 @@ def nearest_slices(
         among: what is searched.
         count: at most.
         without: a patient that is not shown, that of the query.
-        one_per_series: of each series its nearest slice alone; its neighbours say nothing new.
+        one_per_series: only the nearest slice of each series; its neighbours add nothing.
     """
     likeness = among.features @ _unit(query[None])[0]
     found: list[Match] = []
@@ -157,7 +157,7 @@ def nearest_slices(
 def nearest_series(query: Floats, among: SliceFeatures, count: int = 8, *, without: str = "") -> list[Match]:
     """The nearest series of a series (M, D): by the mean over its slices of the likeness to the best slice there.
 
-    The slice told is the one that is most like any slice of the query.
+    The slice given is the one that is most like any slice of the query.
     """
     likeness = _unit(query) @ among.features.T
     owners = np.asarray(among.series)

@@ -1,4 +1,4 @@
-"""Collects an evaluator's predictions on slices whose truth is unknown, with how far each can be trusted."""
+"""Collects an evaluator's predictions on slices without labels, and how far each can be trusted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from medssl_monai.statistics.temperature import at_temperature
 class StudyPredictions:
     """Writes predictions by slice and study when an evaluator has finished (see `PredictionResult.write`).
 
-    Probabilities are at the run's temperature, and slices unlike those of training are flagged, where the run knows
+    Probabilities are at the run's temperature, and slices unlike those of training are flagged, where the run has
     either. Expects a MONAI evaluator over `SliceDataset` whose postprocessing turns ``pred`` into probabilities.
 
     Args:

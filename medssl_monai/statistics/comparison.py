@@ -90,7 +90,7 @@ def paired_permutation(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Exchange the two classifiers' answers patient by patient: were they alike, nobody could tell which was whose.
+    """Exchange the two classifiers' answers patient by patient: if they were alike, the exchange would not matter.
 
     All 2^P exchanges are tried where they are no more than ``permutations``, else so many random ones, and the one as
     observed is counted among them (Phipson and Smyth 2010), so that p is never 0.
@@ -181,7 +181,7 @@ def _exchanged(judge: Metric, labels: Ints, first: Floats, second: Floats, swap:
 
 
 def _exchanged_balanced_accuracy(kinds: Ints, gains: Floats, owner: Ints, flips: npt.NDArray[np.bool_]) -> Floats:
-    """Balanced accuracy is linear in hits: a patient's exchange turns the sign of his part of the difference.
+    """Balanced accuracy is linear in hits: a patient's exchange changes the sign of that patient's part of the difference.
 
     ``kinds`` are what the hits are averaged within first (classes), ``gains`` one's hits less the other's.
     """

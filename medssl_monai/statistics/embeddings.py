@@ -1,4 +1,4 @@
-"""How much a set of embeddings still tells: spread, rank, alignment, uniformity.
+"""How much information a set of embeddings holds: spread, rank, alignment, uniformity.
 
 Shapes: N embeddings of D dimensions.
 """
@@ -36,7 +36,7 @@ def effective_rank(embeddings: Tensor) -> float:
 
 
 def alignment(first: Tensor, second: Tensor) -> float:
-    """Mean squared distance of two views' unit embeddings (N, D), in [0, 4]; 0 where views do not matter.
+    """Mean squared distance of two views' unit embeddings (N, D), in [0, 4]; 0 where the views have no influence.
 
     Wang and Isola 2020, arXiv 2005.10242, equation 5 with α = 2.
     """

@@ -1,4 +1,4 @@
-"""Bootstrap intervals that resample patients, for slices of one patient are not independent.
+"""Bootstrap intervals that resample patients, because slices of one patient are not independent.
 
 Shapes: N slices, C classes, P patients, R resamples, B bins.
 
@@ -147,7 +147,7 @@ def mean_where(values: Floats, kept: npt.NDArray[np.bool_]) -> Floats:
 
 
 def resampled_auc(positive: npt.NDArray[np.bool_], scores: Floats, owner: Ints, counts: Ints) -> Floats:
-    """AUC (R,) of resamples of patients, in portions whose weights hold about four million numbers.
+    """AUC (R,) of resamples of patients, in portions with about four million weights.
 
     Args:
         positive: (N,) truth.
@@ -161,7 +161,7 @@ def resampled_auc(positive: npt.NDArray[np.bool_], scores: Floats, owner: Ints, 
 
 
 def weighted_auc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Ints) -> Floats:
-    """AUC (R,) of scores (N,) under weights (R, N): P(positive > negative) + P(tie) / 2; NaN for one side alone."""
+    """AUC (R,) of scores (N,) under weights (R, N): P(positive > negative) + P(tie) / 2; NaN without both."""
     order = np.argsort(scores, kind="stable")
     _, start = np.unique(scores[order], return_index=True)
     ups = np.add.reduceat((weights * positive)[:, order].astype(np.float64), start, axis=1)  # (R, distinct scores)

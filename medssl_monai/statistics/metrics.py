@@ -121,7 +121,7 @@ def classification_metrics(labels: Ints, probabilities: Floats, classes: Sequenc
 
 
 def _areas(labels: Ints, probabilities: Floats) -> dict[int, float]:
-    """Area under the ROC curve of each class that occurs, against the rest; empty for one class alone."""
+    """Area under the ROC curve of each class that occurs, against the rest; empty where there is only one class."""
     present = np.unique(labels)
     if len(present) < 2:
         return {}

@@ -70,7 +70,7 @@ def label_figures(holds: Bools, probability: Floats, threshold: float) -> dict[s
     """Figures of one label: AUC, average precision, and at the threshold precision, recall, specificity, F1.
 
     ``confusion_matrix`` is [[true no, false yes], [false no, true yes]]. What needs both answers among the slices is
-    None where there is one alone.
+    None where there is only one.
     """
     said = probability >= threshold
     hits, misses = int((said & holds).sum()), int((~said & holds).sum())

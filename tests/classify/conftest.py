@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from medssl_monai.classify.finetune import finetune
 from medssl_monai.ingest import SliceStore
-from medssl_monai.resources import bundle_dir, config_file
-from medssl_monai.runs.bundle import run_bundle
 
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "max_epochs": 2, "device": "cpu"}
 
@@ -20,7 +19,10 @@ def fine_tuned(phantom_labels: Path, phantom_store: SliceStore, tmp_path_factory
     table = phantom_labels.with_name("labels_for_predictions.csv")
     table.write_text(re.sub(rf"^({last},.*),train$", r"\1,validation", text, flags=re.M), encoding="utf-8")
     out = tmp_path_factory.mktemp("runs") / "fine_tuned"
-    files = [bundle_dir("ct_classification") / "configs" / "train.yaml", config_file("demo_finetune")]
-    where = {"dataset_dir": str(table), "store_dir": str(phantom_store.path), "output_dir": str(out)}
-    run_bundle(files, {**where, **SMALL})
-    return out
+    run = finetune(table, out, store=phantom_store.path, config=["demo_finetune"], **SMALL)
+    assert run.model.is_file()
+    assert (run.train_slices, run.train_patients, run.steps) == (12, 2, 4)
+    assert run.settings["classes"] == ["abdomen_pelvis", "head", "thorax"]
+    assert run.validation is not None
+    assert run.validation["all_slices"]["slices"] == 6
+    return run.folder

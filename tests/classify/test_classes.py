@@ -1,4 +1,4 @@
-"""Classes that a network could not tell apart or could not learn are named before anything is trained."""
+"""Classes that a network cannot learn are named before anything is trained."""
 
 import logging
 from pathlib import Path

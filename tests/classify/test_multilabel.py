@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 from medssl_monai.classify.classes import balanced_loss, positive_weights
 from medssl_monai.classify.confidence import read_confidence
 from medssl_monai.classify.evaluate import evaluate
+from medssl_monai.classify.finetune import finetune
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.classify.probes import linear_probe, nearest_votes
@@ -27,8 +28,6 @@ from medssl_monai.ingest import SliceStore
 from medssl_monai.labels.labelled_slices import labelled_slices
 from medssl_monai.labels.subsets import nested_subset
 from medssl_monai.labels.table import read_labels
-from medssl_monai.resources import bundle_dir
-from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.statistics.comparison import paired_label_permutation, paired_permutation
 from medssl_monai.statistics.intervals import weighted_auc
 from medssl_monai.statistics.metrics import figures_for_choice
@@ -226,18 +225,8 @@ def run(table: Path, phantom_store: SliceStore, tmp_path_factory: pytest.TempPat
     run = tmp_path_factory.mktemp("several") / "run"
     settings = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0, "max_epochs": 6}
     settings |= {"device": "cpu", "frozen_epochs": 0, "learning_rate": 1e-3, "augment": False, "epoch_length": 2}
-    run_bundle(
-        [bundle_dir("ct_classification") / "configs" / "train.yaml"],
-        {
-            "dataset_dir": str(table),
-            "store_dir": str(phantom_store.path),
-            "output_dir": str(run),
-            "task": "multilabel",
-            "class_balance": "loss",
-            **settings,
-        },
-    )
-    return run
+    settings |= {"task": "multilabel", "class_balance": "loss"}
+    return finetune(table, run, store=phantom_store.path, **settings).folder
 
 
 def test_from_the_table_to_the_predictions(run: Path, table: Path, phantom_store: SliceStore, tmp_path: Path) -> None:

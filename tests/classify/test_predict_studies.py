@@ -20,6 +20,7 @@ from medssl_monai.classify.confidence import read_confidence
 from medssl_monai.classify.evaluate import evaluate
 from medssl_monai.classify.explain import occlusion_map
 from medssl_monai.classify.features import embed
+from medssl_monai.classify.finetune import finetune
 from medssl_monai.classify.heat_maps import on_slice
 from medssl_monai.classify.inputs import parse_dicomweb
 from medssl_monai.classify.pictures.inputs import PictureInput
@@ -28,8 +29,6 @@ from medssl_monai.cli.main import main
 from medssl_monai.errors import CheckpointError, InputError, NoImagesError, NotHounsfieldError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.ingest.sources.dicomweb import PacsSeries, PacsSource
-from medssl_monai.resources import bundle_dir, config_file
-from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.store.verdicts import Reason, RejectedError
 
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "device": "cpu"}
@@ -55,7 +54,7 @@ def test_a_run_knows_its_limits(fine_tuned: Path) -> None:
     assert known.reference.threshold > 0
 
 
-def test_evaluation_can_fit_it_anew(
+def test_evaluation_can_fit_it_again(
     fine_tuned: Path, phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -83,25 +82,25 @@ def test_an_evaluation_on_what_was_learned_from_says_so(
     table = phantom_labels.with_name("unsplit.csv")
     table.write_text("\n".join(rows), encoding="utf-8")
     words = ["evaluate", fine_tuned, "--data", table, "--store", phantom_store.path, "--out", tmp_path / "out"]
-    told = []
+    printed = []
     for more in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", ["medssl", *map(str, words), *more])
         with pytest.raises(SystemExit) as stopped:
             main()
         assert not stopped.value.code
-        told.append(capsys.readouterr().out)
+        printed.append(capsys.readouterr().out)
     count = len(rows) - 1
     sentence = f"split unknown in {count} of {count} rows: they are used for training and testing alike, "
     sentence += "so the test is on training data"
-    assert f"unsplit.csv: {sentence}" in told[0]
+    assert f"unsplit.csv: {sentence}" in printed[0]
     written = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
-    assert json.loads(told[1])["statements"] == written["statements"] == [sentence]
+    assert json.loads(printed[1])["statements"] == written["statements"] == [sentence]
 
 
 @pytest.mark.parametrize(
     ("answers", "note"),
     [
-        (np.argmax, "not fitted: all of 6 validation slices are told rightly, which leaves it open"),
+        (np.argmax, "not fitted: all of 6 validation slices are classified correctly, which leaves it open"),
         (np.argmin, "not fitted: on 6 validation slices the answers are no better than chance"),
     ],
 )
@@ -257,13 +256,8 @@ def test_runs_on_pictures_predict_pictures(
             path = tmp_path / "pictures" / name / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), rng.normal(level, 20, (40, 50)).clip(0, 255).astype(np.uint8))
-    files = [bundle_dir("ct_classification") / "configs" / "train.yaml", config_file("finetune_folders")]
-    where = {
-        "dataset_dir": str(tmp_path / "pictures"),
-        "output_dir": str(tmp_path / "run"),
-        "overlays": [str(files[1])],
-    }
-    run_bundle(files, {**where, **SMALL, "max_epochs": 1, "frozen_epochs": 0})
+    settings = {**SMALL, "max_epochs": 1, "frozen_epochs": 0}
+    finetune(tmp_path / "pictures", tmp_path / "run", config=["finetune_folders"], **settings)
     chosen = [tmp_path / "pictures" / "dark" / name for name in ("0.png", "1.png")]
     words = ["predict", tmp_path / "run", *chosen, "--out", tmp_path / "out", "--heatmaps", "1"]
     monkeypatch.setattr(sys, "argv", ["medssl", *map(str, words)])

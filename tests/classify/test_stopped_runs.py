@@ -1,4 +1,4 @@
-"""A fine-tuning that was stopped on its way is told from one that has ended, of whatever kind."""
+"""A fine-tuning that was stopped is not taken for a finished one, of whatever kind."""
 
 import os
 import shutil

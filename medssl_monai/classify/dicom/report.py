@@ -1,6 +1,6 @@
 """A prediction as DICOM objects that go back to where the images came from: a structured report and pictures.
 
-They hold the patient's identity, copied from the source images, and are therefore written on explicit request alone.
+They hold the patient's identity, copied from the source images, and are therefore written only on explicit request.
 The report is a Comprehensive SR by template 1500 (PS3.16 TID 1500, 1501); a picture is a Secondary Capture
 (PS3.3 A.8.1) that names its source image (PS3.3 C.7.6.1.1.4). Classes are coded in the private scheme 99MEDSSL.
 """
@@ -56,7 +56,7 @@ def write_dicom(
         heat_maps: of slices of it.
         given: what was classified, with the headers of its images.
         folder: where the objects go; their names are pseudonyms, their content is not.
-        run: folder of the run, whose weights are named by their SHA-256.
+        run: folder of the run; its weights are named by their SHA-256.
 
     Returns:
         The files.
@@ -229,7 +229,7 @@ def _complete(header: Any) -> Any:
 
 def _decode(header: Any) -> None:
     """Sequences as text too: what stays bytes would be copied as it is into an object with another character set."""
-    tags = list(header.keys())  # a dataset itself gives elements, of which the first broken one would raise
+    tags = list(header.keys())  # a dataset itself gives elements, and the first broken one would raise
     with quiet():
         for tag in (tag for tag in tags if tag.group != FUNCTIONAL_GROUPS):
             try:

@@ -1,6 +1,6 @@
 """The images behind the slices of a prediction, noted while ingestion reads them.
 
-A store knows them by keyed hashes alone, and members of archives are gone when ingestion has ended.
+A store knows them only by keyed hashes, and members of archives are gone when ingestion has ended.
 """
 
 import logging

@@ -89,7 +89,7 @@ class ImageData:
         name: of the data set.
         classes: in the order of the network's outputs.
         images: N pictures.
-        labels: (N,) class indices, or (N, C) float32 with 1 where a class holds, of which several may.
+        labels: (N,) class indices, or (N, C) float32 with 1 where a class holds; several may.
         patients: per picture, "" where unknown.
         splits: positions of the pictures of ``train``, ``validation`` and ``test``, in order.
         statements: what is unknown or was chosen, as sentences.
@@ -105,9 +105,9 @@ class ImageData:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over names, labels and splits; the pixels take part through their number alone."""
+        """SHA-256 over names, labels and splits; of the pixels only their number takes part."""
         digest = hashlib.sha256(f"{self.name} {self.classes} {len(self.images)}".encode())
-        digest.update(np.asarray(self.labels, dtype=np.int64).tobytes())  # several labels: noughts and ones
+        digest.update(np.asarray(self.labels, dtype=np.int64).tobytes())  # several labels: 0 and 1
         for split in sorted(self.splits):
             digest.update(split.encode() + np.asarray(self.splits[split], dtype=np.int64).tobytes())
         return digest.hexdigest()

@@ -65,7 +65,7 @@ class PictureInput(Dataset[dict[str, Any]]):
                 f"among {len(self.left_out)} files ({kinds}); give PNG or JPEG, windowed as its training pictures were"
             )
         self._files = ImageFiles([path for path, _ in found])
-        self._kept = [pixels for _, pixels in found]  # of archives, whose members are gone by now
+        self._kept = [pixels for _, pixels in found]  # of archives; their members are gone by now
 
     def __len__(self) -> int:
         return len(self._files)

@@ -1,4 +1,4 @@
-"""A label table whose sources are pictures (PNG, JPEG, BMP) rather than slices in HU."""
+"""A label table with pictures (PNG, JPEG, BMP) as sources rather than slices in HU."""
 
 from collections.abc import Sequence
 from pathlib import Path
