@@ -64,7 +64,7 @@ class HeatMap:
 
 
 def choose_rows(result: PredictionResult, series: str, count: int) -> list[int]:
-    """Rows of a series to be shown: in each of ``count`` equal parts the slice with the largest probability of the class.
+    """Rows of a series to be shown: in each of ``count`` equal parts the slice with the class's largest probability.
 
     Of a study that is flagged the slices least like those of training.
     """

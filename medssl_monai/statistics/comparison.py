@@ -181,7 +181,7 @@ def _exchanged(judge: Metric, labels: Ints, first: Floats, second: Floats, swap:
 
 
 def _exchanged_balanced_accuracy(kinds: Ints, gains: Floats, owner: Ints, flips: npt.NDArray[np.bool_]) -> Floats:
-    """Balanced accuracy is linear in hits: a patient's exchange changes the sign of that patient's part of the difference.
+    """Balanced accuracy is linear in hits: exchanging a patient changes the sign of that patient's part of it.
 
     ``kinds`` are what the hits are averaged within first (classes), ``gains`` one's hits less the other's.
     """

@@ -2,13 +2,21 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medssl_monai.classify.finetune import finetune
 from medssl_monai.ingest import SliceStore
 
-SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "max_epochs": 2, "device": "cpu"}
+SMALL: dict[str, Any] = {
+    "arch": "resnet18",
+    "image_size": 64,
+    "batch_size": 6,
+    "num_workers": 0,
+    "max_epochs": 2,
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="session")

@@ -223,7 +223,13 @@ def test_tables_of_several_labels(table: Path, phantom_store: SliceStore, tmp_pa
 def run(table: Path, phantom_store: SliceStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fine-tuned on that table."""
     run = tmp_path_factory.mktemp("several") / "run"
-    settings = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0, "max_epochs": 6}
+    settings: dict[str, Any] = {
+        "arch": "resnet18",
+        "image_size": 32,
+        "batch_size": 6,
+        "num_workers": 0,
+        "max_epochs": 6,
+    }
     settings |= {"device": "cpu", "frozen_epochs": 0, "learning_rate": 1e-3, "augment": False, "epoch_length": 2}
     settings |= {"task": "multilabel", "class_balance": "loss"}
     return finetune(table, run, store=phantom_store.path, **settings).folder

@@ -256,7 +256,7 @@ def test_runs_on_pictures_predict_pictures(
             path = tmp_path / "pictures" / name / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), rng.normal(level, 20, (40, 50)).clip(0, 255).astype(np.uint8))
-    settings = {**SMALL, "max_epochs": 1, "frozen_epochs": 0}
+    settings: dict[str, Any] = {**SMALL, "max_epochs": 1, "frozen_epochs": 0}
     finetune(tmp_path / "pictures", tmp_path / "run", config=["finetune_folders"], **settings)
     chosen = [tmp_path / "pictures" / "dark" / name for name in ("0.png", "1.png")]
     words = ["predict", tmp_path / "run", *chosen, "--out", tmp_path / "out", "--heatmaps", "1"]
