@@ -12,11 +12,11 @@ from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from medssl_monai.classify.finetune import finetune
 from medssl_monai.errors import ConfigError
 from medssl_monai.handlers.tensorboard import TensorBoardRun
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir
-from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import git_state
 
 SMALL: dict[str, Any] = {
@@ -54,8 +54,7 @@ def tracked(
     """A run with both trackers; and where its data lay."""
     pytest.importorskip("mlflow", reason="needs the extra mlflow")
     out, labels = tmp_path_factory.mktemp("tracked") / "run", table(phantom_labels)
-    places = {"dataset_dir": str(labels), "store_dir": str(phantom_store.path), "output_dir": str(out)}
-    run_bundle([TRAIN], {**SMALL, **places, "tracking": "mlflow"})
+    finetune(labels, out, store=phantom_store.path, tracking="mlflow", **SMALL)
     yield out, labels
 
 
@@ -139,4 +138,4 @@ def test_monais_own_switch_does_the_same(phantom_labels: Path, phantom_store: Sl
 
 def test_other_trackers_and_files_that_nobody_reads_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be mlflow or null"):
-        run_bundle([TRAIN], {"tracking": "wandb", "output_dir": str(tmp_path)})
+        finetune(tmp_path, tmp_path, tracking="wandb")

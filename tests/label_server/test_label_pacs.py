@@ -12,8 +12,7 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 
-from medssl_monai.resources import bundle_dir
-from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.classify.finetune import finetune
 from tests.label_server.conftest import SMALL
 from tests.label_server.server import REASON, WITHOUT_ENVIRONMENT, running_server
 from tests.loopback import PASSWORD, USER, WITHOUT_ORTHANC, running_orthanc
@@ -113,19 +112,8 @@ def test_dx_of_a_pacs(address: str, radiographs: Path, tmp_path: Path) -> None:
     from medssl_monai.ingest import build_store
 
     build_store([radiographs], tmp_path / "store", modality="DX", progress=False)
-    run_bundle(
-        [bundle_dir("ct_classification") / "configs" / "train.yaml"],
-        {
-            "dataset_dir": str(table),
-            "store_dir": str(tmp_path / "store"),
-            "output_dir": str(tmp_path / "run"),
-            "max_epochs": 1,
-            "frozen_epochs": 0,
-            "window": "minmax",
-            **SMALL,
-            "batch_size": 2,
-        },
-    )
+    settings = {**SMALL, "batch_size": 2, "max_epochs": 1, "frozen_epochs": 0, "window": "minmax"}
+    finetune(table, tmp_path / "run", store=tmp_path / "store", **settings)
     options = ("--model", str(tmp_path / "run"), "--modality", "DX")
     with running_server(address, tmp_path / "work", *options) as client:
         images = client.images()
