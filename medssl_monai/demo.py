@@ -1,6 +1,6 @@
-"""The whole job in minutes on two cores: what ``make demo`` shows, told by the same calls that a user makes.
+"""The whole job in minutes on two cores, by the calls that a user makes: ``make demo``.
 
-Ingest, pre-train SparK, remap, fine-tune, predict a series that nothing has read before, evaluate by patient, compare.
+Ingest, pre-train SparK, remap, fine-tune, predict an unseen series, evaluate by patient, compare.
 """
 
 import os
@@ -39,13 +39,13 @@ from medssl_monai.transforms import LabelledViewd
 
 console = Console()
 
-# The images are public. With one key for everyone the order of the slices, and so the figures, are the same everywhere.
+# The images are public. One key for everyone gives the same order of slices, and so the same figures, everywhere.
 PUBLIC_KEY = "medssl-monai demo: public images only"
 
 
 @dataclass
 class DemoData:
-    """Where the images lie: what is learned from, what is judged on, and a series kept from everything before."""
+    """Paths of the images: for training, for the test, and a series that no earlier step reads."""
 
     labels: Path
     train: list[Path]
@@ -57,7 +57,7 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, di
     """Run the whole job and print its closing table.
 
     Args:
-        out: folder to fill; what an earlier, stopped demo left there is carried on.
+        out: folder to fill; a stopped demo continues there.
         offline: work on the phantom; otherwise on the sample CTs, which are downloaded once.
         seed: of all runs.
 

@@ -23,7 +23,7 @@ def list_(json: Json = False) -> None:
 
 def pack(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A bundle, such as ct_classification.")],
-    run: Annotated[Path, typer.Option("--run", help="Finished run of that bundle, whose weights are packed.")],
+    run: Annotated[Path, typer.Option("--run", help="Finished run of that bundle, with the weights to pack.")],
     out: Annotated[Path | None, typer.Option("--out", help="Zip to write; NAME.zip by default.")] = None,
     licence: Annotated[str | None, typer.Option("--licence", help="Terms of the weights, for the card.")] = None,
 ) -> None:

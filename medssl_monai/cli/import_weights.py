@@ -25,7 +25,7 @@ def run(
     std: Annotated[str | None, typer.Option("--std", help="Their standard deviation, likewise.")] = None,
     json: Json = False,
 ) -> None:
-    """Turn a published checkpoint into a torchvision ResNet's weights, and tell what became of every tensor."""
+    """Convert a published checkpoint into weights of a torchvision ResNet, and report every tensor."""
     from medssl_monai.checkpoints.import_weights import import_weights
     from medssl_monai.checkpoints.preprocessing import Preprocessing
     from medssl_monai.cli.options import parse_overrides

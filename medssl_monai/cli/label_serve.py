@@ -22,7 +22,7 @@ def run(
     work: Annotated[
         Path | None, typer.Option("--work", help="Folder for labels, trained models and caches; private.")
     ] = None,
-    modality: Annotated[str, typer.Option("--modality", help="The modality that is served: CT, DX, ...")] = "CT",
+    modality: Annotated[str, typer.Option("--modality", help="Modality of the served series: CT, DX, ...")] = "CT",
     query: Query = None,
     verify_tls: VerifyTls = True,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
@@ -35,11 +35,11 @@ def run(
         float, typer.Option("--image-cache-gib", min=0.01, help="Room for image files made for clients.")
     ] = 10.0,
     use_given: Annotated[
-        bool, typer.Option("--use-given", help="Serve --model again, rather than what was trained from it here.")
+        bool, typer.Option("--use-given", help="Serve --model itself, not a classifier trained here from it.")
     ] = False,
     python: Annotated[Path | None, typer.Option("--python", help="Python of the environment with MONAI Label.")] = None,
     nginx: Annotated[
-        Path | None, typer.Option("--nginx", help="Write a reverse proxy's configuration to this file, and leave.")
+        Path | None, typer.Option("--nginx", help="Write the configuration of a reverse proxy to this file, and exit.")
     ] = None,
     server_name: Annotated[
         str, typer.Option("--server-name", help="For --nginx: host name of the proxy.")
@@ -74,12 +74,12 @@ def run(
         key=None if key is None else str(key.resolve()),
         encoder=None if encoder is None else str(encoder.resolve()),
     )
-    workspace, told = prepare_server(settings, model=model, work=work, use_given=use_given)
-    for sentence in told:
+    workspace, sentences = prepare_server(settings, model=model, work=work, use_given=use_given)
+    for sentence in sentences:
         typer.echo(sentence)
     typer.echo(f"http://{host}:{port}/info/ answers when the server is up (half a minute); Ctrl-C stops it")
     if allow_remote:
-        typer.echo("anybody who reaches this address sees every image: there are no passwords", err=True)
+        typer.echo("everybody who reaches this address can see every image: there are no passwords", err=True)
     import os
 
     from medssl_monai.label_server.launch import enter, server_command, server_environment

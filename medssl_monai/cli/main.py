@@ -1,8 +1,8 @@
 """The ``medssl`` command: verbs, error messages, exit codes.
 
 Exit codes: 0 done, 1 a problem with the input (one sentence on stderr), 2 wrong usage, 130 interrupted. With
-MEDSSL_TRACEBACK=1 a problem with the input is shown with where it came from.
-Nothing heavy is imported here, nor by the verbs' modules, so that ``--help`` answers at once.
+MEDSSL_TRACEBACK=1 a problem with the input also shows its traceback.
+Neither this module nor those of the verbs import anything heavy, so that ``--help`` answers at once.
 """
 
 import functools
@@ -45,8 +45,8 @@ app = typer.Typer(
 )
 
 
-def _told(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """The verb, whose interruption says how to carry on: typer alone would leave without a word."""
+def _stoppable(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The verb with a message at Ctrl-C that says how to continue; typer alone exits silently."""
 
     @functools.wraps(verb)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -78,15 +78,15 @@ VERBS = (
 )
 for verb in VERBS:
     name = verb.__name__.rsplit(".", 1)[-1].replace("_", "-")
-    app.command(name)(_told(verb.run))
+    app.command(name)(_stoppable(verb.run))
 bundles = typer.Typer(help="List the bundles; pack one with a run's weights.", no_args_is_help=True)
 for name, run in bundle.VERBS.items():
-    bundles.command(name)(_told(run))
+    bundles.command(name)(_stoppable(run))
 app.add_typer(bundles, name="bundle")
 
 
 @app.callback(invoke_without_command=True)
-def version(show: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+def version(show: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     """Turn an archive of CT into a good classifier: ingest, pre-train without labels, fine-tune on few."""
     if show:
         typer.echo(__version__)
@@ -114,8 +114,8 @@ def main() -> None:
 
 
 def _quieten() -> None:
-    """Keep libraries' chatter, which no user can act on, from the terminal; PYTHONWARNINGS brings it back."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow, where installed, reports as MONAI imports it
+    """Hide warnings of libraries, which a user cannot act on; setting PYTHONWARNINGS shows them."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MONAI imports MLflow if it is installed
     if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"  # for loader workers

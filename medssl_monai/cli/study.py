@@ -18,14 +18,14 @@ def run(
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Trainings side by side.")] = None,
     scheduler: Annotated[
-        str | None, typer.Option("--scheduler", help="Dask scheduler whose workers train instead: tcp://HOST:PORT.")
+        str | None, typer.Option("--scheduler", help="Dask scheduler with workers that train instead: tcp://HOST:PORT.")
     ] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Repeat trainings that other code or libraries made.")] = False,
     imagenet: Annotated[
         Path | None, typer.Option("--imagenet", help="ImageNet weights (a file of torchvision's) as one more encoder.")
     ] = None,
     into: Annotated[
-        Path | None, typer.Option("--into", help="A Markdown file whose tables of this study are replaced.")
+        Path | None, typer.Option("--into", help="Markdown file in which the tables of this study are replaced.")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -1,5 +1,5 @@
-"""A MONAI Label app: classify, label, fine-tune, pre-train and choose the next study, on the stock server.
+"""A MONAI Label app: classify, label, fine-tune, pre-train and choose the next study, on MONAI Label's server.
 
-`app`, `datastore`, `tasks` and `server` import MONAI Label and load only in its environment (`make label-env`); all
-else here is plain and runs wherever the package does. docs/monai_label.md is the user's page.
+`app`, `datastore`, `tasks` and `server` import MONAI Label and load only in its environment (`make label-env`). The
+other modules run wherever the package does. The user's page is docs/monai_label.md.
 """

@@ -39,7 +39,7 @@ class UnknownTaskError(InputError):
 
 
 class BusyError(InputError):
-    """A training is under way."""
+    """A training is running."""
 
 
 class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
@@ -64,7 +64,7 @@ class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
         )
 
     def init_datastore(self) -> StudiesDatastore:
-        """Ours, for a folder and a PACS alike."""
+        """Serve a folder or a PACS through our own datastore."""
         return StudiesDatastore(self.series, self.records)
 
     def init_infers(self) -> dict[str, Any]:
@@ -80,17 +80,17 @@ class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
         }
 
     def init_strategies(self) -> dict[str, Any]:
-        """Ours, and ``random``."""
+        """Our strategies, and MONAI Label's ``random``."""
         caches = [PredictionsCache(self.workspace, self.series, one) for one in (self.network, *self.encoders)]
         ours = {name: ChooseNext(name, self.series, self.records, caches) for name in STRATEGIES}
         return {**ours, "random": Random()}
 
     def init_batch_infer(self) -> ClassifyAll:
-        """Ours: MONAI Label's divides by the number of GPUs, and keeps no answer that is not a file."""
+        """Use our own: MONAI Label's divides by the number of GPUs, and keeps only answers that are files."""
         return ClassifyAll(self.records)
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
-        """As MONAI Label's, but paths are taken from uploads alone: a request may name any file of this machine.
+        """Answer as MONAI Label does, but accept paths of uploads only: a request may name any file of this machine.
 
         Raises:
             UnknownTaskError: there is no such model.
@@ -103,45 +103,45 @@ class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
             if task is None:
                 raise UnknownTaskError(f"model {request.get('model')!r}: must be one of {', '.join(self._infers)}")
             if not uploaded:
-                self.series.record_name(image)  # refuses what is no image of the server
+                self.series.record_name(image)  # raises unless the server has this image
             file, answer = task({**request, "image": image, "uploaded": uploaded})
         finally:
             if uploaded and Path(image).resolve().is_relative_to(self.workspace.tmp.resolve()):
-                Path(image).unlink(missing_ok=True)  # MONAI Label deletes it only where all went well
+                Path(image).unlink(missing_ok=True)  # MONAI Label deletes it only after a success
         return {"label": file, "tag": "original", "file": file, "params": answer}
 
     def _is_upload(self, image: str) -> bool:
-        """Whether a path was made by this server for an upload or a session."""
+        """Whether this server made a path for an upload or a session."""
         if "/" not in image:
             return False
         path = Path(image).resolve()
         if not any(path.is_relative_to(own.resolve()) for own in (self.workspace.tmp, self.workspace.sessions)):
-            raise UnknownImageError("image: is a path; name an image of this server, or send the file itself")
+            raise UnknownImageError("image: must not be a path; name an image of this server, or send the file itself")
         return path.exists()
 
     def bundle_path(self, model: str | None) -> None:
-        """Asked by MONAI Label before it starts a process for a task: the place to refuse what cannot work.
+        """Refuse a task that cannot work. MONAI Label calls this before it starts a process for the task.
 
         Raises:
             UnknownTaskError: there is no such model or training.
-            BusyError: a training is under way, or about to begin: MONAI Label itself sees it only once it runs.
+            BusyError: a training is running or queued. MONAI Label itself notices only a running one.
             LabelError: fine-tuning without labels.
         """
         known = (*self._infers, *self._trainers)
         if model is not None and model not in known:
             raise UnknownTaskError(f"model {model!r}: must be one of {', '.join(known)}")
         if model in self._trainers and any(one["status"] in ("SUBMITTED", "RUNNING") for one in tasks("train")):
-            raise BusyError("train: a training is under way; GET /train/ shows it, DELETE /train/ stops it")
+            raise BusyError("train: a training is running; GET /train/ shows it, DELETE /train/ stops it")
         if model == "finetuning":
             require_labels(self.series, self.records)
 
     def info(self) -> dict[str, Any]:
-        """For ``/info/``: what there is, and what the classifier that is served was trained on."""
+        """What ``/info/`` answers, with the classifier that is served."""
         return {**super().info(), "served": last_served(self)}
 
 
 def last_served(app: ClassificationApp) -> dict[str, Any]:
-    """Name and classes of what is served; empty where nothing is."""
+    """Name and classes of the classifier that is served; empty without one."""
     if not app.network.usable:
         return {}
     return {"model": app.network.link.resolve().name, "classes": list(app.network.view.classes)}

@@ -1,6 +1,6 @@
 """Which study to label next: scores of active learning, from predictions and embeddings.
 
-Shapes: n studies, C classes, D features; a study's slices are (m, D). Larger scores are asked for first.
+Shapes: n studies, C classes, D features; a study's slices are (m, D). The study with the largest score comes first.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating[Any]]
 
 STRATEGIES = {
-    "uncertain": "the study that the classifier is least sure of (entropy of its probabilities)",
-    "diverse": "the study furthest from all that were labelled or suggested before (k-centre, Sener and Savarese 2018)",
+    "uncertain": "the study with the least certain prediction (entropy of its probabilities)",
+    "diverse": "the study furthest from all labelled or suggested studies (k-centre, Sener and Savarese 2018)",
     "unlike_labelled": "the study with the slice least like any labelled slice",
 }
 
 
 def uncertainty(probabilities: Sequence[Floats], *, exclusive: bool = True) -> npt.NDArray[np.float64]:
-    """Entropy of each study's probabilities (C,) over its largest value: 0 sure, 1 no idea.
+    """Entropy of each study's probabilities (C,), divided by its maximum: 0 is certain, 1 uniform.
 
-    Where classes do not exclude each other it is the mean over the classes of the entropy of yes and no.
+    If the classes do not exclude each other, it is the mean over the classes of the entropy of yes and no.
     """
     found = []
     for row in probabilities:
@@ -39,15 +39,15 @@ def _entropy(p: npt.NDArray[np.float64]) -> float:
 
 
 def diversity(candidates: Sequence[Floats], covered: Sequence[Floats]) -> npt.NDArray[np.float64]:
-    """Distance, 1 - cosine, of each study's mean embedding to the nearest that is covered, in [0, 2].
+    """Distance, 1 - cosine, of each study's mean embedding to the nearest covered one, in [0, 2].
 
-    Asking for the largest again and again is Gonzalez's farthest-first traversal, the greedy solution of k-centre
-    (Sener and Savarese 2018, arXiv 1708.00489). While nothing is covered, the most central study has the largest score:
-    minus the mean distance to all others.
+    Taking the largest repeatedly is Gonzalez's farthest-first traversal, the greedy solution of k-centre (Sener and
+    Savarese 2018, arXiv 1708.00489). If nothing is covered, the score is minus the mean distance to all others, which
+    is largest for the most central study.
 
     Args:
         candidates: slices (m, D) of each study.
-        covered: slices of each study that was labelled or suggested.
+        covered: slices of each study that has been labelled or suggested.
     """
     means = _unit(np.stack([np.asarray(c, np.float64).mean(axis=0) for c in candidates]))
     if not covered:
@@ -57,10 +57,10 @@ def diversity(candidates: Sequence[Floats], covered: Sequence[Floats]) -> npt.ND
 
 
 def novelty(candidates: Sequence[Floats], labelled: Sequence[Floats]) -> npt.NDArray[np.float64]:
-    """For each study the distance, 1 - cosine, of its least familiar slice to the nearest labelled slice, in [0, 2].
+    """Distance, 1 - cosine, from each study's least familiar slice to its nearest labelled slice, in [0, 2].
 
-    A study may look ordinary on average and hold one slice like nothing that was labelled; `diversity` would miss it.
-    While nothing is labelled all are equally new: 2.
+    It finds a study that looks ordinary on average but has one unusual slice, which `diversity` misses. If nothing is
+    labelled, every study has 2.
     """
     if not labelled:
         return np.full(len(candidates), 2.0)

@@ -1,7 +1,7 @@
-"""What users say of a study: a class for the whole of it, or for single slices.
+"""Class labels that users give to a study as a whole, or to single slices.
 
-A label is JSON: ``{"label": "thorax"}``, ``{"slices": {"12": "head", "13": "thorax"}}``, or both, where the slices
-named are exceptions. Slices are counted from 0 = most inferior.
+A label is JSON: ``{"label": "thorax"}``, ``{"slices": {"12": "head", "13": "thorax"}}``, or both; then the slices are
+exceptions. Slices are counted from 0 = most inferior.
 """
 
 import logging
@@ -14,7 +14,7 @@ from medssl_monai.atomic import csv_text
 from medssl_monai.errors import LabelError
 from medssl_monai.labels.splits import assign_splits
 
-# No sign that means something to a label table (|) or to MONAI's configurations ($ @ % # &), into which names travel.
+# Names are written into label tables, where | has a meaning, and MONAI configurations, where $ @ % # & have.
 _CLASS = re.compile(r"[^\W_][\w .,()+/-]{0,63}")
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ClassLabel:
-    """The class of a study, None where only slices have one; and the classes of slices."""
+    """The class of a study, None if only slices have one; and the classes of slices."""
 
     study: str | None = None
     slices: Mapping[int, str] = field(default_factory=dict)
@@ -33,13 +33,13 @@ class ClassLabel:
 
     @property
     def classes(self) -> set[str]:
-        """All that are named."""
+        """All classes in the label."""
         return set(self.slices.values()) | ({self.study} if self.study else set())
 
 
 @dataclass(frozen=True)
 class LabelledSeries:
-    """A series of the store with its label: `slices` are the numbers of those that a network looks at."""
+    """A series of the store with its label; `slices` are the numbers of the slices that a network reads."""
 
     series_id: str
     patient: str
@@ -48,10 +48,10 @@ class LabelledSeries:
 
 
 def parse_class_label(content: Any) -> ClassLabel | None:
-    """The label in a JSON value; None where it speaks of no class at all (a segmentation's description, say).
+    """The label in a JSON value; None if it holds no class, such as the description of a segmentation.
 
     Raises:
-        LabelError: a class is no plain name, or a slice is no whole number from 0.
+        LabelError: a class name has other characters, or a slice is not a whole number from 0.
     """
     if not isinstance(content, Mapping) or not {"label", "slices"} & set(content):
         return None
@@ -71,7 +71,7 @@ def parse_class_label(content: Any) -> ClassLabel | None:
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not _CLASS.fullmatch(value):
         raise LabelError(
-            f"label: a class is a name of at most 64 letters, digits, spaces and _ . , ( ) + / -, that begins with a "
+            f"label: a class must have at most 64 letters, digits, spaces and _ . , ( ) + / -, and begin with a "
             f'letter or digit, found {str(value)[:40]!r}; send for instance {{"label": "thorax"}}'
         )
     return value.strip()
@@ -80,7 +80,7 @@ def _name(value: Any) -> str:
 def _slice(value: Any) -> int:
     text = str(value)
     if not (text.isascii() and text.isdigit()):
-        raise LabelError(f"label: a slice is a whole number counted from 0 = most inferior, found {text[:40]!r}")
+        raise LabelError(f"label: a slice must be a whole number counted from 0 = most inferior, found {text[:40]!r}")
     return int(text)
 
 
@@ -88,21 +88,21 @@ def label_table(labelled: Sequence[LabelledSeries], validation: float, seed: int
     """The CSV table for fine-tuning (see `medssl_monai.labels.table`), with whole patients held out for validation.
 
     Args:
-        labelled: series with labels; slices that have none are left out.
+        labelled: series with labels; slices without a class are left out.
         validation: share of the patients, in [0, 1); 0, or a single patient, gives no validation part.
         seed: of the draw.
 
     Raises:
-        LabelError: the share is out of range, fewer than two classes have a slice, or a slice is not there.
+        LabelError: the share is out of range, fewer than two classes have a slice, or a label names a missing slice.
     """
     if not 0 <= validation < 1:
-        raise LabelError(f"val_split: a share from 0 to below 1, found {validation}; 0.2 holds out a fifth")
+        raise LabelError(f"val_split: must be a share from 0 to below 1, found {validation}; 0.2 holds out a fifth")
     rows: list[tuple[str, int, str, str]] = []
     for one in labelled:
         absent = sorted(set(one.label.slices) - set(one.slices))
         if absent:
             raise LabelError(
-                f"label of {one.series_id}: slice {absent[0]} is not among those that can be used "
+                f"label of {one.series_id}: slice {absent[0]} is not among the usable ones "
                 f"({min(one.slices)} to {max(one.slices)}); correct the label"
             )
         named = [(number, one.label.of_slice(number)) for number in one.slices]
@@ -118,6 +118,6 @@ def label_table(labelled: Sequence[LabelledSeries], validation: float, seed: int
         shares = {"train": 1 - validation, "validation": validation}
         splits = assign_splits([row[2] for row in rows], [row[3] for row in rows], shares, seed=seed)
     else:
-        logger.info("no patient is held out for validation; the last epoch is kept")
+        logger.info("no patient is held out for validation; the model of the last epoch is kept")
     header = ["source", "slice", "label", "patient", "split"]
     return csv_text(header, ((*row, split) for row, split in zip(rows, splits, strict=True)))

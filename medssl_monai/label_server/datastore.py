@@ -1,8 +1,8 @@
-"""The server's studies and labels, as MONAI Label asks for them. Needs MONAI Label.
+"""The server's studies and labels behind MONAI Label's interface. Needs MONAI Label.
 
-MONAI Label's own stores take one file of a folder's top level for an image, keep all labels in one file that processes
-overwrite for each other, and accept only DICOM SEG as a finished label of a PACS. Here an image is a series, whatever
-it came as, and a finished label may be a class.
+MONAI Label's own stores treat each file at the top of a folder as an image, keep all labels in one file that processes
+overwrite for each other, and accept only DICOM SEG as a finished label of a PACS. Here an image is a series of any
+format, and a finished label may be a class.
 """
 
 import io
@@ -60,7 +60,7 @@ class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no t
         return str(self.studies.image_file(image_id))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """What is known of an image; slices and modality once it is in the store."""
+        """The image's record; with slices and modality once it is in the store."""
         return {**self.records.read(self._record(image_id))["info"], "name": image_id}
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
@@ -68,11 +68,11 @@ class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no t
         self.records.note(self._record(image_id), info)
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
-        """Tags of the labels that an image has; a label is called as its image."""
+        """Tags of the image's labels, each with the label's id, which is that of its image."""
         return dict.fromkeys(self.records.read(self._record(image_id))["labels"], image_id)
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
-        """The label's id; empty where there is none."""
+        """The label's id; empty without a label."""
         return self.get_labels_by_image_id(image_id).get(tag, "")
 
     def get_label(self, label_id: str, label_tag: str, params: Any = None) -> Any:
@@ -84,7 +84,7 @@ class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no t
         return str(self.records.label_file(self._record(label_id), label_tag))
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """What is known of a label, its class among it."""
+        """The record of a label, with its class."""
         found: dict[str, Any] = self.records.label(self._record(label_id), label_tag)["info"]
         return found
 
@@ -119,7 +119,7 @@ class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no t
         return self.studies.ids()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Take an uploaded file into the store; its id is the series' pseudonym."""
+        """Ingest an uploaded file; its id is the pseudonym of the series."""
         file = Path(image_filename)
         try:
             added = self.studies.add(file, image_id or "")
@@ -131,14 +131,16 @@ class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no t
 
     def remove_image(self, image_id: str) -> None:
         """Refused."""
-        raise InputError("images are not deleted through the label server; delete them where they come from")
+        raise InputError("the label server does not delete images; delete them at their source")
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """Refused."""
-        raise InputError("the data set is not given out as a whole; GET /datastore/?output=train lists the labels")
+        raise InputError(
+            "the label server does not send the whole data set; GET /datastore/?output=train lists the labels"
+        )
 
     def refresh(self) -> None:
-        """Nothing: files are read when asked for."""
+        """Nothing to do: files are read when they are requested."""
 
     def status(self) -> dict[str, Any]:
         """Counts of images and labels."""
@@ -150,7 +152,7 @@ class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no t
         return {"total": len(ids), "completed": len(self.get_labeled_images()), "label_tags": tags}
 
     def json(self) -> dict[str, Any]:
-        """Every image with what is known of it."""
+        """Every image with its record."""
         objects = {}
         for image_id in self.studies.ids():
             record = self.records.read(self._record(image_id))
@@ -158,7 +160,7 @@ class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no t
         return {"name": self.name(), "description": self.description(), "objects": objects}
 
     def _forget(self, upload: Path) -> None:
-        """MONAI Label deletes an upload only where all went well."""
+        """Delete an upload; MONAI Label does so only after a success."""
         if upload.resolve().is_relative_to(self.studies.workspace.tmp.resolve()):
             upload.unlink(missing_ok=True)
 

@@ -1,8 +1,8 @@
-"""What of MONAI Label's REST interface is open, in one table: for the server itself and for the reverse proxy.
+"""The open part of MONAI Label's REST interface, in one table for the server and for the reverse proxy.
 
-Closed for everybody, proxy or not: what replaces or deletes weights, deletes images, reloads the app, shows logs, and
-whatever the table does not name. MONAI Label's own token check refuses every valid token (PyJWT 2 needs the algorithms
-named), hence none of it here: who may come in is the proxy's business.
+Everything else is closed for everybody: replacing or deleting weights, deleting images, reloading the app, logs.
+MONAI Label's own token check is not used, because it refuses every valid token (PyJWT 2 needs the algorithms named).
+The proxy authenticates.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Methods of the paths that match; who may use them behind the proxy: annotators, or trainers alone."""
+    """Methods that are open on matching paths, and who may use them behind the proxy: annotators, or only trainers."""
 
     pattern: str
     methods: tuple[str, ...]
@@ -20,7 +20,7 @@ class Endpoint:
 
 
 GET = ("GET", "HEAD")
-# No path matches two patterns, for nginx takes the first that does; one pattern may come twice, for two roles.
+# No path may match two patterns, because nginx takes the first one. One pattern may stand twice, for two roles.
 OPEN = (
     Endpoint(r"/", GET),
     Endpoint(r"/(openapi\.json|favicon\.ico|docs)", GET),
@@ -46,7 +46,7 @@ OPEN = (
 
 
 def role_of(method: str, path: str) -> str | None:
-    """Who may send a request; None where it is closed."""
+    """Who may send a request; None if it is closed."""
     for endpoint in OPEN:
         if method in endpoint.methods and re.fullmatch(endpoint.pattern, path):
             return endpoint.role

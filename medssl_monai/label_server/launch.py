@@ -1,4 +1,4 @@
-"""From the command line to the running server: what is checked, which Python, which command and environment."""
+"""Start of the server's process: its checks, its Python, its command and environment."""
 
 import importlib.util
 import ipaddress
@@ -18,10 +18,10 @@ APP_FILE = (
 
 
 def check_address(host: str, port: int, *, allow_remote: bool) -> None:
-    """Refuse to be reached from other machines unless that was asked for: the server asks nobody who they are.
+    """Refuse to listen to other machines unless that is allowed: the server does not authenticate.
 
     Raises:
-        ConfigError: the host is none of this machine's loopback addresses, or the port is out of range.
+        ConfigError: the host is not a loopback address, or the port is out of range.
     """
     if not 1 <= port <= 65535:
         raise ConfigError(f"--port: must be 1 to 65535, found {port}; choose another")
@@ -31,16 +31,16 @@ def check_address(host: str, port: int, *, allow_remote: bool) -> None:
         loopback = False
     if not loopback and not allow_remote:
         raise ConfigError(
-            f"--host {host}: the server has no passwords, and patients' images would be open to everybody who reaches "
-            "this address; keep 127.0.0.1 and put a proxy before it (--nginx), or give --allow-remote"
+            f"--host {host}: the server has no passwords, and everybody who reaches this address would see patients' "
+            "images; keep 127.0.0.1 and put a proxy before it (--nginx), or give --allow-remote"
         )
 
 
 def label_python(given: Path | None = None) -> Path:
-    """The Python that has MONAI Label: the one given, this one, or that of ``.venv-label``.
+    """A Python that has MONAI Label: the given one, this one, or that of ``.venv-label``.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: none of them has it.
     """
     if given is not None:
         if not given.is_file():
@@ -53,13 +53,13 @@ def label_python(given: Path | None = None) -> Path:
         if python.is_file():
             return python
     raise ConfigError(
-        "label-serve needs MONAI Label, which has an environment of its own; make it with `make label-env`, or name "
-        "its Python with --python (docs/monai_label.md)"
+        "label-serve needs MONAI Label, which has its own environment; make it with `make label-env`, or give "
+        "its Python as --python (docs/monai_label.md)"
     )
 
 
 def write_app(workspace: Workspace) -> None:
-    """The folder that MONAI Label calls the app: a file that names ours."""
+    """Write the folder that MONAI Label calls the app: one file that imports ours."""
     write_text(workspace.app / "main.py", APP_FILE)
 
 
@@ -105,7 +105,7 @@ def server_environment(
 
 
 def enter(command: list[str], environment: dict[str, str], workspace: Workspace) -> None:
-    """Become the server. It starts in its own folder, for it would read a ``.env`` file from any other."""
+    """Become the server. It starts in its own folder, because it reads a ``.env`` file from the current one."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.chdir(workspace.app)

@@ -1,4 +1,4 @@
-"""The network that a server asks: a classifier with all its weights, or a bare encoder that only embeds.
+"""The network of a server: a complete classifier, or a bare encoder that only embeds.
 
 Shapes: N slices, C classes, D features (the network's last before the classification layer).
 """
@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelView:
-    """What a network is and how its images are prepared; ``classes`` is empty for an encoder."""
+    """A network's architecture, classes and preprocessing; ``classes`` is empty for an encoder."""
 
     arch: str
     image_size: int
@@ -47,7 +47,7 @@ class ModelView:
 
 @dataclass(frozen=True)
 class Look:
-    """What a network says of slices: probabilities (N, C), or None of an encoder; features (N, D)."""
+    """Outputs of a network for slices: probabilities (N, C), None for an encoder; and features (N, D)."""
 
     slices: tuple[int, ...]
     probabilities: Floats | None
@@ -71,10 +71,10 @@ class Look:
 
 
 def read_model_view(root: Path) -> ModelView:
-    """The settings of a run or bundle of ct_classification, from the configurations that it carries.
+    """The settings of a run or bundle of ct_classification, read from its ``configs/``.
 
     Raises:
-        CheckpointError: the folder is none.
+        CheckpointError: the folder is not a complete run or bundle.
     """
     settings: dict[str, Any] = {}
     for name in ("inference", "predict"):
@@ -101,10 +101,10 @@ def read_model_view(root: Path) -> ModelView:
 
 
 def check_model(root: Path) -> ModelView:
-    """Load a classifier as the server would, every tensor of it, and throw it away.
+    """Load every tensor of a classifier as the server would, to check it.
 
     Raises:
-        CheckpointError: not all weights are there and fit: an encoder of pre-training, other classes, a broken file.
+        CheckpointError: weights are missing or do not fit, such as those of a bare encoder or of other classes.
     """
     view = read_model_view(root)
     load_classifier(classifier(view.arch, len(view.classes)), root)
@@ -112,7 +112,7 @@ def check_model(root: Path) -> ModelView:
 
 
 class ServedNetwork:
-    """A network on a device, read again when its file changes; one thread asks it at a time.
+    """A network on a device. It is read again when its file changes, and used by one thread at a time.
 
     Args:
         link: the run or bundle that is served (`Workspace.current_model`), or for an encoder its file or run.
@@ -120,7 +120,7 @@ class ServedNetwork:
         encoder: the folder or file holds an encoder alone.
 
     Raises:
-        CheckpointError: (when asked) weights are missing or do not fit; nothing random is ever served.
+        CheckpointError: (at its use) weights are missing or do not fit; random weights are never served.
     """
 
     def __init__(self, link: Path, device: str, *, encoder: bool = False) -> None:
@@ -132,12 +132,12 @@ class ServedNetwork:
 
     @property
     def exists(self) -> bool:
-        """Whether there is anything to load."""
+        """Whether the file exists."""
         return self.file.is_file() if not self.encoder else self.link.exists()
 
     @property
     def usable(self) -> bool:
-        """Whether it loads, all of it."""
+        """Whether all of it loads."""
         try:
             return self.exists and bool(self.view.arch)
         except CheckpointError as error:
@@ -151,16 +151,16 @@ class ServedNetwork:
 
     @property
     def view(self) -> ModelView:
-        """Settings of what is loaded."""
+        """Settings of the loaded network."""
         return self._load()[0]
 
     @property
     def fingerprint(self) -> str:
-        """Of the weights: what was computed with others is not believed."""
+        """Of the weights; cached outputs of other weights are not used."""
         return self._load()[2]
 
     def look(self, store: SliceStore, rows: Sequence[Mapping[str, Any]]) -> Look:
-        """Ask about slices of a store, in their order."""
+        """Outputs for slices of a store, in their order."""
         view, network, _ = self._load()
         dataset = SliceDataset(store, rows=rows, transform=_view_of(view))
         with self._lock:
@@ -193,7 +193,7 @@ class ServedNetwork:
         with self._lock:
             stamp = self._file_stamp()
             if self._loaded is None or stamp != self._stamp:
-                self._loaded = None  # a file that cannot be loaded is not answered by the one before it
+                self._loaded = None  # if the new file cannot be loaded, the old one must not answer
                 self._loaded = self._read_encoder() if self.encoder else self._read_classifier()
                 self._stamp = stamp
             return self._loaded
@@ -218,7 +218,7 @@ class ServedNetwork:
         state, report = load_encoder(self.link)
         prepared = preprocessing_for(self.link, default={"window": "wide", "mean": 0.25, "std": 0.25})
         network = classifier(report.arch, 1)
-        network.load_state_dict(state, strict=False)  # all but the classification layer, as load_encoder has proven
+        network.load_state_dict(state, strict=False)  # all but the classification layer, as load_encoder has checked
         network.fc = nn.Identity()
         view = ModelView(report.arch, 224, (), prepared.window, prepared.mean, prepared.std)
         return view, network.to(self.device).eval(), report.fingerprint

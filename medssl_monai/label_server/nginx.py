@@ -1,6 +1,6 @@
-"""A reverse proxy's configuration (nginx): TLS, passwords, and only what the endpoint table opens.
+"""The configuration of a reverse proxy (nginx): TLS, passwords, and only what the endpoint table opens.
 
-The server listens on loopback and asks nobody who they are; whoever reaches it is trusted. nginx stands before it.
+The server listens on loopback and does not authenticate. nginx does so in front of it.
 """
 
 import re
@@ -16,17 +16,17 @@ _PATH = re.compile(r"/[A-Za-z0-9_./-]+")
 
 @dataclass(frozen=True)
 class ProxySite:
-    """What a site's configuration must be told.
+    """The values in a site's configuration.
 
     Attributes:
         server_name: host name that browsers and viewers use.
         upstream_port: of the label server on this machine.
         listen: address and port of the proxy.
         certificate, certificate_key: PEM files.
-        annotators: password file of those who may look, label and ask the classifier (``htpasswd``).
-        trainers: password file of those who may also train and run batches.
+        annotators: password file (``htpasswd``) of users who may view, label and query the classifier.
+        trainers: password file of users who may also train and run batches.
         largest_upload_mb: of an image.
-        pacs: the server works on a PACS, whose images viewers read through it.
+        pacs: the server works on a PACS, and viewers read images through it.
     """
 
     server_name: str
@@ -40,10 +40,10 @@ class ProxySite:
     pacs: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what would change the meaning of the configuration.
+        """Refuse values that would change the meaning of the configuration.
 
         Raises:
-            ConfigError: a name or a path with other characters than such have.
+            ConfigError: a host name or path with other characters.
         """
         if not _HOST.fullmatch(self.server_name):
             raise ConfigError(f"server name {self.server_name!r}: must be a host name such as label.hospital.example")
@@ -60,7 +60,7 @@ def nginx_site(site: ProxySite) -> str:
             by_pattern.setdefault(one.pattern, []).append(one)
     blocks = "".join(_location(site, pattern, found) for pattern, found in by_pattern.items())
     return f"""\
-# Reverse proxy for a medssl label server. Made by `medssl label-serve --nginx`; what is not named here is closed.
+# Reverse proxy for a medssl label server, made by `medssl label-serve --nginx`. Everything not listed here is closed.
 limit_req_zone $binary_remote_addr zone=medssl_label:1m rate=20r/s;
 limit_conn_zone $binary_remote_addr zone=medssl_label_connections:1m;
 
@@ -94,13 +94,13 @@ server {{
 
 
 def _location(site: ProxySite, pattern: str, endpoints: list[Endpoint]) -> str:
-    """One location a pattern, for nginx takes the first that matches; trainers' methods ask for their password."""
+    """One location for each pattern, because nginx takes the first match; trainers' methods need their password."""
     methods = [method for one in endpoints for method in one.methods]
     target = f"proxy_pass http://127.0.0.1:{site.upstream_port};"
     lines = [f"limit_except {' '.join(m for m in methods if m != 'HEAD')} {{ deny all; }}"]
     reserved = [method for one in endpoints if one.role == "trainer" for method in one.methods]
     if reserved and len(reserved) < len(methods):
-        # nginx chooses a password file by location, not by method: hence an inner location to be sent to.
+        # nginx chooses a password file by location, not by method, so these methods go to an inner location.
         inner = f"@trainers_{abs(zlib.crc32(pattern.encode()))}"
         lines += [f"error_page 418 = {inner};", f"if ($request_method ~ ^({'|'.join(reserved)})$) {{ return 418; }}"]
         extra = f"    location {inner} {{\n        auth_basic_user_file {site.trainers};\n        {target}\n    }}\n"

@@ -1,7 +1,7 @@
-"""What the network said of a study, kept until the network changes.
+"""The outputs of a network for each study, kept until the network changes.
 
-Files hold probabilities and features under the pseudonyms of series, one folder a network: those of earlier networks
-are deleted when a newer one is first asked.
+Files hold probabilities and features under the pseudonyms of series, in one folder for each network. Folders of earlier
+networks are deleted at the first use of a newer one.
 """
 
 import shutil
@@ -16,19 +16,19 @@ from medssl_monai.label_server.workspace import Workspace
 
 
 class PredictionsCache:
-    """Answers of a network about the studies of a server.
+    """Outputs of a network for the studies of a server.
 
     Args:
-        workspace: whose ``predictions`` are used.
-        studies: that are asked about.
-        network: that answers.
+        workspace: has the folder ``predictions``.
+        studies: of the server.
+        network: computes the outputs.
     """
 
     def __init__(self, workspace: Workspace, studies: Studies, network: ServedNetwork) -> None:
         self.folder, self.studies, self.network = workspace.predictions, studies, network
 
     def known(self, image_id: str) -> Look | None:
-        """What was computed before; None where nothing was."""
+        """Outputs from the cache, or None."""
         file = self._file(image_id)
         if not file.is_file():
             return None
@@ -42,7 +42,7 @@ class PredictionsCache:
             )
 
     def look(self, image_id: str) -> Look:
-        """What the network says of all usable slices of an image; computed once.
+        """Outputs for all usable slices of an image, computed once.
 
         Raises:
             UnknownImageError, NoImagesError, CheckpointError: as the studies and the network do.

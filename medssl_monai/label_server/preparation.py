@@ -1,4 +1,4 @@
-"""What is done before the server starts, where a user still sees errors as sentences: studies read, weights proven."""
+"""Preparation before the server starts, while a user still sees errors: studies are read, weights checked."""
 
 from pathlib import Path
 
@@ -15,20 +15,20 @@ from medssl_monai.label_server.workspace import ServerSettings, Workspace, defau
 def prepare_server(
     settings: ServerSettings, *, model: Path | None = None, work: Path | None = None, use_given: bool = False
 ) -> tuple[Workspace, list[str]]:
-    """Make the workspace, read the studies of a folder, and prove the weights.
+    """Make the workspace, read the studies of a folder, and check the weights.
 
     Args:
         settings: of the server.
-        model: run or bundle to serve; a classifier trained here from it is served instead, unless `use_given`.
+        model: run or bundle to serve; if the server has trained a classifier from it, that one is served instead.
         work: the workspace; by default one for these studies, see `default_root`.
-        use_given: serve `model` itself.
+        use_given: serve `model` itself in any case.
 
     Returns:
         The workspace, and sentences for the user.
 
     Raises:
-        CheckpointError: the model is no classifier with all its weights, or the encoder cannot be read.
-        InputError: there are no studies, or the PACS does not answer.
+        CheckpointError: the model is not a complete classifier, or the encoder cannot be read.
+        InputError: the studies do not exist, or the PACS does not answer.
     """
     if settings.device not in ("cpu", "cuda"):
         raise InputError(f"--device {settings.device}: must be cpu or cuda; choose one")

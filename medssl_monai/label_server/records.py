@@ -1,4 +1,4 @@
-"""What the server remembers of each image: a JSON file of its own, written atomically, so that tasks may write too."""
+"""The server's record of each image: one JSON file, written atomically because tasks write it too."""
 
 import json
 import re
@@ -14,9 +14,9 @@ from medssl_monai.label_server.class_labels import ClassLabel, parse_class_label
 from medssl_monai.label_server.workspace import Workspace, locked
 
 FINAL = "final"
-"""The tag of labels that a user has finished: these are trained on."""
+"""The tag of finished labels, which are used for training."""
 PREDICTED = "original"
-"""MONAI Label's tag for what a network said."""
+"""MONAI Label's tag for predictions."""
 
 _TAG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SUFFIX = re.compile(r"\.nii\.gz|(\.[A-Za-z0-9]{1,8})?")
@@ -26,14 +26,14 @@ class Records:
     """Labels and notes by the name of an image's record (never a patient's identifier).
 
     Args:
-        workspace: whose ``records`` and ``labels`` are used.
+        workspace: has the folders ``records`` and ``labels``.
     """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
     def read(self, name: str) -> dict[str, Any]:
-        """``{"info": {...}, "labels": {tag: {"ext": ..., "info": {...}}}}``; empty where nothing is known."""
+        """``{"info": {...}, "labels": {tag: {"ext": ..., "info": {...}}}}``; empty without a record."""
         path = self._path(name)
         if not path.is_file():
             return {"info": {}, "labels": {}}
@@ -41,24 +41,24 @@ class Records:
         return content
 
     def note(self, name: str, info: dict[str, Any]) -> None:
-        """Add to what is known of an image."""
+        """Add to the record of an image."""
         self._change(name, lambda record: record["info"].update(info))
 
     def note_label(self, name: str, tag: str, info: dict[str, Any]) -> None:
-        """Add to what is known of a label; what is said of its class is checked.
+        """Add to the record of a label.
 
         Raises:
-            LabelError: there is no such label, or its class is no plain name.
+            LabelError: the label does not exist, or the class in `info` is malformed.
         """
         self.label(name, tag)
         parse_class_label(info)
         self._change(name, lambda record: record["labels"][tag]["info"].update(info))
 
     def save_label(self, name: str, file: Path, tag: str, info: dict[str, Any]) -> None:
-        """Keep a label file, and what was said with it.
+        """Keep a label file and its description.
 
         Raises:
-            LabelError: the tag or the file's suffix is no plain word, or a class label is malformed.
+            LabelError: the tag or the file's suffix has other characters, or a class label is malformed.
         """
         suffix = self._suffix(file)
         content = _json(file) if suffix == ".json" else None
@@ -73,16 +73,16 @@ class Records:
         """Forget a label.
 
         Raises:
-            LabelError: there is none.
+            LabelError: the image has no label of this tag.
         """
         self.label_file(name, tag).unlink(missing_ok=True)
         self._change(name, lambda record: record["labels"].pop(tag, None))
 
     def label(self, name: str, tag: str) -> dict[str, Any]:
-        """What is known of a label.
+        """The record of a label.
 
         Raises:
-            LabelError: there is none.
+            LabelError: the image has no label of this tag.
         """
         labels = self.read(name)["labels"]
         if tag not in labels:
@@ -91,15 +91,15 @@ class Records:
         return found
 
     def label_file(self, name: str, tag: str) -> Path:
-        """Where a label's file lies.
+        """Path of a label's file.
 
         Raises:
-            LabelError: there is none.
+            LabelError: the image has no label of this tag.
         """
         return self._label_path(name, tag, str(self.label(name, tag)["ext"]))
 
     def class_label(self, name: str) -> ClassLabel | None:
-        """The class that a user gave; None where there is none."""
+        """The class that a user gave, or None."""
         label = self.read(name)["labels"].get(FINAL)
         return None if label is None else parse_class_label(label["info"])
 
@@ -114,13 +114,13 @@ class Records:
 
     def _label_path(self, name: str, tag: str, suffix: str) -> Path:
         if not _TAG.fullmatch(tag):
-            raise LabelError(f"tag {tag[:40]!r}: letters, digits, _ and - only, 64 at most; use for instance final")
+            raise LabelError(f"tag {tag[:40]!r}: must have at most 64 letters, digits, _ and -; use for instance final")
         return self.workspace.labels / tag / f"{name}{suffix}"
 
     def _suffix(self, file: Path) -> str:
         suffix = ".nii.gz" if file.name.endswith(".nii.gz") else file.suffix
         if not _SUFFIX.fullmatch(suffix):
-            raise LabelError(f"label file: its suffix {suffix[:40]!r} is no plain one; send label.json or label.nii.gz")
+            raise LabelError(f"label file: the suffix {suffix[:40]!r} is not allowed; send label.json or label.nii.gz")
         return suffix
 
 

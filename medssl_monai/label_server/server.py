@@ -1,4 +1,4 @@
-"""MONAI Label's web application with its doors closed, and its errors told in sentences. Needs MONAI Label.
+"""MONAI Label's web application, restricted to the endpoint table, with errors as sentences. Needs MONAI Label.
 
 MONAI Label starts this through ``--uvicorn_app medssl_monai.label_server.server:app``.
 """
@@ -30,11 +30,11 @@ from medssl_monai.label_server.studies import UnknownImageError  # noqa: E402
 STATUS = {UnknownImageError: 404, UnknownTaskError: 404, BusyError: 429, NoImagesError: 422, StoreError: 409}
 
 
-class Doors:
-    """Answers only what the endpoint table opens, and only requests that name this machine.
+class OpenEndpoints:
+    """ASGI middleware: answers only open endpoints, and only requests with a host name of this machine.
 
-    A web page of a stranger can point a host name of its own at 127.0.0.1 and ask from a user's browser; such requests
-    carry the stranger's name.
+    A foreign web page can let its own host name point at 127.0.0.1 and send requests from a user's browser (DNS
+    rebinding). Such requests carry the foreign host name.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -52,7 +52,7 @@ class Doors:
         host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if self.hosts and name not in self.hosts:
-            return JSONResponse({"detail": f"this server is not called {name[:80]}"}, status_code=400)
+            return JSONResponse({"detail": f"host {name[:80]}: is not a name of this server"}, status_code=400)
         if not is_open(scope["method"], scope["path"], pacs=is_dicomweb(settings.MONAI_LABEL_STUDIES)):
             return JSONResponse({"detail": "closed"}, status_code=403)
         return None
@@ -60,7 +60,7 @@ class Doors:
 
 @asynccontextmanager
 async def lifespan(served: Any) -> AsyncIterator[None]:
-    """MONAI Label's own; then tasks are stopped, for the process would wait for them to end."""
+    """Run MONAI Label's own lifespan, then stop its tasks, because the process would wait for them to end."""
     async with _own_lifespan(served):
         yield
     for method in ("train", "batch_infer"):
@@ -83,9 +83,9 @@ def _tell_json(request: Request, error: Exception) -> JSONResponse:
 app.add_exception_handler(MedSSLError, _tell)
 app.add_exception_handler(MONAILabelException, _tell_monailabel)
 app.add_exception_handler(json.JSONDecodeError, _tell_json)
-# MONAI Label lets any web page read its answers from a user's browser, credentials included; pages of its own need no
+# MONAI Label lets any web page read its answers from a user's browser, with credentials. Its own pages need no
 # permission.
 app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
-app.add_middleware(Doors)
+app.add_middleware(OpenEndpoints)
 _own_lifespan = app.router.lifespan_context
 app.router.lifespan_context = lifespan

@@ -1,4 +1,4 @@
-"""What MONAI Label imports and this server never calls."""
+"""Stand-in for a package that MONAI Label imports and this server never calls."""
 
 import importlib.util
 import sys
@@ -6,10 +6,10 @@ from types import ModuleType
 
 
 def provide() -> None:
-    """Put an empty module where pydicom_seg cannot be imported.
+    """Register an empty module as pydicom_seg if it is not installed.
 
-    Its newest release needs numpy 1 and pydicom 2; MONAI Label imports it unconditionally and calls it only to turn
-    segmentations into DICOM, which a server of class labels does not.
+    Its newest release needs numpy 1 and pydicom 2. MONAI Label imports it unconditionally, but calls it only to convert
+    segmentations into DICOM, which this server does not do.
     """
     if "pydicom_seg" not in sys.modules and importlib.util.find_spec("pydicom_seg") is None:
         sys.modules["pydicom_seg"] = ModuleType("pydicom_seg")

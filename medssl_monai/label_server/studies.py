@@ -1,8 +1,8 @@
-"""The studies that a server works on: a folder, a slice store or a PACS, all through ingestion into one store.
+"""The studies that a server works on: a folder, a slice store or a PACS, ingested into one store.
 
-An image of the server is a series. Those of a folder are called by their pseudonyms; those of a PACS by their
-SeriesInstanceUIDs, because viewers ask for them so. Files that clients download are NIfTI written from the store: HU,
-in the patient's frame, with no header that could name anybody.
+An image of the server is a series. Its id is the pseudonym of the series, or for a PACS the SeriesInstanceUID, because
+viewers request that. Clients download NIfTI files written from the store: HU, in the patient's frame, without any
+header that could identify a patient.
 """
 
 import os
@@ -24,7 +24,7 @@ from medssl_monai.label_server.workspace import ServerSettings, Workspace, limit
 from medssl_monai.store.pseudonyms import pseudonym
 
 LISTING_SECONDS = 30.0
-"""How long a PACS's list of series is believed."""
+"""How long a PACS's list of series is kept."""
 
 
 class UnknownImageError(InputError):
@@ -51,10 +51,10 @@ class Studies(ABC):
 
     @property
     def store(self) -> SliceStore:
-        """The store as it stands; another process may have added to it.
+        """The store, opened again if another process has added to it.
 
         Raises:
-            StoreError: nothing was ingested yet.
+            StoreError: nothing has been ingested yet.
         """
         file = self.store_path / "store.json"
         stamp = (file.stat().st_mtime_ns, file.stat().st_ino) if file.is_file() else (0, 0)
@@ -68,36 +68,36 @@ class Studies(ABC):
 
     @abstractmethod
     def record_name(self, image_id: str) -> str:
-        """Under which name labels are kept.
+        """The name of an image's record.
 
         Raises:
-            UnknownImageError: there is no such image.
+            UnknownImageError: the server has no such image.
         """
 
     @abstractmethod
     def series_of(self, image_id: str) -> list[str]:
-        """The store's series of an image, fetched if need be; more than one where ingestion had to split it.
+        """The series of an image in the store, fetched if necessary; several if ingestion had to split it.
 
         Raises:
-            UnknownImageError: there is no such image.
-            NoImagesError: it holds nothing that can be read.
+            UnknownImageError: the server has no such image.
+            NoImagesError: it holds nothing readable.
         """
 
     @abstractmethod
     def fetched_ids(self) -> list[str]:
-        """The images whose slices are in the store already."""
+        """Images with slices in the store."""
 
     @abstractmethod
     def add(self, file: Path, name: str = "") -> str:
-        """Take a file into the store; returns the id of its (first) image. The client calls it ``name``.
+        """Ingest a file, which the client calls ``name``; returns the id of its first image.
 
         Raises:
-            NoImagesError: it holds nothing that can be read.
+            NoImagesError: it holds nothing readable.
             InputError: this server takes no uploads.
         """
 
     def fetch_all(self) -> None:
-        """Bring every image into the store."""
+        """Ingest every image."""
         for image_id in self.ids():
             try:
                 self.series_of(image_id)
@@ -105,17 +105,17 @@ class Studies(ABC):
                 continue
 
     def rows(self, image_id: str) -> list[dict[str, Any]]:
-        """Index rows of the slices that a network looks at.
+        """Index rows of the slices that a network reads.
 
         Raises:
-            UnknownImageError: there is no such image.
+            UnknownImageError: the server has no such image.
             NoImagesError: it has no slice of the server's kind.
         """
-        series = self.series_of(image_id)  # before the store is opened, for it may be fetched now
+        series = self.series_of(image_id)  # before the store is opened, because this may fetch it
         return usable_rows(self.store, series, self.settings)
 
     def image_file(self, image_id: str) -> Path:
-        """A NIfTI file of an image, written from the store unless it is there.
+        """A NIfTI file of an image, written from the store if it does not exist.
 
         Raises:
             UnknownImageError, NoImagesError: as `series_of`.
@@ -125,7 +125,7 @@ class Studies(ABC):
         if file.is_file():
             file.touch()
         else:
-            draft = self.workspace.tmp / f"{os.getpid()}-{file.name}"  # nibabel goes by the whole suffix
+            draft = self.workspace.tmp / f"{os.getpid()}-{file.name}"  # nibabel needs the whole suffix
             write_volume(self.store, series, series_volume(self.store, series), draft)
             draft.replace(file)
         limit_folder(self.workspace.images, int(self.settings.image_cache_gib * 2**30), keep=file)
@@ -158,22 +158,26 @@ class StudiesFolder(Studies):
         return self.series_of(image_id)[0]
 
     def series_of(self, image_id: str) -> list[str]:
-        """The series itself; an id that a client gave at upload leads there too."""
+        """The series itself; an id that a client gave at upload is accepted too."""
         if image_id in self.ids():
             return [image_id]
         alias = self._alias(image_id)
         if alias.is_file() and (known := alias.read_text(encoding="utf-8")) in self.ids():
             return [known]
-        raise UnknownImageError(f"image {image_id[:80]!r}: is not on this server; GET /datastore/?output=all lists all")
+        raise UnknownImageError(
+            f"image {image_id[:80]!r}: must be on this server; GET /datastore/?output=all lists all"
+        )
 
     def fetched_ids(self) -> list[str]:
         """All."""
         return self.ids()
 
     def add(self, file: Path, name: str = "") -> str:
-        """As in `Studies`; ``name`` is what the client calls the image, kept as a keyed hash alone."""
+        """As in `Studies`; ``name`` is kept only as a keyed hash."""
         if self.store_path != self.workspace.store:
-            raise InputError("upload: this server works on a finished store, which it leaves as it is")
+            raise InputError(
+                "upload: this server works on a finished store and does not change it; start it with a folder"
+            )
         before = set(self.ids())
         with nameless(file):
             self._ingest([file])
@@ -187,7 +191,7 @@ class StudiesFolder(Studies):
 
 
 class PacsStudies(Studies):
-    """A DICOMweb service: listed by QIDO-RS, fetched series by series when somebody asks."""
+    """A DICOMweb service: listed by QIDO-RS; each series is fetched when it is first requested."""
 
     def __init__(self, workspace: Workspace, settings: ServerSettings) -> None:
         super().__init__(workspace, settings)
@@ -217,12 +221,12 @@ class PacsStudies(Studies):
         return found
 
     def fetched_ids(self) -> list[str]:
-        """Those that somebody asked for before."""
+        """Images that have been fetched before."""
         stored = {one.partition("-")[0] for one in self._stored_ids()}
         return [uid for uid in self.ids() if self._name(uid) in stored]
 
     def fetch_all(self) -> None:
-        """In one go."""
+        """Fetch all at once."""
         self._ingest([self._source({})])
 
     def add(self, file: Path, name: str = "") -> str:
@@ -244,28 +248,28 @@ class PacsStudies(Studies):
 
 
 def open_studies(workspace: Workspace) -> Studies:
-    """The studies of the server that works in a folder, see `Workspace.settings`."""
+    """Open the studies of a server, see `Workspace.settings`."""
     settings = workspace.settings()
     kind = PacsStudies if is_dicomweb(settings.studies) else StudiesFolder
     return kind(workspace, settings)
 
 
 def usable_rows(store: SliceStore, series: list[str], settings: ServerSettings) -> list[dict[str, Any]]:
-    """Rows of these series that a network looks at.
+    """Rows of these series that a network reads.
 
     Raises:
-        NoImagesError: there is none.
+        NoImagesError: no slice is left.
     """
     rows = store.select([["series_id", "in", series], *settings.filters])
     if not rows:
         what = "axial CT" if settings.modality == "CT" else settings.modality
-        raise NoImagesError(f"image: holds no {what} slice that can be classified; ask for another")
+        raise NoImagesError(f"image: holds no {what} slice that can be classified; choose another")
     return rows
 
 
 @contextmanager
 def nameless(file: Path) -> Iterator[None]:
-    """Errors about an uploaded file without the path that it has on the server."""
+    """Remove the server's path from errors about an uploaded file."""
     try:
         yield
     except NoImagesError as error:
@@ -274,10 +278,10 @@ def nameless(file: Path) -> Iterator[None]:
 
 @contextmanager
 def passing_store(file: Path, settings: ServerSettings, key: bytes, folder: Path) -> Iterator[SliceStore]:
-    """A store of one uploaded file, gone when the block ends.
+    """A store of one uploaded file, deleted when the block ends.
 
     Raises:
-        NoImagesError: it holds nothing that can be read.
+        NoImagesError: it holds nothing readable.
     """
     out = Path(tempfile.mkdtemp(prefix="upload-", dir=folder))
     try:

@@ -1,4 +1,4 @@
-"""MONAI Label's tasks: ask the network, train it, choose what to label. Needs MONAI Label."""
+"""MONAI Label's tasks: prediction, training, and the choice of the next study. Needs MONAI Label."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from medssl_monai.errors import ConfigError, InputError, NoImagesError
 from medssl_monai.label_server.choice import STRATEGIES, diversity, novelty, uncertainty
 from medssl_monai.label_server.networks import Look, ServedNetwork
 from medssl_monai.label_server.predictions_cache import PredictionsCache
-from medssl_monai.label_server.records import PREDICTED, Records
+from medssl_monai.label_server.records import FINAL, PREDICTED, Records
 from medssl_monai.label_server.studies import Studies, passing_store, usable_rows
 from medssl_monai.label_server.training import START_FROM, last_finetuning, train_classifier, train_encoder
 from medssl_monai.label_server.volumes import evidence_volume, write_volume
@@ -28,11 +28,11 @@ from medssl_monai.runs.pretrain import METHODS
 logger = logging.getLogger(__name__)
 
 LOOKS_A_REQUEST = 20
-"""How many studies a choice may look at that nobody asked the network about before."""
+"""How many new studies one choice may pass through the network."""
 
 
 class _Ask(InferTask):  # type: ignore[misc]
-    """What both ways of asking the classifier share."""
+    """Base of the two prediction tasks."""
 
     def __init__(self, kind: str, description: str, workspace: Workspace, studies: Studies, network: ServedNetwork):
         super().__init__(type=kind, labels={}, dimension=2, description=description, config={})
@@ -40,7 +40,7 @@ class _Ask(InferTask):  # type: ignore[misc]
         self.cache = PredictionsCache(workspace, studies, network)
 
     def is_valid(self) -> bool:
-        """Whether there is a classifier that can be asked."""
+        """Whether a complete classifier is served."""
         return self.network.usable
 
     def get_path(self, validate: bool = True) -> str | None:
@@ -49,18 +49,18 @@ class _Ask(InferTask):  # type: ignore[misc]
 
     @contextmanager
     def _rows(self, request: Mapping[str, Any]) -> Any:
-        """The slices asked about, and the store that holds them: the server's, or one of an uploaded file."""
+        """The requested slices, and their store: the server's, or one of an uploaded file."""
         image = str(request["image"])
         if request.get("uploaded"):
             with passing_store(Path(image), self.studies.settings, self.studies.key, self.workspace.tmp) as store:
                 yield store, _one_slice(usable_rows(store, store.series_ids, self.studies.settings), request)
         else:
-            rows = _one_slice(self.studies.rows(image), request)  # may fetch, hence before the store is opened
+            rows = _one_slice(self.studies.rows(image), request)  # may fetch, so this comes before the store is opened
             yield self.studies.store, rows
 
 
 class ClassifyStudy(_Ask):
-    """Probabilities of a study (the mean of its slices') and of each slice; ``slice`` asks about one alone."""
+    """Probabilities of a study (pooled over its slices) and of each slice; ``slice`` selects a single one."""
 
     def __init__(self, workspace: Workspace, studies: Studies, network: ServedNetwork) -> None:
         text = "Classifies a study, or one slice of it, with a probability for each class"
@@ -82,7 +82,7 @@ class ClassifyStudy(_Ask):
 
 
 class ShowEvidence(_Ask):
-    """What spoke for the class that is likeliest (or ``class``), as a label map over the study (Grad-CAM)."""
+    """Grad-CAM for the most probable class (or ``class``), as a label map over the study."""
 
     def __init__(self, workspace: Workspace, studies: Studies, network: ServedNetwork) -> None:
         text = "Marks what spoke for the predicted class (Grad-CAM; not a segmentation of a finding)"
@@ -91,7 +91,7 @@ class ShowEvidence(_Ask):
         self.labels = {"evidence": 1}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-        """A file on the study's grid: pixels from ``threshold`` (0.5) of the most, or the map itself for null."""
+        """A file on the study's grid: pixels from ``threshold`` (0.5) of the maximum, or the map itself for null."""
         began = time.monotonic()
         classes = self.network.view.classes
         with self._rows(request) as (store, rows):
@@ -113,13 +113,13 @@ class ShowEvidence(_Ask):
 
 
 class ClassifyAll(BatchInferTask):  # type: ignore[misc]
-    """Asks about many studies, one after the other; answers are kept with each image under the tag ``original``."""
+    """Classifies many studies one by one; the answers are kept with each image under the tag ``original``."""
 
     def __init__(self, records: Records) -> None:
         self.records = records
 
     def __call__(self, request: Mapping[str, Any], datastore: Any, infer: Callable[..., Any]) -> dict[str, Any]:
-        """MONAI Label's form: results by image id. An image that cannot be classified says why."""
+        """Results by image id, as MONAI Label expects. An image that cannot be classified has an ``error``."""
         ids = self.get_images(request, datastore)
         limit = int(request.get("max_batch_size") or 0)
         ids = ids[:limit] if limit > 0 else ids
@@ -135,7 +135,7 @@ class ClassifyAll(BatchInferTask):  # type: ignore[misc]
         return results
 
     def _keep(self, datastore: Any, image_id: str, answer: dict[str, Any], tag: str) -> None:
-        if tag == "final" or "prediction" not in answer:  # a prediction is never taken for a user's label
+        if tag == FINAL or "prediction" not in answer:  # a prediction never becomes a user's label
             return
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "prediction.json"
@@ -144,14 +144,14 @@ class ClassifyAll(BatchInferTask):  # type: ignore[misc]
 
 
 class Finetuning(TrainTask):  # type: ignore[misc]
-    """Fine-tunes on the final labels; the result is served at once."""
+    """Fine-tunes on the final labels, then serves the result."""
 
     def __init__(self, workspace: Workspace, studies: Studies, records: Records) -> None:
         super().__init__("Fine-tune the classifier on the labels that users gave (tag final)")
         self.workspace, self.studies, self.records = workspace, studies, records
 
     def config(self) -> dict[str, Any]:
-        """What a client offers; the first of a list is the default."""
+        """Options for clients; the first of a list is the default."""
         return {
             "max_epochs": 20,
             "batch_size": 16,
@@ -166,7 +166,7 @@ class Finetuning(TrainTask):  # type: ignore[misc]
         return last_finetuning(self.workspace)
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
-        """Runs in a process of its own, which MONAI Label starts, watches and stops."""
+        """Train in a separate process, which MONAI Label starts, monitors and stops."""
         return train_classifier(
             self.workspace, self.studies, self.records, {**_chosen(self.config()), **_chosen(request)}
         )
@@ -180,7 +180,7 @@ class Pretraining(TrainTask):  # type: ignore[misc]
         self.workspace, self.studies = workspace, studies
 
     def config(self) -> dict[str, Any]:
-        """What a client offers; the first of a list is the default."""
+        """Options for clients; the first of a list is the default."""
         return {"method": list(METHODS), "max_epochs": 100, "batch_size": 32}
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
@@ -195,8 +195,7 @@ class ChooseNext(Strategy):  # type: ignore[misc]
         name: of `STRATEGIES`.
         studies: of the server.
         records: of the server.
-        caches: what is known of the studies: by the classifier, else by an encoder; the first that has a network is
-            asked.
+        caches: outputs of the classifier, then of the encoders; the first one with a network is used.
     """
 
     def __init__(self, name: str, studies: Studies, records: Records, caches: list[PredictionsCache]) -> None:
@@ -204,14 +203,15 @@ class ChooseNext(Strategy):  # type: ignore[misc]
         self.name, self.studies, self.records, self.caches = name, studies, records, caches
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any] | None:
-        """``id`` with its ``score``, and of how many unlabelled studies it was chosen.
+        """``id`` with its ``score``, and the number of unlabelled studies that were compared.
 
-        Studies that the network was never asked about are looked at now, `LOOKS_A_REQUEST` at most; a batch inference
-        looks at all.
+        At most `LOOKS_A_REQUEST` new studies are passed through the network; a batch inference covers all.
         """
         cache = next((one for one in self.caches if one.network.exists), None)
         if cache is None or (self.name == "uncertain" and not cache.network.view.classes):
-            raise ConfigError(f"strategy {self.name}: there is no network to ask yet; train one, or use random")
+            raise ConfigError(
+                f"strategy {self.name}: needs a network, and none has been trained yet; train one, or use random"
+            )
         left = LOOKS_A_REQUEST
         looks: dict[str, Look] = {}
         unlabelled = datastore.get_unlabeled_images()
@@ -288,7 +288,7 @@ def _timing(began: float) -> dict[str, Any]:
 
 
 def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Clients send back lists of choices as they got them: the first is meant. ``default`` leaves the choice open."""
+    """Clients return lists of choices unchanged: the first entry counts. ``default`` leaves a choice open."""
     chosen = {
         k: v[0] if isinstance(v, list) and k in ("method", "start_from", "device") else v for k, v in options.items()
     }

@@ -1,7 +1,7 @@
-"""Training on the server: fine-tuning on the labels that users gave, pre-training on every study.
+"""Training on the server: fine-tuning on users' labels, pre-training on all studies.
 
-Each training is a run of its own below ``runs``; only a finished one is served, by one rename of a link, so that a
-training that is stopped or fails changes nothing.
+Each training has its own folder below ``runs``. Only a finished one is served, by the rename of a link, so a training
+that fails or is stopped changes nothing.
 """
 
 import json
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 START_FROM = ("current", "pretrained", "scratch")
 KEPT_RUNS = 5
-# What a request may set, by the bundles' own names.
+# Settings of the bundles that a request may give.
 TRAINING_KEYS = (
     *("arch", "image_size", "batch_size", "max_epochs", "epoch_length", "num_workers", "learning_rate", "seed"),
     *("window", "frozen_epochs", "class_balance", "weight_decay", "augment", "decoder_width", "queue_length", "counts"),
@@ -37,13 +37,12 @@ _WORD = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 
 
 def plain_settings(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a request that a training takes.
+    """The settings of a training in a request: numbers, plain words and lists of them.
 
-    Numbers, plain words and lists of them alone: MONAI evaluates text that begins with ``$`` or ``@``, and a request
-    must not run code.
+    MONAI evaluates text that begins with ``$`` or ``@``, and a request must not run code.
 
     Raises:
-        ConfigError: a value is neither.
+        ConfigError: a value of another kind.
     """
     found = {}
     for name in TRAINING_KEYS:
@@ -73,7 +72,7 @@ def labelled_series(studies: Studies, records: Records, *, fetch: bool = True) -
     Args:
         studies: of the server.
         records: with the labels.
-        fetch: bring what is not in the store; False leaves out what would have to be fetched.
+        fetch: ingest missing images; False leaves them out.
     """
     found = []
     for image_id in studies.ids() if fetch else studies.fetched_ids():
@@ -83,7 +82,7 @@ def labelled_series(studies: Studies, records: Records, *, fetch: bool = True) -
         try:
             rows = studies.rows(image_id)
         except NoImagesError as error:
-            logger.warning("a labelled image is left out: %s", error)
+            logger.warning("a labelled image is skipped: %s", error)
             continue
         for series in sorted({row["series_id"] for row in rows}):
             slices = [row["slice"] for row in rows if row["series_id"] == series]
@@ -100,16 +99,16 @@ def train_classifier(
         workspace: of the server.
         studies: of the server.
         records: with the labels.
-        request: see `TRAINING_KEYS`; ``start_from`` is current (the encoder of the classifier that is served),
+        request: see `TRAINING_KEYS`; ``start_from`` is current (the encoder of the served classifier),
             pretrained (the last pre-training here, or the server's ``--encoder``) or scratch; by default the first of
-            these that there is. ``val_split`` is the share of patients held out (0.2).
+            these that exists. ``val_split`` is the share of patients held out (0.2).
 
     Returns:
         ``run`` (its name), ``classes`` and ``slices`` (number of those labelled).
 
     Raises:
         LabelError: there are too few labels, see `label_table`.
-        ConfigError: a setting is no plain value, or there is nothing to start from.
+        ConfigError: a setting is not a plain value, or the starting weights do not exist.
     """
     settings = plain_settings(request)
     start, weights = _start(workspace, request.get("start_from"))
@@ -129,26 +128,26 @@ def train_classifier(
     }
     finetune(labels, run, **{**places, **_without(settings, "decoder_width", "queue_length", "counts")})
     view = check_model(run)
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)  # optimizer and all; a finished training needs none
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)  # a finished training needs no optimizer state
     workspace.point(workspace.current_model, run)
     _drop_old_runs(workspace)
-    logger.info("the classifier of %s is served now", run.name)
+    logger.info("now serving the classifier of %s", run.name)
     return {"run": run.name, "classes": list(view.classes), "slices": table.count("\n") - 1}
 
 
 def train_encoder(workspace: Workspace, studies: Studies, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Pre-train an encoder on all studies of the server, labelled or not; the next fine-tuning may start from it.
+    """Pre-train an encoder on all studies of the server; the next fine-tuning may start from it.
 
     Args:
         workspace: of the server.
-        studies: of the server; what is not in the store is fetched first.
+        studies: of the server; missing ones are fetched first.
         request: ``method`` (see `METHODS`; spark) and `TRAINING_KEYS`.
 
     Returns:
         ``run`` (its name) and ``method``.
 
     Raises:
-        ConfigError: the method is unknown, or a setting is no plain value.
+        ConfigError: the method is unknown, or a setting is not a plain value.
     """
     method = request.get("method") or "spark"
     if method not in METHODS:
@@ -165,12 +164,12 @@ def train_encoder(workspace: Workspace, studies: Studies, request: Mapping[str, 
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     workspace.point(workspace.pretrained, run)
     _drop_old_runs(workspace)
-    logger.info("fine-tuning may start from %s now", run.name)
+    logger.info("fine-tuning can now start from %s", run.name)
     return {"run": run.name, "method": method}
 
 
 def _start(workspace: Workspace, wanted: Any) -> tuple[str, Path | None]:
-    """Where fine-tuning starts, and the weights."""
+    """The name of the starting point, and its weights."""
     if wanted is not None and wanted not in START_FROM:
         raise ConfigError(f"start_from: must be one of {', '.join(START_FROM)}, found {str(wanted)[:40]!r}; choose one")
     given = workspace.settings().encoder
@@ -189,7 +188,7 @@ def _start(workspace: Workspace, wanted: Any) -> tuple[str, Path | None]:
 
 
 def _as_before(start: str, weights: Path) -> dict[str, Any]:
-    """The settings that the weights were trained with, unless the request says otherwise."""
+    """The settings that the weights were trained with."""
     if start == "current":
         view = read_model_view(weights)
         kept = ("arch", "image_size", "window", "mean", "std")
@@ -204,12 +203,12 @@ def _new_run(workspace: Workspace, kind: str) -> Path:
     numbers = [int(p.name[:4]) for p in workspace.runs.iterdir() if p.name[:4].isdigit()]
     run: Path = workspace.runs / f"{max(numbers, default=0) + 1:04d}-{kind}"
     run.mkdir(mode=0o700)
-    (run / "checkpoints").mkdir()  # goes when the training has ended: what has it was stopped
+    (run / "checkpoints").mkdir()  # deleted at the end of a training: a folder that has it was stopped
     return run
 
 
 def _drop_old_runs(workspace: Workspace) -> None:
-    """Keep the newest runs and those in use; trainings that were stopped go."""
+    """Keep the newest finished runs and those in use; delete the others."""
     used = {link.resolve() for link in (workspace.current_model, workspace.pretrained) if link.exists()}
     runs = sorted(p for p in workspace.runs.iterdir() if p.is_dir())
     finished = [p for p in runs if not (p / "checkpoints").exists()]
@@ -219,7 +218,7 @@ def _drop_old_runs(workspace: Workspace) -> None:
 
 
 def last_finetuning(workspace: Workspace) -> dict[str, Any]:
-    """Settings and validation figures of the run that is served; empty where it was not trained here."""
+    """Settings and validation figures of the served run; empty if it was not trained here."""
     if not workspace.current_model.exists():
         return {}
     run = workspace.current_model.resolve()
@@ -239,10 +238,10 @@ def last_finetuning(workspace: Workspace) -> dict[str, Any]:
 
 
 def require_labels(studies: Studies, records: Records) -> None:
-    """Refuse a fine-tuning before a process is started for it.
+    """Refuse a fine-tuning without enough labels before a process is started for it.
 
     Raises:
-        LabelError: fewer than two classes were given.
+        LabelError: fewer than two classes.
     """
     classes: set[str] = set()
     for image_id in studies.ids():

@@ -1,4 +1,4 @@
-"""The folder that a label server works in: what lies where, who may read it, how large it may grow."""
+"""The folder that a label server works in: its layout, its permissions, its limits."""
 
 import fcntl
 import hashlib
@@ -14,24 +14,24 @@ from typing import Any
 from medssl_monai.atomic import write_json
 from medssl_monai.errors import ConfigError
 
-# Folders that hold nothing worth keeping once the server is down: uploads, and images of sessions.
+# Folders that are emptied at each start: uploads, and images of sessions.
 PASSING = ("tmp", "sessions")
 KEPT = ("images", "records", "labels", "runs", "models", "predictions", "app")
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What the server was told, for its own process and for those of its tasks.
+    """The server's settings, for its own process and those of its tasks.
 
     Attributes:
         studies: a folder (absolute) or the address of a DICOMweb service.
-        modality: the one that is served, such as CT or DX.
-        query: QIDO-RS attributes that a PACS's series must have.
+        modality: of the served series, such as CT or DX.
+        query: QIDO-RS attributes that series of a PACS must have.
         verify_tls: whether the PACS's certificate is verified.
         device: cpu or cuda.
-        image_cache_gib: how much the image files made for clients may take.
-        key: file of the pseudonym key; None is the user's own.
-        encoder: pre-trained weights for the first fine-tuning; None has none.
+        image_cache_gib: limit of the image files made for clients.
+        key: file of the pseudonym key; None uses the user's own.
+        encoder: pre-trained weights for the first fine-tuning, or None.
     """
 
     studies: str
@@ -45,14 +45,14 @@ class ServerSettings:
 
     @property
     def filters(self) -> list[list[Any]]:
-        """The slices that a network looks at, as a condition on the store's index."""
+        """The slices that a network reads, as a condition on the store's index."""
         wanted: list[list[Any]] = [["modality", "==", self.modality]]
         return [*wanted, ["plane", "==", "axial"]] if self.modality == "CT" else wanted
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Paths inside the folder. Everything in it is for its owner alone (mode 0700)."""
+    """Paths inside the folder. Only its owner can read it (mode 0700)."""
 
     root: Path
 
@@ -63,7 +63,7 @@ class Workspace:
 
     @property
     def current_model(self) -> Path:
-        """Link to the run or bundle that is served."""
+        """Link to the served run or bundle."""
         return self.root / "models" / "current"
 
     @property
@@ -72,7 +72,7 @@ class Workspace:
         return self.root / "models" / "pretrained"
 
     def prepare(self) -> None:
-        """Make the folders, empty what only lives as long as a server, and lock others out."""
+        """Make the folders, empty those that do not outlive a server, and set the permissions."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.root.chmod(0o700)
         for name in PASSING:
@@ -81,14 +81,14 @@ class Workspace:
             (self.root / name).mkdir(mode=0o700, exist_ok=True)
 
     def write_settings(self, settings: ServerSettings) -> None:
-        """For `settings`."""
+        """Write ``server.json``, which `settings` reads."""
         write_json(self.root / "server.json", asdict(settings))
 
     def settings(self) -> ServerSettings:
-        """As written by `write_settings`.
+        """The settings written by `write_settings`.
 
         Raises:
-            ConfigError: there are none: no server was started here.
+            ConfigError: no server has been started here.
         """
         try:
             return ServerSettings(**json.loads((self.root / "server.json").read_text(encoding="utf-8")))
@@ -98,7 +98,7 @@ class Workspace:
             ) from error
 
     def point(self, link: Path, target: Path) -> None:
-        """Make a link lead to ``target``, in one step."""
+        """Let a link point to ``target``, atomically."""
         draft = link.with_name(f".{link.name}.{os.getpid()}")
         draft.unlink(missing_ok=True)
         draft.symlink_to(target.resolve())
@@ -106,7 +106,7 @@ class Workspace:
 
 
 def default_root(studies: str) -> Path:
-    """``$XDG_DATA_HOME/medssl-monai/label/HASH`` or ``~/.local/share/…``: labels are worth more than a cache."""
+    """``$XDG_DATA_HOME/medssl-monai/label/HASH`` or ``~/.local/share/…``: labels do not belong into a cache."""
     base = os.environ.get("XDG_DATA_HOME")
     name = hashlib.sha256(studies.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return (Path(base) if base else Path.home() / ".local" / "share") / "medssl-monai" / "label" / name
@@ -121,12 +121,12 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def limit_folder(folder: Path, limit_bytes: int, keep: Path | None = None) -> int:
-    """Delete the files longest unused until the folder's fit into ``limit_bytes``; returns how many went.
+    """Delete the least recently used files until the rest fits into ``limit_bytes``; returns how many were deleted.
 
     Args:
         folder: flat folder of files.
-        limit_bytes: what may stay.
-        keep: a file that stays in any case: the one just asked for.
+        limit_bytes: total size of the remaining files.
+        keep: a file that is never deleted: the one just requested.
     """
     files = sorted(((p.stat().st_mtime, p.stat().st_size, p) for p in folder.iterdir() if p.is_file()), reverse=True)
     total, gone = 0, 0
