@@ -7,6 +7,7 @@
     │   ├── GeometryError          positions or orientations contradict one another
     │   ├── NotHounsfieldError     intensities are not Hounsfield units
     │   ├── LabelError             a label table does not fit its images
+    │   │   └── ContradictionError   one image has two labels, or a patient is in two splits
     │   ├── CheckpointError        weights do not belong to the network they are given to
     │   └── ConfigError            a configuration names something that does not exist
     └── DivergedError              a loss stopped being finite; the last good checkpoint is kept
@@ -51,6 +52,10 @@ class NotHounsfieldError(InputError):
 
 class LabelError(InputError):
     """A label table does not fit the images it speaks of."""
+
+
+class ContradictionError(LabelError):
+    """Labels contradict one another: one image has two labels, or a patient or series is in two splits."""
 
 
 class CheckpointError(InputError):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl_monai.errors import ConfigError, LabelError
+from medssl_monai.labels.names import class_named
 from medssl_monai.labels.table import LabelTable
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def named_classes(classes: Any) -> list[str] | None:
                 f"classes: each must be text, found {name!r}, which is what YAML makes of words such as yes, no, on, "
                 "off and null; quote them: classes=['yes', 'no']"
             )
-        names.append(str(name))
+        names.append(class_named(str(name)))
     if len(set(names)) < len(names):
         raise ConfigError(f"classes: each must be named once, found {', '.join(names)}; take out what is there twice")
     return names

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from medssl_monai.classify.classes import balanced_positions, named_classes
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.errors import InputError, LabelError
+from medssl_monai.labels.names import class_named
 from medssl_monai.store.dataset import EpochDataset, SampleKey
 
 Listed = Sequence[Mapping[str, Any]]
@@ -275,8 +276,8 @@ def _said(label: Any) -> Any:
 
 def _place(part: Any, classes: Sequence[str]) -> int:
     lowered = [name.lower() for name in classes]  # MONAI Label lowers the names it serves
-    if isinstance(part, str) and part.strip().lower() in lowered:
-        return lowered.index(part.strip().lower())
+    if isinstance(part, str) and (name := class_named(part).strip().lower()) in lowered:
+        return lowered.index(name)
     number = int(part) if isinstance(part, str) and part.strip().isdecimal() else part
     if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(classes):
         return number

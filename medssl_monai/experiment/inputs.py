@@ -19,8 +19,8 @@ from medssl_monai.experiment.made_by import made_by, settings_of
 from medssl_monai.experiment.plan import StudyPlan, digest, slug
 from medssl_monai.experiment.set_aside import set_aside
 from medssl_monai.ingest import build_store
+from medssl_monai.labels.names import SPLITS
 from medssl_monai.labels.subsets import Unit, choose_unit
-from medssl_monai.labels.table import SPLITS
 from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.pretrain import pretrain
 from medssl_monai.samples.phantom import write_phantom

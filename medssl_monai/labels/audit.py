@@ -16,8 +16,9 @@ from typing import Any
 from medssl_monai.errors import InputError, LabelError
 from medssl_monai.ingest.open_store import open_store
 from medssl_monai.labels.labelled_slices import labelled_slices, patients_of
+from medssl_monai.labels.names import SPLITS
 from medssl_monai.labels.near_duplicates import Slice, similar_slices
-from medssl_monai.labels.table import SPLITS, LabelTable, read_labels
+from medssl_monai.labels.table import LabelTable, read_labels
 from medssl_monai.store.reader import SliceStore
 
 HARMLESS = frozenset({frozenset({"pre-training", "train"})})

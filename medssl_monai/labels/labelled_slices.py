@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.errors import LabelError
+from medssl_monai.errors import ContradictionError, LabelError
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.labels.queries import is_query, select_slices
 from medssl_monai.labels.table import LabelRow, LabelTable, refuse_contradictions, refuse_leaks
@@ -30,8 +30,9 @@ def labelled_slices(
         indices), `label_name`, `split` ("" if unknown) and `patient` (from the table, or else the store's pseudonym).
 
     Raises:
-        LabelError: a source or slice is not in the store, or a query finds nothing; two sources are one series with
-            two labels for a slice; a patient or series is in two splits.
+        LabelError: a source or slice is not in the store, or a query finds nothing.
+        ContradictionError: two sources are one series with two labels for a slice, or a patient or series is in two
+            splits.
     """
     for sentence in table.statements:
         logger.warning("%s: %s", table.path, sentence)
@@ -62,7 +63,7 @@ def labelled_slices(
         for index_row in index_rows:
             place = (index_row["series_id"], index_row["slice"])
             if giver.setdefault(place, row).label != row.label:  # possible only with a query
-                raise LabelError(
+                raise ContradictionError(
                     f"{table.path}, row {row.number}: labels slice {place[1]} of the series {place[0]} {row.label!r}, "
                     f"but row {giver[place].number} labels it {giver[place].label!r}; keep one of them"
                 )

@@ -15,7 +15,8 @@ from medssl_monai.atomic import write_csv
 from medssl_monai.errors import LabelError
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.labels.labelled_slices import patients_of
-from medssl_monai.labels.table import SPLITS, LabelTable
+from medssl_monai.labels.names import SPLITS
+from medssl_monai.labels.table import LabelTable
 from medssl_monai.store.reader import SliceStore
 
 SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}

@@ -8,7 +8,7 @@ A table is CSV, or JSON with a list of objects. Its columns are
              ``|`` alone if none holds
     slice    optional: counted from 0 = most inferior; without it the label holds for every slice of the source
     patient  optional: any name that identifies the patient; without it the store's pseudonym is used
-    split    optional: train, validation or test
+    split    optional: train, validation or test; `split_named` tells which spellings are known
 
 Other columns are ignored. Column names are lower case.
 """
@@ -19,11 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.errors import LabelError
+from medssl_monai.errors import ContradictionError, LabelError
 from medssl_monai.labels.cells import read_cells
+from medssl_monai.labels.names import SPLITS, check_class_name, class_named, is_missing, split_named, two_forms
 from medssl_monai.labels.queries import check_query, is_query
 
-SPLITS = ("train", "validation", "test")
 SEPARATOR = "|"  # between the classes of a slice in a multi-label table
 
 
@@ -46,11 +46,19 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """A checked table; sources that are paths are joined with the table's folder."""
+    """A checked table; sources that are paths are joined with the table's folder.
+
+    Attributes:
+        path: of the file.
+        rows: in its order.
+        multilabel: whether a row may name several classes, or none.
+        spellings: sentences on class names that are written in two ways and mean one class.
+    """
 
     path: Path
     rows: tuple[LabelRow, ...]
     multilabel: bool = False
+    spellings: tuple[str, ...] = ()
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -69,8 +77,8 @@ class LabelTable:
 
     @cached_property
     def statements(self) -> tuple[str, ...]:
-        """Sentences about what the table leaves unknown."""
-        found = []
+        """Sentences about what the table leaves unknown, and on names that are written in two ways."""
+        found = list(self.spellings)
         patients = sum(not row.patient for row in self.rows)
         splits = sum(not row.split for row in self.rows)
         if patients:
@@ -93,21 +101,23 @@ def read_labels(path: Path, *, multilabel: bool = False) -> LabelTable:
 
     Raises:
         LabelError: the file is not readable or empty; a column is missing, repeated or written with other capitals; a
-            slice is not a whole number from 0; a label or source is empty; a split is unknown; one slice has two
-            labels; a patient is in two splits; a row of a single-label table names several classes; a class name would
-            run as code in a configuration, or differs from another only in its capitals. The message names the row.
+            slice is not a whole number from 0; a label or source is empty; a split is unknown; a row of a single-label
+            table names several classes; a class or a patient is called "nan"; a class name would run as code in a
+            configuration, or differs from another only in its capitals. The message names the row.
+        ContradictionError: one slice has two labels, or a patient is in two splits.
 
     Example:
         >>> read_labels(Path("labels.csv")).classes  # doctest: +SKIP
         ('abdomen', 'head', 'thorax')
     """
     path = Path(path)
-    rows = tuple(_row(path, number, cells, multilabel) for number, cells in enumerate(read_cells(path), start=1))
+    cells = read_cells(path)
+    rows = tuple(_row(path, number, row, multilabel) for number, row in enumerate(cells, start=1))
     if not rows:
         raise LabelError(f"{path}: a label table needs at least one row, found none; add rows below the heading")
     refuse_contradictions(path, ((row.source, row) for row in rows))
     refuse_leaks(path, ((row.patient, row) for row in rows if row.patient), "the patient")
-    table = LabelTable(path, rows, multilabel)
+    table = LabelTable(path, rows, multilabel, two_forms(name for row in cells for name in _spelt(row["label"])))
     spelt: dict[str, tuple[str, int]] = {}
     for row in rows:
         for name in row.names:
@@ -121,19 +131,6 @@ def read_labels(path: Path, *, multilabel: bool = False) -> LabelTable:
     if not table.classes:
         raise LabelError(f"{path}: no row names a class, so there is nothing to learn; fill the column 'label'")
     return table
-
-
-def check_class_name(name: str, where: str) -> None:
-    """Refuse names that MONAI's configurations, into which a run writes them, do not read as text.
-
-    Raises:
-        LabelError: `name` begins with ``$`` (it would be run as Python), ``@`` or ``%``, or holds ``#``.
-    """
-    if name.startswith(("$", "@", "%")) or "#" in name:
-        raise LabelError(
-            f"{where}: the class {name!r} must not begin with $, @ or % or contain #, which MONAI's configurations "
-            "read as commands and references; rename it"
-        )
 
 
 def _row(path: Path, number: int, cells: dict[Any, Any], multilabel: bool) -> LabelRow:
@@ -156,9 +153,15 @@ def _row(path: Path, number: int, cells: dict[Any, Any], multilabel: bool) -> La
             f"{path}, row {number}: 'slice' is a whole number counted from 0 = most inferior, found "
             f"{texts['slice']!r}; correct it, or leave it empty to label every slice of the source"
         )
-    if texts["split"] and texts["split"] not in SPLITS:
+    split = split_named(texts["split"])
+    if texts["split"] and split is None:
         raise LabelError(
             f"{path}, row {number}: 'split' is one of {', '.join(SPLITS)}, found {texts['split']!r}; correct it"
+        )
+    if is_missing(texts["patient"]):
+        raise LabelError(
+            f"{path}, row {number}: the patient {texts['patient']!r} is how pandas writes a missing value, and would "
+            "be one patient in all such rows; leave the cell empty where the patient is unknown"
         )
     if is_query(texts["source"]):
         if texts["slice"]:
@@ -173,7 +176,7 @@ def _row(path: Path, number: int, cells: dict[Any, Any], multilabel: bool) -> La
         slice=int(texts["slice"]) if texts["slice"] else None,
         label=texts["label"],
         patient=texts["patient"],
-        split=texts["split"],
+        split=split or "",
     )
 
 
@@ -190,9 +193,13 @@ def _label(path: Path, number: int, cell: Any, multilabel: bool) -> str:
             "its name, or set task=multilabel where several classes may hold at once"
         )
     if not several:
-        return _text(cell)
-    names = {_text(name) for name in (cell if isinstance(cell, list) else _text(cell).split(SEPARATOR))} - {""}
-    return SEPARATOR.join(sorted(names)) or SEPARATOR
+        return class_named(_text(cell))
+    return SEPARATOR.join(sorted({class_named(name) for name in _spelt(cell)} - {""})) or SEPARATOR
+
+
+def _spelt(cell: Any) -> list[str]:
+    """The names of the classes as they are written."""
+    return [_text(name) for name in (cell if isinstance(cell, list) else _text(cell).split(SEPARATOR))]
 
 
 def _source(path: Path, text: str) -> str:
@@ -202,7 +209,7 @@ def _source(path: Path, text: str) -> str:
 
 
 def refuse_contradictions(path: Path, named_rows: Iterable[tuple[str, LabelRow]]) -> None:
-    """Raise LabelError if a slice has two labels; a row without a slice labels all of them."""
+    """Raise ContradictionError if a slice has two labels; a row without a slice labels all of them."""
     first: dict[str, dict[int | None, LabelRow]] = {}
     for name, row in named_rows:
         seen = first.setdefault(name, {})
@@ -210,7 +217,7 @@ def refuse_contradictions(path: Path, named_rows: Iterable[tuple[str, LabelRow]]
         for other in others:
             if other.label != row.label:
                 what = "every slice" if row.slice is None else f"slice {row.slice}"
-                raise LabelError(
+                raise ContradictionError(
                     f"{path}, row {row.number}: {what} of {row.source} is labelled {row.label!r}, but row "
                     f"{other.number} labels it {other.label!r}; keep one of them"
                 )
@@ -218,7 +225,7 @@ def refuse_contradictions(path: Path, named_rows: Iterable[tuple[str, LabelRow]]
 
 
 def refuse_leaks(path: Path, named_rows: Iterable[tuple[str, LabelRow]], what: str) -> None:
-    """Raise LabelError if a patient or series is in two splits.
+    """Raise ContradictionError if a patient or series is in two splits.
 
     The message names rows, because a patient's name may be a real one.
     """
@@ -227,7 +234,7 @@ def refuse_leaks(path: Path, named_rows: Iterable[tuple[str, LabelRow]], what: s
         if row.split:
             other = first.setdefault(name, row)
             if other.split != row.split:
-                raise LabelError(
+                raise ContradictionError(
                     f"{path}, row {row.number}: {what} is in the split {row.split!r}, but in row {other.number} in "
                     f"{other.split!r}, so the test would include patients seen in training; "
                     "give all rows of a patient one split"

@@ -10,6 +10,7 @@ import pytest
 from medssl_monai.classify.classes import named_classes, network_classes
 from medssl_monai.classify.evaluate import temperature_figures
 from medssl_monai.classify.labelled_data import LabelledData
+from medssl_monai.classify.listed_data import class_numbers
 from medssl_monai.classify.pictures.table import image_table
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.errors import ConfigError, LabelError
@@ -25,6 +26,8 @@ def table(folder: Path, rows: str, *, multilabel: bool = False) -> LabelTable:
 
 def test_names_are_text_whatever_yaml_made_of_them() -> None:
     assert named_classes([0, 1.5, "x"]) == ["0", "1.5", "x"]
+    assert named_classes(["he\u0301matome"]) == ["h\u00e9matome"]
+    assert class_numbers("He\u0301matome", ["a", "h\u00e9matome"]) == [1]
     assert named_classes(None) is named_classes([]) is None
     for wrong, message in (
         ([True, False], "classes: each must be text, found True, .* quote them"),

@@ -86,7 +86,9 @@ def test_sources_that_are_paths_are_joined_with_the_tables_folder(tmp_path: Path
         (HEADING + "sa,1.5,lung,A,train\n", "found '1.5'"),
         (HEADING + "sa,²,lung,A,train\n", "found '²'"),
         (HEADING + "sa,0,lung,A,train,more\n", "row 1: more cells than the heading has; quote"),
-        (HEADING + "sa,0,lung,A,val\n", "'split' is one of train, validation, test, found 'val'"),
+        (HEADING + "sa,0,lung,A,dev\n", "'split' is one of train, validation, test, found 'dev'"),
+        (HEADING + "sa,0,NaN,A,train\n", "row 1: the class 'NaN' is how pandas writes a missing value"),
+        (HEADING + "sa,0,lung,nan,train\n", "row 1: the patient 'nan' is how pandas writes a missing value"),
         (HEADING + "sa,0,lung,A,train\nsa,0,liver,A,train\n", "row 2: slice 0 of sa .*'liver', but row 1 .*'lung'"),
         (HEADING + "sa,0,lung,A,train\nsa,,liver,A,train\n", "row 2: every slice of sa"),
         (HEADING + "sa,,lung,A,train\nsa,1,liver,A,train\n", "row 2: slice 1 of sa"),
@@ -102,6 +104,25 @@ def test_a_faulty_table_is_refused_by_file_row_and_remedy(tmp_path: Path, text: 
         read_labels(_write(tmp_path, text))
     assert str(tmp_path / "labels.csv") in str(caught.value)
     assert ";" in str(caught.value)  # a remedy follows
+
+
+def test_spellings_of_splits(tmp_path: Path) -> None:
+    spelt = {"train": "Train TRAINING", "validation": "val Valid VALIDATION", "test": "TEST testing"}
+    for split, words in spelt.items():
+        for word in words.split():
+            assert read_labels(_write(tmp_path, f"{HEADING}sa,0,lung,A,{word}\n")).rows[0].split == split
+
+
+def test_unicode_forms_of_a_name_are_one_class(tmp_path: Path) -> None:
+    composed, decomposed = "h\u00e9matome", "he\u0301matome"
+    table = read_labels(_write(tmp_path, f"source,label\nsa,{composed}\nsb,{decomposed}\n"))
+    assert table.classes == (composed,)
+    assert any("is written in 2 Unicode forms" in sentence for sentence in table.statements)
+    # One form alone is composed without a word, also among several labels.
+    several = [{"source": "sa", "label": [decomposed, "a"]}, {"source": "sb", "label": f"{decomposed}|b"}]
+    table = read_labels(_write(tmp_path, json.dumps(several), "labels.json"), multilabel=True)
+    assert [row.names for row in table.rows] == [("a", composed), ("b", composed)]
+    assert not any("Unicode" in sentence for sentence in table.statements)
 
 
 def test_spaces_around_a_heading_do_not_hide_its_column(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 from medssl_monai.classify.pictures.data import PICTURES, ImageData, ImageFiles
 from medssl_monai.classify.pictures.table import image_table
 from medssl_monai.errors import ConfigError, LabelError
+from medssl_monai.labels.names import check_class_name
 from medssl_monai.labels.subsets import Unit, grouped_split, reference_split, reference_subset
-from medssl_monai.labels.table import check_class_name
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ import numpy as np
 from medssl_monai.classify.classes import network_classes
 from medssl_monai.classify.pictures.data import PICTURES, ImageData, ImageFiles
 from medssl_monai.errors import LabelError
+from medssl_monai.labels.names import SPLITS
 from medssl_monai.labels.subsets import grouped_split
-from medssl_monai.labels.table import SPLITS, LabelTable, read_labels
+from medssl_monai.labels.table import LabelTable, read_labels
 
 TEST_SHARE, VALIDATION_SHARE, SEED = 0.2, 0.15, 42  # of what is drawn where the table has no split, as for folders
 
