@@ -14,7 +14,6 @@ from medssl_monai.methods.byol import BYOL, target_momentum
 from medssl_monai.optimizers.factories import byol_adam
 from medssl_monai.optimizers.schedules import RecurringCosine
 from tests import golden
-from tests.golden import fill
 from tests.golden.toy_encoder import fill_method, raw, toy_encoder
 
 PREFIXES = {
@@ -116,9 +115,7 @@ def test_training_steps_match(name: str, dtype: torch.dtype) -> None:
 
 def full_resnet(meta: dict[str, Any], dtype: torch.dtype) -> tuple[BYOL, list[Tensor]]:
     method = BYOL("resnet50", meta["projector_hidden_size"], meta["projector_out_dim"], target_predictor=True)
-    with torch.no_grad():
-        for key, value in method.state_dict().items():
-            value.copy_(torch.from_numpy(fill.fill(reference_name(key), tuple(value.shape), meta["seed"])))
+    fill_method(method, meta["seed"], reference_name)
     shape = (meta["batch"], 3, meta["img"], meta["img"])
     return method.to(dtype), [raw(f"view{i}/0", shape, meta["seed"], dtype) for i in (1, 2)]
 
@@ -148,15 +145,13 @@ def test_resnet50_matches_in_float64() -> None:
     norms = np.array([gradients[f"online_network.{key}"].norm().item() for key in meta["grad_names"]])
     assert len(gradients) == len(norms)
     assert_allclose(norms, want["grad_norm_f64"], rtol=1e-8, atol=1e-8 * norms.max())
-    for key in (key for key in want if key.startswith("grad_f64:")):
-        stored = want[key]
-        found = gradients["online_network." + key.removeprefix("grad_f64:")][tuple(slice(n) for n in stored.shape)]
+    for name, stored, corner in golden.corners(want, "grad_f64"):
+        found = gradients[f"online_network.{name}"][corner]
         assert_allclose(found, stored, rtol=0, atol=1e-8 * np.abs(stored).max())
     state = {reference_name(key): value for key, value in method.state_dict().items()}
-    for key in (key for key in want if key.startswith(("stat:", "ema:"))):
-        stored = want[key]  # float32
-        found = state[key.partition(":")[2]][tuple(slice(n) for n in stored.shape)]
-        assert_allclose(found, stored, rtol=0, atol=(1e-4 if key.startswith("stat:") else 1e-7) * max(1, stored.max()))
+    for kind, tolerance in (("stat", 1e-4), ("ema", 1e-7)):  # stored in float32
+        for name, stored, corner in golden.corners(want, kind):
+            assert_allclose(state[name][corner], stored, rtol=0, atol=tolerance * max(1, stored.max()))
     assert target_momentum(1, 50, 0.996) == pytest.approx(meta["tau_next_after_step1_of_50"], abs=1e-15)
     # Two passes a step, of the online network and of the target.
     assert int(method.encoder.bn1.num_batches_tracked) == int(method.target_encoder.bn1.num_batches_tracked) == 2

@@ -150,15 +150,11 @@ def test_resnet50_matches_in_float64() -> None:
     gradients = {reference_name(key): value.grad for key, value in method.named_parameters() if value.grad is not None}
     norms = [gradients[name].norm().item() for name in meta["grad_names"]]
     assert_allclose(norms, want["grad_norm_f64"], rtol=1e-9, atol=1e-9 * max(norms))
-    for key in (key for key in want if key.startswith("grad_f64:")):
-        stored = want[key]
-        found = gradients[key.removeprefix("grad_f64:")][tuple(slice(n) for n in stored.shape)]
-        assert_allclose(found, stored, rtol=0, atol=1e-9 * np.abs(stored).max())
+    for key, stored, corner in golden.corners(want, "grad_f64"):
+        assert_allclose(gradients[key][corner], stored, rtol=0, atol=1e-9 * np.abs(stored).max())
     buffers = {reference_name(key): value for key, value in method.named_buffers()}
-    for key in (key for key in want if key.startswith("stat:")):
-        stored = want[key]  # float32
-        statistic = buffers[key.removeprefix("stat:")][tuple(slice(n) for n in stored.shape)]
-        assert_allclose(statistic, stored, rtol=0, atol=1e-4 * np.abs(stored).max())
+    for key, stored, corner in golden.corners(want, "stat"):  # stored in float32
+        assert_allclose(buffers[key][corner], stored, rtol=0, atol=1e-4 * np.abs(stored).max())
     method.eval()
     with torch.no_grad():
         features = method.encoder(views[0])[:, :64]

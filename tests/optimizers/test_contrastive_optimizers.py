@@ -18,7 +18,7 @@ from medssl_monai.optimizers.factories import byol_adam, moco_sgd, swav_lars
 from medssl_monai.optimizers.lars import LARS
 from medssl_monai.optimizers.schedules import RecurringCosine, recurring_cosine, set_rates
 from tests import golden
-from tests.golden import fill
+from tests.optimizers.trajectory import assert_follows, start_values
 
 
 @pytest.mark.parametrize("case", range(4))
@@ -26,36 +26,23 @@ from tests.golden import fill
 @pytest.mark.parametrize("foreach", [False, True])
 def test_lars_trajectory_matches(case: int, dtype: torch.dtype, foreach: bool) -> None:
     meta, want = golden.load("optim_lars")
-    settings, seed = meta["cases"][case], meta["cases"][case]["seed"]
+    settings = meta["cases"][case]
     rates = settings["cfg"]
-    values = {
-        name: fill.fill(name, shape, seed) if name != "zero.weight" else np.zeros(shape, np.float32)
-        for name, shape in meta["params"]
-    }
-    parameters = {name: nn.Parameter(torch.from_numpy(value.copy()).to(dtype)) for name, value in values.items()}
+    parameters = start_values(meta, settings["seed"], dtype)
     groups = [
         {"params": [parameters[name] for name in names], "weight_decay": decay}
         for names, decay in zip(settings["param_groups"], want[f"c{case}_wd"][0].tolist(), strict=True)
     ]
     optimizer = LARS(groups, lr=rates["lr"], momentum=0.9, trust_coeff=rates["trust"], foreach=foreach)
-    tolerance = 1e-12 if dtype is torch.float64 else 2e-6
-    key = f"c{case}:" if dtype is torch.float64 else f"c{case}_f32:"
-    for step in range(settings["steps"]):
+
+    def set_rate(step: int) -> None:
         lr = rates["lr"]
         if "total" in rates:
             lr = recurring_cosine(step, rates["total"], rates["warm"], rates["lr"])
         assert lr == pytest.approx(want[f"c{case}_lr"][step], rel=1e-9, abs=1e-15)
         set_rates(optimizer, lr)
-        scale = np.float32(settings["grad_scale"][step % len(settings["grad_scale"])])
-        for name, parameter in parameters.items():
-            gradient = fill.raw(f"grad/{step}/{name}", parameter.shape, seed) * scale
-            if name == "scalar.weight" and step == 2:
-                gradient = np.zeros_like(gradient)
-            skipped = [name, step] in settings["skip_grad"]
-            parameter.grad = None if skipped else torch.from_numpy(gradient).to(dtype)
-        optimizer.step()
-        for name, parameter in parameters.items():
-            assert_allclose(parameter.detach().numpy(), want[key + name][step], rtol=0, atol=tolerance, err_msg=name)
+
+    assert_follows(optimizer, parameters, case, settings, want, set_rate)
 
 
 def test_lars_step_is_the_paper_s() -> None:

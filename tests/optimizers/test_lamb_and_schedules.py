@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,15 +16,15 @@ from medssl_monai.methods.spark import SparK
 from medssl_monai.optimizers.factories import spark_lamb, weight_decay_groups
 from medssl_monai.optimizers.schedules import WarmupCosine, cosine, set_rates, warmup_cosine
 from tests import golden
-from tests.golden import fill
+from tests.optimizers.trajectory import assert_follows, start_values
 
 
 class Named(nn.Module):
     """Parameters under arbitrary dotted names, as a state dict spells them."""
 
-    def __init__(self, values: dict[str, np.ndarray[Any, Any]], dtype: torch.dtype) -> None:
+    def __init__(self, values: dict[str, nn.Parameter]) -> None:
         super().__init__()
-        self.values = {name: nn.Parameter(torch.from_numpy(value.copy()).to(dtype)) for name, value in values.items()}
+        self.values = values
 
     def named_parameters(self, *_: Any, **__: Any) -> Any:
         return iter(self.values.items())
@@ -35,35 +34,22 @@ class Named(nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_trajectory_matches(case: int, dtype: torch.dtype) -> None:
     meta, want = golden.load("optim_lamb")
-    settings, seed = meta["cases"][case], meta["cases"][case]["seed"]
+    settings = meta["cases"][case]
     rates = settings["cfg"]
-    start = {
-        name: fill.fill(name, shape, seed) if name != "zero.weight" else np.zeros(shape, np.float32)
-        for name, shape in meta["params"]
-    }
-    model = Named(start, dtype)
+    model = Named(start_values(meta, settings["seed"], dtype))
     optimizer = spark_lamb(model, lr=rates["lr"], weight_decay=rates["wd"], max_grad_norm=rates["max_norm"])
     for group, theirs in zip(optimizer.param_groups, settings["group_scales"], strict=True):
         names = [name for name, value in model.values.items() if any(value is p for p in group["params"])]
         assert names == theirs["params"]
         assert group["weight_decay_scale"] == theirs["weight_decay_scale"]
     schedule = WarmupCosine(rates["lr"], rates["warm"], rates["wd"], rates["wde"])
-    tolerance = 1e-12 if dtype is torch.float64 else 2e-6
-    key = f"c{case}:" if dtype is torch.float64 else f"c{case}_f32:"
-    for step in range(settings["steps"]):
+
+    def apply_schedule(step: int) -> None:
         schedule.apply(optimizer, Progress(step, rates["total"], step, steps_per_epoch=1))
         assert_allclose(optimizer.param_groups[0]["lr"], want[f"c{case}_lr"][step], rtol=1e-12)
         assert_allclose([g["weight_decay"] for g in optimizer.param_groups], want[f"c{case}_wd"][step], rtol=1e-12)
-        scale = np.float32(settings["grad_scale"][step % len(settings["grad_scale"])])
-        for name, parameter in model.values.items():
-            gradient = fill.raw(f"grad/{step}/{name}", parameter.shape, seed) * scale
-            if name == "scalar.weight" and step == 2:
-                gradient = np.zeros_like(gradient)
-            skipped = [name, step] in settings["skip_grad"]
-            parameter.grad = None if skipped else torch.from_numpy(gradient).to(dtype)
-        optimizer.step()
-        for name, parameter in model.values.items():
-            assert_allclose(parameter.detach().numpy(), want[key + name][step], rtol=0, atol=tolerance)
+
+    assert_follows(optimizer, model.values, case, settings, want, apply_schedule)
 
 
 @pytest.mark.parametrize("case", range(3))
