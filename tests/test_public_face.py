@@ -86,3 +86,9 @@ def test_pretrain_says_what_it_left(phantom_store: SliceStore, tmp_path: Path) -
         pretrain("spork", phantom_store, tmp_path / "other")
     with pytest.raises(medssl_monai.InputError, match="must be a pre-training run"):
         _ = PretrainedRun(tmp_path / "other").loss
+
+
+def test_study_takes_a_name(tmp_path: Path) -> None:
+    with pytest.raises(medssl_monai.InputError, match="study 'nosuch' is neither a YAML file nor one of"):
+        medssl_monai.study("nosuch", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

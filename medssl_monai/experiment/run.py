@@ -6,7 +6,7 @@ from pathlib import Path
 from medssl_monai.atomic import write_json
 from medssl_monai.experiment.cells import cell_done, cell_made_by, make_room, maker
 from medssl_monai.experiment.inputs import REMEDY, prepare, public_key
-from medssl_monai.experiment.plan import StudyPlan
+from medssl_monai.experiment.plan import StudyPlan, read_plan
 from medssl_monai.experiment.report import write_report
 from medssl_monai.experiment.results import StudyResults, collect
 from medssl_monai.experiment.workers import run_cells
@@ -15,7 +15,9 @@ from medssl_monai.runs.settings import check_folder
 logger = logging.getLogger(__name__)
 
 
-def study(plan: StudyPlan, out: Path, *, scheduler: str | None = None, rerun: bool = False) -> StudyResults:
+def study(
+    plan: StudyPlan | str | Path, out: str | Path, *, scheduler: str | None = None, rerun: bool = False
+) -> StudyResults:
     """Run what is missing of a study, and write its results.
 
     A cell that is done is not run again, so that a stopped study carries on, and one with another seed or encoder only
@@ -25,7 +27,8 @@ def study(plan: StudyPlan, out: Path, *, scheduler: str | None = None, rerun: bo
     the same batch size whatever the number of labels.
 
     Args:
-        plan: from `read_plan`.
+        plan: a YAML file, or the name of one in ``configs/`` such as ``study_demo``; or what `read_plan` made of one,
+            with other data or encoders.
         out: folder for ``results.csv``, ``comparisons.csv``, ``study.json``, ``tables.md``, ``report.html``,
             ``figures/``, ``cells/`` and, where the study makes them, ``data/`` and ``encoders/``.
         scheduler: address of a Dask scheduler whose workers train, in place of this machine's processes.
@@ -35,10 +38,15 @@ def study(plan: StudyPlan, out: Path, *, scheduler: str | None = None, rerun: bo
         What the report shows.
 
     Raises:
-        ConfigError: ``out`` is a file; or see `prepare`.
+        ConfigError: ``out`` is a file; or see `read_plan` and `prepare`.
+
+    Example:
+        >>> results = study("study_demo", "studies/demo")  # doctest: +SKIP
+        >>> [(point.encoder, point.fraction, point.mean) for point in results.points]  # doctest: +SKIP
     """
     check_folder(out, "--out")
-    out = out.absolute()
+    plan = plan if isinstance(plan, StudyPlan) else read_plan(plan)
+    out = Path(out).absolute()
     out.mkdir(parents=True, exist_ok=True)
     with public_key(plan):
         inputs = prepare(plan, out, rerun=rerun)
