@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and the digest that tells."""
+"""Atomic writing of files, and their digests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
 
-    A process killed meanwhile leaves ``path`` as it was. The temporary name keeps the suffix, by which some writers
-    choose their format.
+    If the process is killed meanwhile, ``path`` does not change. The temporary name keeps the suffix, by which some
+    writers choose their format.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")

@@ -1,4 +1,4 @@
-"""The client of a Dask cluster that exists already."""
+"""Connects to an existing Dask cluster."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def cluster_client(scheduler: str) -> Any:
     """A ``distributed.Client`` of the scheduler at this address (``tcp://HOST:PORT``), to be closed by the caller.
 
     Raises:
-        InputError: the package distributed is missing, or nothing answers there.
+        InputError: the package distributed is missing, or no scheduler answers at the address.
     """
     try:
         from distributed import Client
@@ -24,6 +24,6 @@ def cluster_client(scheduler: str) -> Any:
         return connect(scheduler, timeout=SECONDS_TO_CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"scheduler {scheduler}: no Dask scheduler answers there ({type(error).__name__}); "
+            f"scheduler {scheduler}: no Dask scheduler answers at this address ({type(error).__name__}); "
             "start one with `dask scheduler`, or correct the address"
         ) from error

@@ -1,10 +1,10 @@
-"""The exceptions that callers may want to catch.
+"""The exceptions of this package.
 
     MedSSLError
-    ├── InputError                 the user's input is at fault; the command line exits with 1
-    │   ├── NoImagesError          nothing that could be read as the wanted modality
+    ├── InputError                 the input is wrong; the command line exits with 1
+    │   ├── NoImagesError          a source has no image of the wanted modality
     │   ├── StoreError             a slice store is missing, broken, or of another schema version
-    │   ├── GeometryError          positions or orientations contradict one another
+    │   ├── GeometryError          positions or orientations contradict each other
     │   ├── NotHounsfieldError     intensities are not Hounsfield units
     │   ├── LabelError             a label table does not fit its images
     │   │   └── ContradictionError   one image has two labels, or a patient is in two splits
@@ -19,15 +19,15 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 TRACEBACK = "MEDSSL_TRACEBACK"
-"""Environment variable with which the command line shows where an error came from."""
+"""Environment variable that makes the command line show the traceback of an error."""
 
 
 class MedSSLError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of all exceptions that this package raises deliberately."""
 
 
 class InputError(MedSSLError, ValueError):
-    """The input is at fault, not the program."""
+    """The input is wrong, not the program."""
 
 
 class NoImagesError(InputError):
@@ -39,19 +39,19 @@ class StoreError(InputError):
 
 
 class BusyStoreError(StoreError):
-    """Another run writes into a slice store at this moment."""
+    """Another run is writing to a slice store."""
 
 
 class GeometryError(InputError):
-    """Image positions or orientations contradict one another."""
+    """Image positions or orientations contradict each other."""
 
 
 class NotHounsfieldError(InputError):
-    """Intensities are not Hounsfield units where Hounsfield units are needed."""
+    """Intensities are not Hounsfield units, which are required."""
 
 
 class LabelError(InputError):
-    """A label table does not fit the images it speaks of."""
+    """A label table does not fit its images."""
 
 
 class ContradictionError(LabelError):

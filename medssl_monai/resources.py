@@ -1,4 +1,4 @@
-"""Where the bundles and the configurations lie, in a checkout and in an installed wheel alike."""
+"""Finds the shipped bundles and configurations, in a checkout or an installed wheel."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ _PACKAGE = Path(__file__).resolve().parent
 def resource_dir(kind: Literal["bundles", "configs"]) -> Path:
     """Folder of the shipped bundles or configurations.
 
-    A wheel carries them inside the package (setup.cfg, ``package_dir``); in a checkout they lie beside it.
+    In a wheel they are inside the package (setup.cfg, ``package_dir``), in a checkout beside it.
     """
     inside = _PACKAGE / kind
     return inside if inside.is_dir() else _PACKAGE.parent / kind

@@ -1,8 +1,8 @@
-"""Read a file of weights without running anything that is in it.
+"""Reads a file of weights without executing anything in it.
 
 A PyTorch file is a pickle, and a pickle may call any function. torch's restricted unpickler (``weights_only=True``)
-builds tensors and plain containers only; the few other names that real checkpoints mention are given to `STAND_INS`,
-which drop what they are handed, so that nothing is imported for a file's sake.
+builds tensors and plain containers only. The few other names in real checkpoints are mapped to `STAND_INS`, which
+discard their arguments, so nothing is imported because of a file.
 """
 
 import warnings
@@ -23,7 +23,7 @@ MAX_BYTES = 4 * 2**30
 
 
 class _Ignored:
-    """Stands for an object that no weights depend on: takes any arguments and state, keeps none."""
+    """Replaces an object that no weights depend on; accepts and discards any arguments and state."""
 
     def __new__(cls, *args: object) -> "_Ignored":
         return super().__new__(cls)
@@ -39,7 +39,7 @@ def _empty(*args: object) -> dict[Any, Any]:
     return {}
 
 
-# Every global that a checkpoint may name besides tensors, and what is built in its place.
+# Every global that a checkpoint may name besides tensors, and its replacement.
 STAND_INS: dict[str, Any] = {
     # Hyper-parameters of Lightning's callers, of timm and of the scripts of SwAV and MoCo.
     "argparse.Namespace": _Ignored,
@@ -78,11 +78,11 @@ STAND_INS: dict[str, Any] = {
 
 
 def read_weights(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """What a ``.safetensors`` file or a PyTorch file (zip or older) holds, on the CPU, and its header's strings.
+    """The content of a ``.safetensors`` or PyTorch file (zip or older), on the CPU, and its header's strings.
 
     Raises:
-        CheckpointError: the file is larger than `MAX_BYTES` (packed or unpacked), truncated, damaged, names anything
-            but tensors, plain values and `STAND_INS`, or is no dictionary. Nothing in the file was run.
+        CheckpointError: the file is larger than `MAX_BYTES` (packed or unpacked), truncated, damaged, no dictionary, or
+            names anything but tensors, plain values and `STAND_INS`. Nothing in the file was executed.
     """
     _check_size(file, file.stat().st_size, "on disk")
     try:
@@ -118,12 +118,12 @@ def _check_size(file: Path, size: int, where: str) -> None:
 
 @contextmanager
 def _only_stand_ins() -> Iterator[None]:
-    """Let torch's unpickler know `STAND_INS` and nothing that other libraries have allowed meanwhile."""
+    """Allow torch's unpickler the names in `STAND_INS`, and none that other libraries have allowed."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([(v, k) for k, v in STAND_INS.items()]):
-            # torch writes protocol 2 and remarks on others; what it cannot read it refuses all the same.
+            # torch warns about other protocols than 2; it still refuses what it cannot read.
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
             yield
     finally:

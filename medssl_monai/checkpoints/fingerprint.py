@@ -1,4 +1,4 @@
-"""One number that tells whether two sets of weights are the same."""
+"""A digest of weights, equal if and only if the weights are."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) over names in sorted order, types, shapes and values; device and memory format do not matter."""
+    """SHA-256 (hex) over names in sorted order, types, shapes and values; independent of device and memory format."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

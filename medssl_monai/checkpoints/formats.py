@@ -1,4 +1,4 @@
-"""Tables of the files that encoders come in: where each keeps the encoder, and what else lies there.
+"""The known formats of encoder files: where each keeps the encoder, and what else it holds.
 
 A name in a file is words with dots between them. A format differs from torchvision's by the dictionary that holds the
 tensors, by one whole prefix of words, and perhaps by numbers for the stages' names; parts of words are never replaced.
@@ -172,7 +172,7 @@ FORMATS: tuple[Format, ...] = (
     ),
 )
 
-# What a word of a name tells about a tensor that is no part of the encoder; the first word that tells decides.
+# What a tensor outside the encoder is, by a word of its name; the first known word decides.
 _WORDS: dict[str, tuple[str, ...]] = {
     "target network": (
         *(
@@ -220,10 +220,10 @@ class Encoder:
 
 
 def find_encoder(content: Mapping[str, Any], source: str, form: str | None = None, arm: Arm | None = None) -> Encoder:
-    """Recognise a file's format from its names, or hold it to `form`.
+    """Recognise a file's format from its names, or check it against `form`.
 
     Args:
-        content: what the file holds.
+        content: of the file.
         source: the file's name, for messages.
         form: a name of `FORMATS`, or ``prefix:WORDS.`` for names that are torchvision's behind these words.
         arm: the network to take where there are two; None or ``query`` or ``online`` is the trained one.

@@ -1,4 +1,4 @@
-"""A published checkpoint as a torchvision ResNet's weights, proven to load, with a report of all that it held."""
+"""Imports a published checkpoint as a torchvision ResNet's weights, checks that they load, and writes a report."""
 
 from pathlib import Path
 
@@ -22,16 +22,16 @@ def import_weights(
     report: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> LoadReport:
-    """Write the encoder of `file` to ``OUT.safetensors`` and what became of every tensor to a JSON file.
+    """Write the encoder of `file` to ``OUT.safetensors`` and a report on every tensor to a JSON file.
 
     Args:
         file: a checkpoint in any format of `formats.FORMATS`, or a run.
         out: file to write.
-        form: the format, where it must not be recognised from the names.
+        form: the format; None recognises it from the names.
         arm: ``query`` or ``online`` for the trained network (the default), ``key`` or ``target`` for its average.
         report: JSON file of the report; ``OUT.report.json`` by default.
-        preprocessing: what the images of these weights had in training, where the file does not say it or is wrong.
-            Its known entries are written into the header in place of those that the format implies.
+        preprocessing: of the training images, if the file does not have it or is wrong. Its known entries replace
+            those that the format implies.
 
     Returns:
         The report of loading `file` into a fresh torchvision ResNet: ``fc.*`` alone is missing.

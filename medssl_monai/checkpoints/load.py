@@ -1,4 +1,4 @@
-"""Read encoder weights from a file or a run, strictly, and say what was read."""
+"""Reads encoder weights from a file or a run, strictly, with a report."""
 
 import logging
 from collections import Counter
@@ -23,7 +23,7 @@ from medssl_monai.windows import WindowSpec
 
 logger = logging.getLogger(__name__)
 
-# Where a run keeps its weights, the first that exists is taken.
+# Weights of a run; the first file that exists is used.
 RUN_WEIGHTS = ("models/encoder.safetensors", "models/model.pt")
 
 _COUNTER = "num_batches_tracked"
@@ -34,11 +34,22 @@ _INTEGERS = (torch.int64, torch.int32)
 def load_encoder(
     path: str | Path, form: str | None = None, arm: Arm | None = None
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """The encoder of a file or of a run's folder: float32 in torchvision's names, in three channels.
+    """The encoder of a file or a run's folder: float32, in torchvision's names, with three channels.
 
-    Nothing is unpickled but tensors and plain containers. `form` names a format of `formats.FORMATS` (or
-    ``prefix:WORDS.``) where the names must not decide; `arm` takes MoCo's key or BYOL's target instead of the trained
-    network.
+    Only tensors and plain containers are unpickled.
+
+    Args:
+        path: a ``.safetensors``, ``.pt`` or ``.pth`` file, or a run's folder.
+        form: a format of `formats.FORMATS` (or ``prefix:WORDS.``); None recognises it from the names.
+        arm: ``key`` or ``target`` for MoCo's or BYOL's moving average instead of the trained network.
+
+    Returns:
+        The tensors by name, and the report.
+
+    Example:
+        >>> state, report = load_encoder("runs/spark")  # doctest: +SKIP
+        >>> len(state), report.arch  # doctest: +SKIP
+        (318, 'resnet50')
 
     Raises:
         CheckpointError: the file is missing, too large, broken, unsafe, of an unknown format, lacks a tensor of the
@@ -88,13 +99,18 @@ def load_into_resnet(
 ) -> LoadReport:
     """Load the encoder's weights into a torchvision ResNet, in place; only ``fc.*`` may be missing.
 
-    Raises CheckpointError, and leaves the network as it was, where anything else differs.
+    Raises CheckpointError if anything else differs; the network then does not change. Arguments as in `load_encoder`.
+
+    Example:
+        >>> network = torchvision.models.resnet50()  # doctest: +SKIP
+        >>> load_into_resnet(network, "runs/spark").missing  # doctest: +SKIP
+        ('fc.weight', 'fc.bias')
     """
     return put_into_resnet(network, *load_encoder(path, form, arm))
 
 
 def put_into_resnet(network: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> LoadReport:
-    """As `load_into_resnet`, for what `load_encoder` has read."""
+    """As `load_into_resnet`, for the result of `load_encoder`."""
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     backbone = {name: shape for name, shape in wanted.items() if not name.startswith("fc.")}
     arch = architecture_of(backbone)
@@ -112,7 +128,7 @@ def put_into_resnet(network: nn.Module, state: Mapping[str, Tensor], report: Loa
 def load_exactly(network: nn.Module, path: str | Path) -> None:
     """Load a flat state dict (``.pt``, ``.pth``, ``.safetensors`` or a run's ``models/model.pt``), every tensor of it.
 
-    Raises CheckpointError, and leaves the network as it was, where any name or shape differs.
+    Raises CheckpointError if any name or shape differs; the network then does not change.
     """
     file = Path(path) / "models/model.pt" if Path(path).is_dir() else weights_file(Path(path))
     content, _ = read_weights(file)
@@ -123,9 +139,9 @@ def load_exactly(network: nn.Module, path: str | Path) -> None:
 
 
 def preprocessing_of(path: str | Path) -> Preprocessing:
-    """What the images of these weights had in training: from the file's header, the run's record, or its format.
+    """The preprocessing of the weights' training images, from the file's header, the run's record, or its format.
 
-    What is not known is None. Raises CheckpointError where the file holds no encoder.
+    Unknown values are None. Raises CheckpointError if the file holds no encoder.
     """
     _, report = load_encoder(path)
     return Preprocessing.from_metadata(report.metadata, report.source)
@@ -143,12 +159,12 @@ def preprocessing_for(
     """How images must be prepared for a network that starts from these weights.
 
     Args:
-        path: file or run; None or "" for a network that starts from nothing.
-        window: what the user asks for; None takes the weights' own. The same for `mean` and `std`.
+        path: file or run; None or "" for a network without pre-trained weights.
+        window: the user's value; None takes the weights' own. The same for `mean` and `std`.
         mean: see `window`.
         std: see `window`.
-        default: values for what neither the user nor the weights tell, by name.
-        check: refuse what contradicts the weights.
+        default: values, by name, that neither the user nor the weights give.
+        check: refuse values that contradict the weights.
 
     Raises:
         CheckpointError: the weights cannot be read, or `check` and the user's values differ from theirs.
@@ -162,10 +178,7 @@ def preprocessing_for(
 
 
 def weights_file(path: Path) -> Path:
-    """The file itself, or the one of a run's that holds its network.
-
-    Raises CheckpointError where there is none.
-    """
+    """The file itself, or the file of a run's network; raises CheckpointError if there is none."""
     if path.is_file():
         return path
     if not path.is_dir():
@@ -180,7 +193,7 @@ def weights_file(path: Path) -> Path:
 
 
 def _run_settings(run: Path) -> dict[str, str]:
-    """What a run's record says about its images; nothing for a file, or a run of older versions."""
+    """The preprocessing in a run's record; nothing for a file."""
     settings = read_run_record(run).get("settings", {})
     known = {"window": settings.get("window"), "mean": settings.get("mean"), "std": settings.get("std")}
     return Preprocessing(**known, channels=settings.get("image_channels")).to_metadata()
@@ -189,7 +202,7 @@ def _run_settings(run: Path) -> dict[str, str]:
 def _fitted(
     found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
-    """The tensors in the shapes that torchvision has, where that changes no feature; what was reshaped and filled."""
+    """The tensors in torchvision's shapes, and the names of those reshaped and filled; features do not change."""
     state, reshaped = dict(found), []
     for name, value in found.items():
         shape = tuple(value.shape)

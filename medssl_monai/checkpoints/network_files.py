@@ -184,7 +184,7 @@ def _arch(state: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def _without_deprecation() -> Iterator[None]:
-    """torch advises torch.export instead, but MONAI's bundles and C++ programs read TorchScript."""
+    """torch recommends torch.export instead, but MONAI's bundles and C++ programs read TorchScript."""
     with warnings.catch_warnings():
         for category in (FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", message=r"`?torch\.jit\.\w+`? is deprecated", category=category)

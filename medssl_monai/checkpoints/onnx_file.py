@@ -1,4 +1,4 @@
-"""A network as ONNX, for any number of images of any size; needs the extra ``onnx``."""
+"""Export to ONNX, for any batch size and image size; needs the extra ``onnx``."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def require_onnx() -> None:
-    """Raise ConfigError, which names the remedy, where a package of the extra is missing."""
+    """Raise ConfigError, with the remedy, if a package of the extra is missing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -35,7 +35,7 @@ def write_onnx(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> N
     channels = network.get_parameter("conv1.weight").shape[1]
     program: Any = torch.onnx.export(
         network,
-        (torch.zeros(2, channels, 64, 96),),  # sizes that differ, so that none is taken for a constant
+        (torch.zeros(2, channels, 64, 96),),  # different sizes, so that none is taken for a constant
         dynamo=True,
         verbose=False,
         input_names=["image"],
@@ -50,7 +50,7 @@ def write_onnx(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> N
 
 
 def run_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    """What onnxruntime computes from the file, on the CPU."""
+    """The function that the file computes with onnxruntime, on the CPU."""
     require_onnx()
     runtime: Any = importlib.import_module("onnxruntime")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -58,7 +58,7 @@ def run_onnx(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _forget_sources(model: Any) -> None:
-    """Torch's exporter notes at each node the files and lines it came from, which are paths of this computer."""
+    """Remove the source files and lines that torch's exporter records at each node: they are paths of this computer."""
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]

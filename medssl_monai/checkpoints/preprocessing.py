@@ -1,4 +1,4 @@
-"""What images an encoder was trained on: it travels with the weights, and a network fed otherwise is an error.
+"""The preprocessing of an encoder's training images, which is stored with the weights and checked on use.
 
 Intensities are HU windowed to [0, 1], then ``(x - mean) / std``.
 """
@@ -17,7 +17,7 @@ Constants: TypeAlias = float | Sequence[float]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What an encoder's images had; None where it is not known.
+    """The preprocessing of an encoder's images; None where unknown.
 
     `window` is a name of ``configs/windows.yaml``, [low, high] in HU, or a list of these, one a channel; `mean` and
     `std` are of intensities in [0, 1], one or one a channel; `channels` are the different ones: 1 or 3.
@@ -29,7 +29,7 @@ class Preprocessing:
     channels: int | None = None
 
     def to_metadata(self) -> dict[str, str]:
-        """As strings of JSON, which a safetensors header takes; what is not known is left out."""
+        """As strings of JSON, for a safetensors header; unknown values are left out."""
         return {key: json.dumps(value) for key, value in vars(self).items() if value is not None}
 
     @property
@@ -80,7 +80,7 @@ def check_preprocessing(
     channels: int | None = None,
     source: str = "weights",
 ) -> None:
-    """Hold a transform to what the weights were trained with; what either side leaves open is not compared.
+    """Compare a transform with the weights' preprocessing; values that either side leaves open are not compared.
 
     Windows are compared by their limits, so that a name equals the pair [low, high] that it stands for; one constant
     equals three equal ones.

@@ -1,4 +1,4 @@
-"""What a file of weights held, and what became of it."""
+"""The report on reading a file of weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was read: names in torchvision's spelling, `unexpected` ones in the file's own.
+    """What was read; names are torchvision's, those in `unexpected` the file's own.
 
     `arm` is the network that was taken where a method has two (query or key, online or target), else "encoder".
     `matched` were taken; `missing` are those of the network that the file lacks (``fc.*`` at most); `unexpected` are
@@ -45,7 +45,7 @@ class LoadReport:
         )
 
     def lines(self) -> list[str]:
-        """The report for a terminal, a fact a line."""
+        """The report for a terminal, one entry a line."""
         rows = [
             ("file", f"{self.source}, read as {self.format}"),
             ("network", f"{self.arch}, {self.arm}"),

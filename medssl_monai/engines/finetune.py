@@ -1,4 +1,4 @@
-"""Fine-tuning: MONAI's supervised trainer with exact resume and a schedule of freezing."""
+"""Fine-tuning: MONAI's supervised trainer with exact resume and a freezing schedule."""
 
 from typing import Any
 
@@ -16,18 +16,18 @@ from medssl_monai.processes import average_gradients, process_count, process_mea
 
 
 class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
-    """A MONAI ``SupervisedTrainer`` that freezes and thaws by epoch, resumes exactly, and may span processes.
+    """A MONAI ``SupervisedTrainer`` that freezes and thaws by epoch, resumes exactly, and may use several processes.
 
     Args:
-        device: where the network lies.
+        device: device of the network.
         train_data_loader: gives batches with ``image`` (B, 3, H, W) and ``label`` (B,).
-        unfreezing: decides each epoch what is trained and how fast; None leaves the optimizer alone.
+        unfreezing: sets the trained parameters and learning rates of each epoch; None leaves the optimizer as it is.
         epoch_length: steps an epoch; by default one pass over the data.
         amp: mixed precision: float16 on GPUs, bfloat16 on CPUs that have it (`cpu_has_bfloat16`).
         kwargs: the rest as in ``SupervisedTrainer`` (``network``, ``optimizer``, ``loss_function``, ``max_epochs``, …).
 
     Raises:
-        ConfigError: mixed precision is asked for on a CPU without bfloat16.
+        ConfigError: `amp` on a CPU without bfloat16.
     """
 
     def __init__(

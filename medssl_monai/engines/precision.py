@@ -1,4 +1,4 @@
-"""bfloat16 on CPUs: which have it, and inference in it."""
+"""bfloat16 on CPUs: detection, and inference with it."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from medssl_monai.errors import ConfigError
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies in bfloat16 (AVX512-BF16 or AMX); False where PyTorch is too old to tell."""
+    """Whether the CPU multiplies in bfloat16 (AVX512-BF16 or AMX); False if PyTorch is too old to report it."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
 
@@ -20,14 +20,14 @@ def check_bfloat16(device: torch.device) -> None:
     if device.type == "cpu" and not cpu_has_bfloat16():
         raise ConfigError(
             "amp=true needs a GPU, or a CPU with bfloat16 instructions (AVX512-BF16, AMX), which PyTorch does not "
-            "find here; set amp=false"
+            "report here; set amp=false"
         )
 
 
 class Bfloat16Inferer(Inferer):
-    """Another inferer under bfloat16 autocast on the CPU, which MONAI's trainers have for GPUs alone.
+    """Runs another inferer under bfloat16 autocast on the CPU; MONAI's trainers support autocast on GPUs only.
 
-    Gives float32, so that the loss is computed in it.
+    The result is float32, so that the loss is computed in float32.
     """
 
     def __init__(self, inferer: Inferer) -> None:

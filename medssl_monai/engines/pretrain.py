@@ -1,4 +1,4 @@
-"""Pre-training: one optimizer step of any method, read top-down."""
+"""Pre-training: one optimizer step of any method."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -29,28 +29,34 @@ class Schedule(Protocol):
 class PretrainTrainer(ResumableTrainer):
     """Trains a `Method` on views. One iteration is one optimizer step.
 
-    Where several processes were joined (`start_processes`), they share each batch and compute what one process would
-    on the whole of it: batch norm, queues, codes and gradients reach over all of them.
+    Several processes (`start_processes`) share each batch and compute what one process would compute on the whole
+    batch: batch norm, queues, codes and gradients are taken over all of them.
 
     Args:
-        device: where the method lies.
+        device: device of the method.
         max_epochs: epochs of ``epoch_length`` steps.
         train_data_loader: gives batches of views (``views``, ``index`` and, for SparK, ``mask``).
-        method: what is trained; its hooks are called once an optimizer step.
+        method: the method to train; its hooks are called once for each optimizer step.
         optimizer: over the method's parameters.
         schedules: applied before each step.
         epoch_length: steps an epoch; by default one pass over the data.
-        accumulation_steps: micro-batches that each batch is split into, to save memory; the batch size of the loader
-            stays the batch size of the step. Batch norm then sees micro-batches.
+        accumulation_steps: number of micro-batches that each batch is split into, to save memory. The step's batch size
+            does not change, but batch norm then takes the statistics of micro-batches.
         clip_norm: largest global gradient norm, or None.
-        amp: bfloat16 autocast, where the device has it: GPUs, and CPUs of which `cpu_has_bfloat16` is true, where a
-            step takes about half as long; on others it is many times slower.
+        amp: bfloat16 autocast, on GPUs and on CPUs with `cpu_has_bfloat16`, where a step takes about half as long. On
+            other CPUs it would be many times slower.
         channels_last: memory format of weights and views.
         compile_method: compile the forward pass with ``torch.compile``.
         train_handlers: MONAI/Ignite handlers, attached in this order.
 
     Raises:
-        ConfigError: the batch cannot be split evenly, or mixed precision is asked for on a CPU without bfloat16.
+        ConfigError: the batch cannot be split evenly, or `amp` on a CPU without bfloat16.
+
+    Example:
+        >>> loader = StepLoader(dataset, batch_size=64, seed=0)  # doctest: +SKIP
+        >>> method = MoCo("resnet50", queue_length=4096)  # doctest: +SKIP
+        >>> optimizer = moco_sgd(method, lr=0.03)  # doctest: +SKIP
+        >>> PretrainTrainer("cuda", 100, loader, method, optimizer).run()  # doctest: +SKIP
     """
 
     def __init__(
@@ -96,7 +102,7 @@ class PretrainTrainer(ResumableTrainer):
 
     @property
     def progress(self) -> Progress:
-        """Where the run stands, in steps counted from 0."""
+        """The position of the run, in steps counted from 0."""
         step, length = self.state.iteration - 1, self.state.epoch_length
         return Progress(
             step=step, total_steps=length * self.state.max_epochs, epoch=step // length, steps_per_epoch=length
@@ -123,7 +129,7 @@ class PretrainTrainer(ResumableTrainer):
         return output
 
     def _accumulate(self, batchdata: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Gradients of the mean loss over the micro-batches; returns what they report, detached, mean over all."""
+        """Accumulate gradients of the mean loss over the micro-batches; return the means of their scalars, detached."""
         parts: list[dict[str, Tensor]] = []
         for part in split_batch(batchdata, self.accumulation_steps):
             result = self._forward(self._to_device(part), progress)
@@ -140,8 +146,8 @@ class PretrainTrainer(ResumableTrainer):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise ConfigError(
-                f"a part of {len(part['views'][0])} slice(s) leaves batch norm nothing to compare; raise batch_size, "
-                f"or lower accumulation_steps ({self.accumulation_steps})"
+                f"batch norm needs more than one value per channel, found parts of {len(part['views'][0])} slice(s); "
+                f"raise batch_size, or lower accumulation_steps ({self.accumulation_steps})"
             ) from error
 
     def _precision(self) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""Fine-tuning as Wolf et al. 2023 document it: a frozen encoder first, then one with a smaller, rising rate."""
+"""The freezing schedule of Wolf et al. 2023: a frozen encoder first, then a smaller learning rate that rises."""
 
 from typing import Any, Literal
 
@@ -12,32 +12,32 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class BackboneUnfreezing:
-    """Freezes a network's convolutions for some epochs, then trains them at a rate that rises to the head's.
+    """Freezes a network's convolutions for some epochs, then trains them with a rate that rises to the head's rate.
 
     Epoch e (from 0) trains the convolutions at 0 for e < ``frozen_epochs``, then at
-    ``learning_rate * min(1, first_ratio * growth ** (e - frozen_epochs))``; head and batch norm train throughout. A
-    closed form of the epoch, so that a resumed run needs nothing from the past.
+    ``learning_rate * min(1, first_ratio * growth ** (e - frozen_epochs))``; head and batch norm are always trained. It
+    is a closed form of the epoch, so a resumed run needs no state.
 
-    That is the ``documented`` schedule. The reference's code did otherwise (``executed``): its optimizer already held
-    the encoder, so that the callback which was to set the encoder's rate set everybody's. Head, batch norm and, from
-    ``frozen_epochs`` on, convolutions train at ``learning_rate`` up to that epoch, and at
-    ``learning_rate * min(1, first_ratio * growth)`` ever after: a fifth of it, the head included.
+    This is the ``documented`` schedule. The reference's code does something else (``executed``): its optimizer already
+    holds the encoder, so the callback meant for the encoder's rate sets the rate of all parameters. Head, batch norm
+    and, from ``frozen_epochs`` on, convolutions train with ``learning_rate`` up to and including that epoch, and with
+    ``learning_rate * min(1, first_ratio * growth)``, a fifth of it, from then on.
 
     Args:
         network: a torchvision ResNet with ``fc``.
-        learning_rate: the head's.
-        frozen_epochs: epochs before the convolutions are trained; 0 trains everything from the start at once.
-        first_ratio: the convolutions' first rate over the head's.
-        growth: factor an epoch.
-        train_batch_norm: whether batch norm's scale and shift are trained while the convolutions are frozen (as in the
-            reference); otherwise they are thawed with the convolutions.
-        layer_decay: factor on the rate of the convolutions for each stage further from the head: ``layer4`` has the
+        learning_rate: the head's rate.
+        frozen_epochs: epochs before the convolutions are trained; 0 trains everything from the start.
+        first_ratio: ratio of the convolutions' first rate to the head's.
+        growth: factor per epoch.
+        train_batch_norm: train scale and shift of batch norms while the convolutions are frozen, as in the reference;
+            otherwise they are thawed with the convolutions.
+        layer_decay: factor on the convolutions' rate for each stage further from the head: ``layer4`` has the
             factor itself, ``layer1`` its fourth power, the stem its fifth (Clark et al. 2020, arXiv 2003.10555,
-            appendix B); 1 treats all alike.
+            appendix B); 1 gives all stages the same rate.
         schedule: ``documented`` or ``executed``.
 
     Raises:
-        ConfigError: another schedule, or a decay outside (0, 1].
+        ConfigError: the schedule is unknown, or the decay is outside (0, 1].
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class BackboneUnfreezing:
         self.backbone = list(self._named.values())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for an optimizer: what always trains, and what is thawed, by stage where their rates differ."""
+        """Groups for an optimizer: parameters that always train, and thawed ones, by stage if rates differ."""
         groups: list[dict[str, Any]] = [{"params": self.head, "name": "head", "scale": 1.0}]
         if self.layer_decay == 1:
             return [*groups, {"params": self.backbone, "name": "backbone", "scale": 1.0}]
@@ -83,7 +83,7 @@ class BackboneUnfreezing:
             return self.head_rate(epoch)
         if self.frozen_epochs == 0:
             return self.learning_rate
-        # The exponent is capped: beyond 64 doublings the minimum has long decided, and a float would overflow.
+        # The exponent is capped: after 64 epochs of growth the minimum applies, and a float would overflow.
         ratio = self.first_ratio * self.growth ** min(epoch - self.frozen_epochs, 64)
         return self.learning_rate * min(1.0, ratio)
 

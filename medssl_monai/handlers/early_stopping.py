@@ -1,4 +1,4 @@
-"""Ends a training whose validation no longer improves."""
+"""Stops a training when validation no longer improves."""
 
 import logging
 from typing import Any
@@ -11,13 +11,13 @@ logger = logging.getLogger(__name__)
 
 
 class EarlyStopping:
-    """Stops the trainer when its best epoch lies ``patience`` epochs back.
+    """Stops the trainer ``patience`` epochs after its best epoch.
 
-    Attach it after `ModelFile`, which keeps the best network and the number of its epoch in the trainer's state (so
-    that a resumed run counts on). Without validation data nothing is ever better, and nothing is stopped.
+    Attach it after `ModelFile`, which keeps the best epoch in the trainer's state, so that a resumed run continues the
+    count. Without validation data it never stops the trainer.
 
     Args:
-        patience: epochs without a better validation before the end; None never stops.
+        patience: epochs without improvement before the trainer stops; None never stops it.
 
     Raises:
         ConfigError: a patience below 1.

@@ -1,4 +1,4 @@
-"""The trained network as others take it: a flat state dict, the best by validation or the last."""
+"""Writes the trained network as a flat state dict, the best by validation or the last."""
 
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ class ModelFile:
     `RunCheckpoint` saves.
 
     Args:
-        network: what is written: its state dict, on the CPU.
+        network: its state dict is written, on the CPU.
         output_dir: the run's folder.
-        validator: the evaluator whose metric decides; None, or one with an empty loader, if there is no such data.
+        validator: the evaluator with the metric; None, or one with an empty loader, without validation data.
         metric: a key of the validator's metrics; larger is better.
 
     Raises:
@@ -62,8 +62,8 @@ class ModelFile:
         value = float(found[self.metric])
         if value != value:
             raise ConfigError(
-                f"val_metric: {self.metric} is not defined on this validation part, for no class has slices of both "
-                "answers; set val_metric=log_likelihood, or give more validation patients"
+                f"val_metric: {self.metric} is not defined on this validation part, because no class has slices with "
+                "and without it; set val_metric=log_likelihood, or give more validation patients"
             )
         if engine.state.best_metric_epoch == -1 or value > engine.state.best_metric:
             engine.state.best_metric, engine.state.best_metric_epoch = value, engine.state.epoch

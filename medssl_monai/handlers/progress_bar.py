@@ -1,4 +1,4 @@
-"""One progress bar for a whole run, with the loss beside it."""
+"""A progress bar for a whole run, with the loss."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from medssl_monai.processes import process_rank
 
 
 class RunProgress:
-    """A tqdm bar over all steps of a run, starting where a resumed run stands.
+    """A tqdm bar over all steps of a run; a resumed run starts at its step.
 
-    Ignite's ``ProgressBar`` shows one bar an epoch, from zero after a resume.
+    Ignite's ``ProgressBar`` shows one bar for each epoch, and starts at zero after a resume.
 
     Args:
-        description: what is shown before the bar.
-        every: steps between two readings of the loss (each waits for the GPU).
+        description: text before the bar.
+        every: steps between two readings of the loss, each of which waits for the GPU.
     """
 
     def __init__(self, description: str = "training", every: int = 10) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints from which a run carries on bit for bit, and a Ctrl-C that loses nothing."""
+"""Checkpoints from which a run resumes bit for bit, also after Ctrl-C."""
 
 import json
 import logging
@@ -20,8 +20,7 @@ from medssl_monai.processes import any_process, process_rank
 
 logger = logging.getLogger(__name__)
 
-# Settings that say how long, where and how closely watched a run computes, not what. The length of an epoch is compared
-# as the trainer has it.
+# Settings that do not change what a run computes. The length of an epoch is compared as the trainer has it.
 _FREE_SETTINGS = {
     *("max_epochs", "epoch_length", "num_workers", "amp", "recompute", "views_on_device", "thresholds", "patience"),
     *("val_interval", "probe_interval", "guard_interval", "stop_on_collapse"),
@@ -29,22 +28,22 @@ _FREE_SETTINGS = {
 
 
 class RunCheckpoint:
-    """Writes ``CKPT_DIR/last.pt`` every so often, on Ctrl-C and at the end; reads it when a run starts again.
+    """Writes ``CKPT_DIR/last.pt`` every ``save_interval`` epochs, on Ctrl-C and at the end; a new run starts from it.
 
-    The file is one dictionary of tensors, numbers and strings (it opens with ``weights_only=True``): the state of every
-    object in ``save_dict``, of the gradient scaler, of all random generators, and how far the run is. MONAI's
-    ``CheckpointSaver`` writes in place (a kill leaves half a file) and knows neither scaler nor generators.
+    The file is one dictionary of tensors, numbers and strings, which opens with ``weights_only=True``: the state of
+    every object in ``save_dict``, of the gradient scaler and of all random generators, and the run's position. MONAI's
+    ``CheckpointSaver`` writes in place, so a kill leaves half a file, and saves neither scaler nor generators.
 
-    On Ctrl-C the step under way is finished, the file written, and the trainer's ``run`` raises ``KeyboardInterrupt``;
-    a second Ctrl-C stops at once.
+    On Ctrl-C the trainer finishes the current step, writes the file, and its ``run`` raises ``KeyboardInterrupt``. A
+    second Ctrl-C stops immediately.
 
     Args:
         ckpt_dir: folder of the checkpoint.
         save_dict: name -> object with ``state_dict`` and ``load_state_dict``, such as method and optimizer.
         save_interval: epochs between two checkpoints.
-        resume: True carries on from ``last.pt`` if it is there; False starts anew.
-        signature: what must be the same for the run to be the same, such as the data's fingerprint.
-        settings: the run's, as `record_run` keeps them; those that decide the result are part of the signature.
+        resume: True resumes from ``last.pt`` if it exists; False starts from the beginning.
+        signature: values that must be equal for a resume, such as the data's fingerprint.
+        settings: of the run, as in `record_run`; those that affect the result are part of the signature.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class RunCheckpoint:
         self.save_interval = save_interval
         self.resume = resume
         decisive = {name: value for name, value in (settings or {}).items() if name not in _FREE_SETTINGS}
-        # Through JSON: what was a tuple is a list when it is read again.
+        # Through JSON, so that tuples compare equal to the lists of a file.
         self.signature: dict[str, Any] = json.loads(json.dumps({**decisive, **(signature or {})}, default=str))
         self._previous: Any = None
 
@@ -75,7 +74,7 @@ class RunCheckpoint:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def save(self, engine: Any) -> None:
-        """Write the whole state of the run; of several processes the first does, for all hold the same."""
+        """Write the state of the run; the first of several processes does, since all have the same state."""
         if process_rank() > 0:
             return
         content: dict[str, Any] = {name: obj.state_dict() for name, obj in self.save_dict.items()}
@@ -92,9 +91,9 @@ class RunCheckpoint:
         write_atomically(self.path, lambda p: torch.save(content, p))
 
     def check(self, engine: Any) -> None:
-        """Whether a trainer, before it runs, can carry on from the file; where there is none it can.
+        """Check, before a trainer runs, that it can resume from the file, if there is one; warn if it is finished.
 
-        Asked before a run writes anything, so that a command with other settings leaves the run as it was.
+        Call it before a run writes anything, so that a command with other settings does not change the run.
 
         Raises:
             CheckpointError: the file is broken, another run's, or beyond the epochs asked for.
@@ -110,7 +109,7 @@ class RunCheckpoint:
                 )
 
     def load(self, engine: Any) -> None:
-        """Put everything back as `save` found it.
+        """Restore the state that `save` wrote.
 
         Raises:
             CheckpointError: the file is broken, another run's, or beyond the epochs asked for.
@@ -132,7 +131,7 @@ class RunCheckpoint:
         if engine.scaler is not None and content["scaler"]:
             engine.scaler.load_state_dict(content["scaler"])
         restore_random_state(content["random"])
-        logger.info("carrying on after step %d from %s", state["iteration"], self.path)
+        logger.info("resuming after step %d from %s", state["iteration"], self.path)
 
     def _start(self, engine: Any) -> None:
         if self.resume and self.path.is_file():
@@ -143,26 +142,24 @@ class RunCheckpoint:
             self._previous = None
 
     def _read(self, engine: Any, max_epochs: int, mapped: bool = False) -> dict[str, Any]:
-        """The file's content, which fits the signature and a number of epochs; mapped where few bytes are looked at."""
+        """The file's content, checked against signature and number of epochs; memory-mapped if `mapped`."""
         try:
             content: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
             state, saved = content["trainer"], content["signature"]
             done = state["iteration"] // state["epoch_length"]
         except Exception as error:
             raise CheckpointError(
-                f"{self.path} is not a readable checkpoint ({type(error).__name__}); remove it to start anew"
+                """The content of the file after the checks of signature and epochs; memory-mapped if `mapped`."""
             ) from error
         self._check_signature(saved, engine)
         if max_epochs < done:
             raise CheckpointError(
-                f"{self.path} stands at epoch {done}, beyond max_epochs={max_epochs}; "
-                "raise max_epochs or set resume=false"
+                f"{self.path} is at epoch {done}, beyond max_epochs={max_epochs}; raise max_epochs or set resume=false"
             )
         return content
 
     def _check_signature(self, saved: Mapping[str, Any], engine: Any) -> None:
         here = {**self.signature, "epoch_length": engine.state.epoch_length}
-        # A checkpoint of an earlier version names fewer settings.
         shared = [name for name in here if name in saved]
         different = [
             "other data" if name == "data" else f"{name}: {saved[name]} then, {here[name]} now"
@@ -182,8 +179,8 @@ class RunCheckpoint:
         engine.state.interrupted = True
 
     def _stop_if_interrupted(self, engine: Any) -> None:
-        # After an epoch's last step its own handlers (validation, pictures) must still run: a resume would skip them.
-        # A signal reaches the processes at different steps; they must stop at the same.
+        # After an epoch's last step its own handlers (validation, figures) must still run, since a resume skips them.
+        # A signal reaches the processes at different steps, but they must stop at the same one.
         engine.state.interrupted = any_process(engine.state.interrupted, engine.state.device)
         if engine.state.interrupted and engine.state.iteration % engine.state.epoch_length:
             self._halt(engine)
@@ -212,10 +209,7 @@ class RunCheckpoint:
 
 
 def check_resume(trainer: Any, handlers: Iterable[Any]) -> None:
-    """Have the `RunCheckpoint` among a trainer's handlers, wherever it stands, say whether the run can carry on.
-
-    Raises CheckpointError as `RunCheckpoint.check`.
-    """
+    """Call `RunCheckpoint.check` of the handler among a trainer's `handlers`; raises CheckpointError as it does."""
     for handler in handlers:
         if isinstance(handler, RunCheckpoint):
             handler.check(trainer)

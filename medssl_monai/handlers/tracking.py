@@ -1,7 +1,7 @@
-"""MLflow, where MONAI's own switch (``--tracking mlflow``) has asked for it: what is recorded, and what is not.
+"""MLflow tracking, switched on by MONAI's own option (``--tracking mlflow``).
 
-MONAI adds its ``MLFlowHandler`` to the handlers of a bundle; its defaults expect a decollated list of outputs, and
-write the whole configuration down, paths of data included. The bundles switch the latter off (``save_execute_config``).
+MONAI adds its ``MLFlowHandler`` to the handlers of a bundle. Its defaults expect a decollated list of outputs and
+record the whole configuration, including paths of data, which the bundles switch off (``save_execute_config``).
 """
 
 import importlib
@@ -23,15 +23,15 @@ _LONGEST = 500
 def complete_tracking(
     tracking: str | None, trainer: Engine, handlers: Sequence[Any], record: Mapping[str, Any] | None
 ) -> None:
-    """Have MONAI's MLflow handlers record each step's scalars, and the run's settings, versions and fingerprint.
+    """Configure MONAI's MLflow handlers to record each step's scalars and the run's settings, versions and fingerprint.
 
-    Nothing else is recorded: no path of data, no name of a series or patient, and nothing is sent to MLflow's makers.
+    Paths of data and names of series or patients are not recorded, and no telemetry is sent.
 
     Args:
-        tracking: what the configuration says; ``mlflow`` needs MONAI's handler to be there.
-        trainer: whose run is recorded.
-        handlers: of the trainer; those that are MLflow's are completed.
-        record: what `record_run` has returned, or None.
+        tracking: value in the configuration; ``mlflow`` needs MONAI's handler among `handlers`.
+        trainer: the trainer to record.
+        handlers: of the trainer; only MLflow's are changed.
+        record: result of `record_run`, or None.
 
     Raises:
         ConfigError: `tracking` is ``mlflow``, but only MONAI's own option can switch it on.
@@ -46,7 +46,7 @@ def complete_tracking(
         _switch_off_telemetry()
     for handler in ours:
         handler.output_transform = partial(_scalars, trainer)
-        handler.optimizer_param_names = ()  # a rate for every group of parameters, at every step; the first's is enough
+        handler.optimizer_param_names = ()  # would record the rate of every parameter group at every step
         trainer.add_event_handler(Events.STARTED, _log_record, handler, record or {})
 
 
@@ -71,7 +71,7 @@ def _is_later_rank() -> bool:
 
 
 def _switch_off_telemetry() -> None:
-    """MLflow reports its use to its makers unless told not to; a hospital's archive must not."""
+    """MLflow sends telemetry by default, which a hospital's archive must not."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         telemetry: Any = importlib.import_module("mlflow.telemetry")

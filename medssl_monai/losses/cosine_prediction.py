@@ -11,7 +11,7 @@ from torch import Tensor
 def cosine_prediction_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """−2 cos(prediction, target), averaged over the batch, in [−2, 2]: (). Both (B, D); no gradient to the target.
 
-    It is the squared distance of the two at unit length, less 2; a vector of zeros counts as orthogonal to all.
+    It equals the squared distance of the two at unit length minus 2. A zero vector counts as orthogonal to all.
     """
     exact = torch.promote_types(prediction.dtype, torch.float32)
     return -2.0 * F.cosine_similarity(prediction.to(exact), target.detach().to(exact), dim=1).mean()

@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def info_nce_logits(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Logits (B, 1 + K): the product with one's own key first, then with the negatives, over `temperature`.
+    """Logits (B, 1 + K): the product with the own key first, then those with the negatives, divided by `temperature`.
 
-    `queries` and `keys` (B, D), `negatives` (K, D), all of unit length. Not computed under autocast: at a temperature
-    of 0.07 the rounding of bfloat16 is worth 0.05 in a logit.
+    `queries` and `keys` (B, D), `negatives` (K, D), all of unit length. Autocast is off: at a temperature of 0.07,
+    rounding to bfloat16 changes a logit by 0.05.
     """
     with torch.autocast(queries.device.type, enabled=False):
         positive = (queries * keys).sum(dim=1, keepdim=True)
@@ -20,6 +20,6 @@ def info_nce_logits(queries: Tensor, keys: Tensor, negatives: Tensor, temperatur
 
 
 def info_nce_loss(logits: Tensor) -> Tensor:
-    """Cross-entropy of the logits (B, 1 + K) with class 0, one's own key, averaged over the batch: ()."""
+    """Cross-entropy of the logits (B, 1 + K) with class 0, the own key, averaged over the batch: ()."""
     own = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
     return F.cross_entropy(logits, own)

@@ -1,4 +1,4 @@
-"""SparK's loss: mean squared error of masked patches, each normalised by itself (arXiv 2301.03580, section 3.2).
+"""SparK's loss: mean squared error of masked patches, each normalised separately (arXiv 2301.03580, section 3.2).
 
 Shapes: B images, C channels, H × W pixels, L = H/P · W/P patches of P × P pixels, N = P · P · C values a patch.
 """
@@ -34,7 +34,8 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
 def masked_reconstruction_loss(prediction: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error between predicted and normalised patches, averaged over the batch's masked patches: ().
 
-    `prediction` and `image` (B, C, H, W); `mask` (B, 1, H/32, W/32) bool, True = visible. With no masked patch: 0.
+    `prediction` and `image` (B, C, H, W); `mask` (B, 1, H/32, W/32) bool, True = visible. Without
+    masked patches the loss is 0.
     """
     target = patchify(image)
     mean, deviation = patch_statistics(target)

@@ -13,10 +13,10 @@ from medssl_monai.processes import process_cat
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3, across_processes: bool = False) -> Tensor:
     """Codes (R, K) of the scores (R, K): each row sums to 1, and the prototypes share the rows almost equally.
 
-    exp(scores / epsilon) is scaled alternately so that prototypes, then rows, have equal mass; the rows come last and
-    hold exactly, the prototypes up to `iterations`. Computed by logarithms, which neither overflow nor vanish at a
-    small `epsilon`, in float32 at least. With `across_processes` the rows of all processes share the prototypes; each
-    process gets the codes of its own rows, whose number may differ.
+    exp(scores / epsilon) is scaled alternately so that prototypes, then rows, have equal mass. Rows come last and are
+    exact; prototypes are approximate and improve with `iterations`. The computation uses logarithms, which neither
+    overflow nor underflow for a small `epsilon`, in float32 at least. With `across_processes` the rows of all processes
+    share the prototypes; each process gets the codes of its own rows. The number of rows may differ between processes.
     """
     log_codes = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
     for _ in range(iterations):

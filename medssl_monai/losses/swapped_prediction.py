@@ -12,9 +12,9 @@ from torch import Tensor
 def swapped_prediction_loss(scores: Tensor, codes: Sequence[Tensor], temperature: float = 0.1) -> Tensor:
     """Cross-entropy of every view's prediction with the codes of every other view that has one, averaged: ().
 
-    `scores` (V, B, K) are products of embeddings and prototypes; `codes`, A tensors (B, K) whose rows sum to 1, belong
-    to the first A views. Computed in float32 at least. Raises ValueError where there are more codes than views, or no
-    other view.
+    `scores` (V, B, K) are products of embeddings and prototypes. `codes` are A tensors (B, K) with rows that sum to 1,
+    for the first A views. The computation is in float32 at least. Raises ValueError if there are more codes than views,
+    or only one view.
     """
     views = scores.shape[0]
     if not 0 < len(codes) <= views or views < 2:

@@ -1,6 +1,6 @@
-"""Learning rate and weight decay as closed forms of the step, so that a resumed run needs no state of theirs.
+"""Schedules of learning rate and weight decay, as closed forms of the step, so that a resumed run needs no state.
 
-A step counts optimizer steps from 0; a value is the one in force during that step.
+Optimizer steps count from 0; a value applies during its step.
 """
 
 import math
@@ -13,7 +13,7 @@ from medssl_monai.errors import ConfigError
 
 
 class Position(Protocol):
-    """Where a run stands, e.g. `medssl_monai.methods.base.Progress`."""
+    """The position of a run, such as `medssl_monai.methods.base.Progress`."""
 
     @property
     def step(self) -> int:
@@ -37,9 +37,9 @@ def cosine(step: int, steps: int, start: float, end: float) -> float:
 def warmup_cosine(
     step: int, total_steps: int, warmup_steps: int, peak: float, start_ratio: float = 0.005, final_ratio: float = 0.001
 ) -> float:
-    """Straight from start_ratio · peak to `peak` at `warmup_steps`, then a cosine to final_ratio · peak at the end.
+    """Linear from start_ratio · peak to `peak` at `warmup_steps`, then a cosine to final_ratio · peak at the end.
 
-    The defaults are SparK's (arXiv 2301.03580, appendix; the numbers are its published code's).
+    The defaults are SparK's (arXiv 2301.03580, appendix; numbers from its published code).
     """
     if step < warmup_steps:
         return peak * (start_ratio + (1.0 - start_ratio) * step / warmup_steps)
@@ -49,9 +49,9 @@ def warmup_cosine(
 def recurring_cosine(
     position: int, length: int, warmup: int, peak: float, start: float = 0.0, end: float = 0.0, climb: int | None = None
 ) -> float:
-    """Straight from `start` to `peak`, a cosine to `end` at `length`, then up again: its period is 2 (length − warmup).
+    """Linear from `start` to `peak`, a cosine to `end` at `length`, then up again with a period of 2 (length − warmup).
 
-    All in one unit, steps or epochs. The peak stands at `warmup`, and from `climb` (by default `warmup`) on.
+    All arguments are in one unit, steps or epochs. The warm-up reaches the peak at `climb`, by default at `warmup`.
     """
     climb = warmup if climb is None else climb
     if position < warmup:
@@ -61,7 +61,7 @@ def recurring_cosine(
 
 
 def set_rates(optimizer: Optimizer, lr: float | None = None, weight_decay: float | None = None) -> None:
-    """Write the rates into every parameter group, times its ``lr_scale`` and ``weight_decay_scale`` (1 if absent)."""
+    """Write the rates into every group, multiplied by its ``lr_scale`` and ``weight_decay_scale`` (default 1)."""
     for group in optimizer.param_groups:
         if lr is not None:
             group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -73,7 +73,7 @@ def set_rates(optimizer: Optimizer, lr: float | None = None, weight_decay: float
 class WarmupCosine:
     """Warm-up and cosine for the learning rate; a cosine from `weight_decay` to `final_weight_decay`, if given.
 
-    `warmup_epochs` is shorter than the run: `apply` raises ConfigError otherwise, since the peak would never be met.
+    `warmup_epochs` must be shorter than the run, or the peak is never reached; `apply` raises ConfigError otherwise.
     """
 
     peak_lr: float
@@ -84,7 +84,7 @@ class WarmupCosine:
     final_ratio: float = 0.001
 
     def apply(self, optimizer: Optimizer, progress: Position) -> None:
-        """Set the rates for the step that `progress` stands at."""
+        """Set the rates for the step of `progress`."""
         warmup_steps = round(self.warmup_epochs * progress.steps_per_epoch)
         if warmup_steps >= progress.total_steps:
             raise ConfigError(
@@ -102,11 +102,12 @@ class WarmupCosine:
 
 @dataclass(frozen=True)
 class RecurringCosine:
-    """Warm-up and cosine of a fixed length, whatever the run's, that rises again beyond: for the papers' recipes.
+    """Warm-up and cosine of a fixed length, independent of the run's, that rises again afterwards.
 
-    Wolf et al. 2023 ran SwAV with a warm-up of 10 and a length of 800 *steps* (meant: epochs), BYOL with 10 and 100
-    epochs and `early_peak`, MoCo with a length of the run's epochs. `warmup` and `length` are in `unit`; a unit of
-    "epoch" holds the rate for an epoch. With `early_peak` the last epoch of the warm-up already has the peak.
+    The papers' recipes need it: Wolf et al. 2023 ran SwAV with a warm-up of 10 and a length of 800 *steps* (epochs were
+    meant), BYOL with 10 and 100 epochs and `early_peak`, MoCo with the run's number of epochs. `warmup` and `length`
+    are in `unit`; with "epoch" the rate is constant during an epoch. With `early_peak` the last epoch of the warm-up
+    already has the peak.
     """
 
     peak_lr: float
@@ -118,12 +119,12 @@ class RecurringCosine:
     def __post_init__(self) -> None:
         """Raises ConfigError for an unknown unit, or a warm-up that does not end before the length."""
         if self.unit not in ("step", "epoch"):
-            raise ConfigError(f"unit: 'step' or 'epoch', found {self.unit!r}; choose one of these")
+            raise ConfigError(f"unit: must be 'step' or 'epoch', found {self.unit!r}; choose one of these")
         if not 0 <= self.warmup < self.length:
-            raise ConfigError(f"warmup: shorter than the length {self.length}, found {self.warmup}; lower it")
+            raise ConfigError(f"warmup: must be shorter than the length {self.length}, found {self.warmup}; lower it")
 
     def apply(self, optimizer: Optimizer, progress: Position) -> None:
-        """Set the learning rate for the step that `progress` stands at."""
+        """Set the learning rate for the step of `progress`."""
         position = progress.step if self.unit == "step" else progress.step // progress.steps_per_epoch
         climb = self.warmup - 1 if self.early_peak else self.warmup
         set_rates(optimizer, recurring_cosine(position, self.length, self.warmup, self.peak_lr, climb=climb))

@@ -363,9 +363,9 @@ def test_folding_is_the_sum_over_equal_channels(seed: int, out: int, kernel: int
 
 
 def test_only_channels_that_can_be_folded_are() -> None:
-    with pytest.raises(ValueError, match="three channels are folded, found"):
+    with pytest.raises(ValueError, match="must have three channels, found"):
         fold_channels(torch.zeros(4, 1, 7, 7))
-    with pytest.raises(ValueError, match="one channel is spread, found"):
+    with pytest.raises(ValueError, match="must have one channel, found"):
         spread_channels(torch.zeros(4, 3, 7, 7))
 
 

@@ -186,7 +186,7 @@ def test_settings_that_decide_the_result_must_stay(tmp_path: Path) -> None:
         checkpoint(data="b").check(trainer)
     trainer.state.iteration = 6
     checkpoint().save(trainer)
-    with pytest.raises(CheckpointError, match="stands at epoch 2, beyond max_epochs=1"):
+    with pytest.raises(CheckpointError, match="is at epoch 2, beyond max_epochs=1"):
         checkpoint().check(trainer)
 
 
