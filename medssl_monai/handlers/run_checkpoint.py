@@ -149,7 +149,7 @@ class RunCheckpoint:
             done = state["iteration"] // state["epoch_length"]
         except Exception as error:
             raise CheckpointError(
-                """The content of the file after the checks of signature and epochs; memory-mapped if `mapped`."""
+                f"{self.path} is not a readable checkpoint ({type(error).__name__}); remove it to start again"
             ) from error
         self._check_signature(saved, engine)
         if max_epochs < done:
