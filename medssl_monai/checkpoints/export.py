@@ -45,7 +45,7 @@ def export_encoder(module: nn.Module, path: str | Path, *, metadata: Mapping[str
     identifier of a patient.
 
     Raises:
-        CheckpointError: the module has no torchvision ResNet, or the preprocessing is not JSON of the right kind.
+        CheckpointError: the module has no torchvision ResNet.
         ValueError: the path has another suffix, or a value is no string.
     """
     path = Path(path)
@@ -56,7 +56,7 @@ def export_encoder(module: nn.Module, path: str | Path, *, metadata: Mapping[str
         raise ValueError(f"metadata: safetensors holds strings only, found other types in {wrong}; use str(value)")
     state = encoder_state(module)
     digest = fingerprint(state)
-    header = {**with_window_limits(metadata, path.name), "arch": architecture_of(state) or "", "fingerprint": digest}
+    header = {**with_window_limits(metadata), "arch": architecture_of(state) or "", "fingerprint": digest}
     write_atomically(path, lambda temporary: save_file(state, str(temporary), metadata=header))
     report: dict[str, Any] = {
         "file": path.name,

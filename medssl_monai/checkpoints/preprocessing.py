@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from medssl_monai.errors import CheckpointError, ConfigError
+from medssl_monai.errors import CheckpointError
 from medssl_monai.windows import HUWindow, WindowSpec, fixed_limits, is_limits, window_presets
 
 Constants: TypeAlias = float | Sequence[float]
@@ -56,17 +56,15 @@ UNKNOWN = Preprocessing()
 REFERENCE_SPARK = replace(IMAGENET, window="minmax", channels=1)
 
 
-def window_limits(window: WindowSpec | None) -> list[list[float]] | None:
-    """Limits [[low, high], …] in HU, one pair a channel; None where they are unknown or depend on the image."""
+def with_window_limits(metadata: Mapping[str, str]) -> dict[str, str]:
+    """A header's strings with ``window_hu``: the limits [[low, high], …] in HU of their ``window``, as JSON.
+
+    There is none for a window that depends on the image or is unknown here.
+    """
     try:
-        return None if window is None else fixed_limits(window)
-    except ConfigError:  # a name of somebody else's
-        return None
-
-
-def with_window_limits(metadata: Mapping[str, str], source: str) -> dict[str, str]:
-    """A header's strings with ``window_hu``, the limits of their ``window`` as JSON, so that no table is needed."""
-    limits = window_limits(Preprocessing.from_metadata(metadata, source).window)
+        limits = fixed_limits(json.loads(metadata["window"]))
+    except (KeyError, ValueError):  # a ConfigError is a ValueError
+        limits = None
     kept = {key: value for key, value in metadata.items() if key != "window_hu"}
     return kept if limits is None else {**kept, "window_hu": json.dumps(limits)}
 

@@ -138,7 +138,7 @@ def _metadata(
         "arch": found.arch,
         "fingerprint": digest,
     }
-    return with_window_limits(metadata, found.source)
+    return with_window_limits(metadata)
 
 
 @torch.no_grad()

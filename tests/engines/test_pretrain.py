@@ -275,7 +275,7 @@ def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:
 
 def test_a_part_of_one_slice_is_told(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, epochs=1, name="byol", accumulation_steps=4)
-    with pytest.raises(ConfigError, match=r"a part of 1 slice.*accumulation_steps \(4\)"):
+    with pytest.raises(ConfigError, match=r"parts of 1 slice.*accumulation_steps \(4\)"):
         trainer.run()
 
 
