@@ -1,4 +1,4 @@
-"""One cell of a study: train on a share of the labels, judge on the test patients, write the predictions down."""
+"""One cell of a study: train on a share of the labels, judge on the test patients, write the predictions."""
 
 import contextlib
 import json
@@ -158,7 +158,7 @@ def _parser(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> ConfigParser:
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Features of all training slices (M, D) and test slices (N, D), and whose they are."""
+    """Features of all training slices (M, D) and test slices (N, D), and the slices they belong to."""
 
     train: Floats
     keys: list[tuple[str, int]]
@@ -211,7 +211,7 @@ def _features(
 
 @contextlib.contextmanager
 def _into(log: Any) -> Any:
-    """Send what libraries print to the cell's log: bars of several processes on one terminal are no use."""
+    """Send what libraries print to the cell's log: progress bars of several processes do not fit one terminal."""
     handler = logging.StreamHandler(log)
     root = logging.getLogger()
     root.addHandler(handler)

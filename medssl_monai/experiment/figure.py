@@ -15,7 +15,7 @@ MARKERS = "osD^vPX"
 
 
 def draw_study(results: StudyResults, path: Path) -> None:
-    """Draw the metric against the share of labels: a panel a head, a line an encoder, a band an interval.
+    """Draw the metric against the share of labels: one panel per head, one line per encoder, bands for intervals.
 
     Args:
         results: from `collect`.

@@ -77,7 +77,7 @@ def statements(results: StudyResults) -> list[str]:
         f"Classes: {', '.join(record['classes'])}. Tested on {record['test_slices']} slices of {patients} patients, "
         f"the same for all. {trained}",
         drawn,
-        f"Encoders: {sources}. Those that the study pre-trains saw the training patients' images alone, no labels.",
+        f"Encoders: {sources}. Those that the study pre-trains saw only the training patients' images, and no labels.",
         f"Intervals: {results.interval_note}. They say how much the figures depend on who was tested; how much they "
         "depend on the training shows between the seeds.",
         *([f"{other} trainings were made by other code or libraries than this report."] if other else []),
@@ -136,7 +136,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def markdown_tables(results: StudyResults) -> str:
-    """A table a head: an encoder a row, a share of the labels a column; then the rows with the smallest p.
+    """One table per head, one row per encoder, one column per share of the labels; then the smallest p values.
 
     Each cell is the mean over seeds, with the interval over patients or, where there is none, the range over seeds.
     """

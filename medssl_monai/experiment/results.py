@@ -43,9 +43,9 @@ class Point:
     Attributes:
         mean: the study's metric, mean over seeds; None where it is not defined.
         low: end of the interval over patients, or None where they are too few.
-        high: likewise.
-        lowest: least over seeds.
-        highest: most over seeds.
+        high: the other end.
+        lowest: smallest value over the seeds.
+        highest: largest value over the seeds.
         train_slices: mean over seeds.
         train_patients: mean over seeds, None where unknown.
     """

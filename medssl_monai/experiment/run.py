@@ -18,20 +18,20 @@ logger = logging.getLogger(__name__)
 def study(
     plan: StudyPlan | str | Path, out: str | Path, *, scheduler: str | None = None, rerun: bool = False
 ) -> StudyResults:
-    """Run what is missing of a study, and write its results.
+    """Run the missing cells of a study, and write its results.
 
-    A cell that is done is not run again, so that a stopped study carries on, and one with another seed or encoder only
-    adds to it. Changed settings, labels, images or weights make a cell another one. Changed code or libraries do not:
-    they are noted beside each cell, and told in the log and in the report. What is run again leaves what was there in
-    ``set_aside/``, also where it was stopped: no training is deleted. All cells take the same number of steps of
-    the same batch size whatever the number of labels.
+    Finished cells are not run again: a stopped study continues, and a further seed or encoder only adds cells. Changed
+    settings, labels, images or weights make a cell a different one. Changed code or libraries do not: each cell notes
+    them, and the log and the report count the cells that other code made. When a cell is run again, its earlier folder
+    moves to ``set_aside/``: no training is deleted. All cells take the same number of steps of the same batch size,
+    whatever the number of labels.
 
     Args:
         plan: a YAML file, or the name of one in ``configs/`` such as ``study_demo``; or what `read_plan` made of one,
             with other data or encoders.
         out: folder for ``results.csv``, ``comparisons.csv``, ``study.json``, ``tables.md``, ``report.html``,
             ``figures/``, ``cells/`` and, where the study makes them, ``data/`` and ``encoders/``.
-        scheduler: address of a Dask scheduler whose workers train, in place of this machine's processes.
+        scheduler: address of a Dask scheduler; its workers train instead of this machine's processes.
         rerun: run again what other code or libraries made.
 
     Returns:
