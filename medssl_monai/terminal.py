@@ -167,10 +167,16 @@ def left_out_table(entries: Sequence[Mapping[str, Any]]) -> Table:
 
 def matches_table(found: Mapping[str, Any]) -> Table:
     """Of a search (``similar.json``): the cases like a query."""
-    numbers = ("slice", "likeness")
+    numbers = ("slice", "likeness", "percentile")
     table = _table(
-        f"Like {found['query']['series_id']}", "series", "patient", numbers=numbers, caption=found["compared"]
+        f"Like {found['query']['series_id']}",
+        "series",
+        "patient",
+        numbers=numbers,
+        caption=f"{found['compared']}; percentile: {found['percentile']}",
     )
     for match in found["matches"]:
-        table.add_row(match["series_id"], match["patient"], str(match["slice"]), f"{match['likeness']:.3f}")
+        percentile = UNKNOWN if match["percentile"] is None else f"{match['percentile']:.1f}"
+        likeness = f"{match['likeness']:.3f}"
+        table.add_row(match["series_id"], match["patient"], str(match["slice"]), likeness, percentile)
     return table

@@ -16,6 +16,7 @@ from medssl_monai.classify.confidence import fit_confidence
 from medssl_monai.classify.explain import choose_examples
 from medssl_monai.classify.forward import forward
 from medssl_monai.classify.heat_maps import draw_explanations
+from medssl_monai.classify.pictures.view import ImageViewd
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.errors import LabelError
 from medssl_monai.runs.bundle import run_bundle
@@ -141,7 +142,18 @@ def write_evaluation(
     examples = choose_examples(predictions, explanations)
     if examples:  # none are asked for, or no label holds in any slice
         path, dataset = folder / "figures" / "explanations.png", data.dataset(split, view)
-        draw_explanations(network, dataset, examples, predictions.classes, path, mean=mean, std=std)
+        stretched = isinstance(view, ImageViewd)
+        draw_explanations(
+            network,
+            dataset,
+            examples,
+            predictions.classes,
+            path,
+            mean=mean,
+            std=std,
+            pictures=data.dataset(split) if stretched else None,
+            transposed=stretched and view.transpose,
+        )
     return Evaluation(folder, metrics, predictions.table())
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from medssl_monai.atomic import write_atomically
+from medssl_monai.drawing import class_styles, picture_text, save_figure
 from medssl_monai.statistics.calibration import Reliability
 
 COLUMNS = 4
@@ -26,12 +26,12 @@ def draw_confusion_matrix(matrix: npt.NDArray[np.integer[Any]], classes: Sequenc
     size = 2.5 + 0.8 * len(classes)
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
     axes = figure.add_subplot()
-    _draw_counts(axes, matrix, [c.replace("_", " ") for c in classes])
+    _draw_counts(axes, matrix, [picture_text(c) for c in classes])
     for text in axes.get_xticklabels():
         text.set(rotation=30, ha="right")
     axes.set_title(f"Confusion matrix, {int(matrix.sum())} slices")
     figure.colorbar(axes.images[0], ax=axes, label="share of the true class", shrink=0.8)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=120))
+    save_figure(figure, path)
 
 
 def _draw_counts(axes: Any, matrix: npt.NDArray[np.integer[Any]], names: Sequence[str]) -> None:
@@ -55,33 +55,41 @@ def draw_roc(
 ) -> None:
     """Draw one-vs-rest ROC curves of the classes that occur beside another.
 
+    Of two classes that exclude each other only the second is drawn: the first one's curve is its mirror image.
+
     Args:
         labels: (N,) class indices, or (N, C) what holds of labels that do not exclude each other.
         probabilities: (N, C).
         classes: C names.
         path: PNG to write.
     """
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    truth = np.arange(len(classes)) == labels[:, None] if labels.ndim == 1 else labels.astype(bool)
+    names = [picture_text(name) for name in classes]
+    title = "ROC, one class against the rest" if labels.ndim == 1 else "ROC of each label"
+    drawn = list(enumerate(class_styles(len(classes))))
+    if labels.ndim == 1 and len(classes) == 2:
+        title, drawn = f"ROC, {names[1]} against {names[0]}", drawn[:1]
+        truth, probabilities, names = truth[:, 1:], probabilities[:, 1:], names[1:]
+    figure = Figure(layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--", label="chance")
-    for index, name in enumerate(classes):
-        truth = labels == index if labels.ndim == 1 else labels[:, index].astype(bool)
-        if not truth.any() or truth.all():
+    for index, style in drawn:
+        holds = truth[:, index]
+        if not holds.any() or holds.all():
             continue
-        false_rate, true_rate, _ = roc_curve(truth, probabilities[:, index])
-        area = roc_auc_score(truth, probabilities[:, index])
-        axes.plot(false_rate, true_rate, label=f"{name.replace('_', ' ')} (AUC {area:.3f}, {int(truth.sum())} slices)")
-    axes.set(
-        xlabel="false positive rate",
-        ylabel="true positive rate",
-        title="ROC, one class against the rest" if labels.ndim == 1 else "ROC of each label",
-    )
+        false_rate, true_rate, _ = roc_curve(holds, probabilities[:, index])
+        area = roc_auc_score(holds, probabilities[:, index])
+        label = f"{names[index]} (AUC {area:.3f}, {int(holds.sum())} slices)"
+        axes.plot(false_rate, true_rate, label=label, markevery=0.15, markersize=4, **style)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title)
     axes.set_aspect("equal")
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=120))
+    lines, texts = axes.get_legend_handles_labels()
+    figure.set_size_inches(5, 5.1 + 0.18 * len(lines))
+    figure.legend(lines, texts, loc="outside lower center", fontsize=8)
+    save_figure(figure, path)
 
 
 def draw_reliability(table: Reliability, path: Path) -> None:
@@ -107,7 +115,7 @@ def draw_reliability(table: Reliability, path: Path) -> None:
     lower.bar(centres, table.count, width * 0.92, color="#999999")
     lower.set(xlabel="confidence: probability of the class predicted", ylabel="slices")
     lower.grid(alpha=0.3)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=120))
+    save_figure(figure, path)
 
 
 def draw_label_matrices(by_label: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -120,10 +128,10 @@ def draw_label_matrices(by_label: Mapping[str, Mapping[str, Any]], path: Path) -
     figure, panels = _panels(len(by_label), side=2.6)
     for axes, (name, figures) in zip(panels, by_label.items(), strict=False):
         _draw_counts(axes, np.asarray(figures["confusion_matrix"]), ["no", "yes"])
-        axes.set_title(f"{name.replace('_', ' ')} (from {figures['threshold']:.2g})", fontsize=10)
+        axes.set_title(f"{picture_text(name)} (from {figures['threshold']:.2g})", fontsize=10)
     slices = int(np.sum(next(iter(by_label.values()))["confusion_matrix"]))
     figure.suptitle(f"Each label on {slices} slices (threshold)\nshade: share of the row", fontsize=11)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=120))
+    save_figure(figure, path)
 
 
 def draw_label_reliability(tables: Mapping[str, Reliability], path: Path) -> None:
@@ -143,14 +151,14 @@ def draw_label_reliability(tables: Mapping[str, Reliability], path: Path) -> Non
         axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xlabel="probability", ylabel="share that holds")
         axes.set_aspect("equal")
         axes.grid(alpha=0.3)
-        axes.set_title(f"{name.replace('_', ' ')}: error {table.error:.3f}", fontsize=10)
+        axes.set_title(f"{picture_text(name)}: error {table.error:.3f}", fontsize=10)
     first = next(iter(tables.values()))
     figure.suptitle(
         f"Reliability on {int(first.count.sum())} slices, in {len(first.count)} bins of probability\n"
         "dashed: as sure as right; error: mean distance from it over the slices",
         fontsize=11,
     )
-    write_atomically(path, lambda p: figure.savefig(p, dpi=120))
+    save_figure(figure, path)
 
 
 def _panels(count: int, side: float) -> tuple[Figure, list[Any]]:

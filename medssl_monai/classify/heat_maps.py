@@ -19,9 +19,9 @@ from matplotlib.ticker import MaxNLocator
 from torch import nn
 from torch.utils.data import Dataset
 
-from medssl_monai.atomic import write_atomically
 from medssl_monai.classify.explain import Example, grad_cam
 from medssl_monai.classify.prediction_result import PredictionResult
+from medssl_monai.drawing import picture_text, save_figure
 from medssl_monai.transforms.ct_window import window_limits
 from medssl_monai.windows import WindowSpec, parse_windows
 
@@ -90,7 +90,7 @@ def windowed_slice(
     return np.clip((hu.astype(np.float64) - low) / (high - low), 0, 1), f"{low:.0f} to {high:.0f} HU"
 
 
-def on_slice(heat: Floats, shape: tuple[int, int], *, fitted: bool = True) -> Floats:
+def on_slice(heat: Floats, shape: tuple[int, int], *, fitted: bool = True, transposed: bool = False) -> Floats:
     """A map of a view (S, S) on the slice's own grid (H, W).
 
     Args:
@@ -98,7 +98,9 @@ def on_slice(heat: Floats, shape: tuple[int, int], *, fitted: bool = True) -> Fl
         shape: of the slice.
         fitted: whether the view holds the slice with its longest side fitted and air around it (`LabelledView`), or
             stretched to the square (`ImageViewd`).
+        transposed: whether the view has rows for columns (`ImageViewd` with ``transpose``).
     """
+    heat = heat.T if transposed else heat
     if fitted:
         side = heat.shape[0]
         height, width = (max(1, round(length * side / max(shape))) for length in shape)  # a slice may be a strip
@@ -116,38 +118,43 @@ def overlay(picture: Floats, heat: Floats) -> Floats:
 
 
 def draw_heat_map(heat_map: HeatMap, path: Path) -> None:
-    """Draw the slice, Grad-CAM over it, and occlusion over it where it was asked for."""
+    """Draw the slice, Grad-CAM over it, and occlusion over it where it was asked for.
+
+    All panels have the slice's proportions. Occlusion has the same scale in every picture, -1 to 1, so that pictures
+    can be compared; its opacity follows the change, and the title says the largest.
+    """
     panels = 2 + (heat_map.occlusion is not None)
-    figure = Figure(figsize=(0.4 + 3.7 * panels, 4.7), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, panels))
     row, column = heat_map.spacing_mm or (1.0, 1.0)
+    proportion = heat_map.picture.shape[0] * row / (heat_map.picture.shape[1] * column)
+    width = min(3.7, max(2.4, 5 / proportion))
+    height = min(8.0, width * proportion)
+    figure = Figure(figsize=(0.4 + width * panels, 1.6 + height), layout="constrained")
+    axes, bars = figure.subplots(2, panels, height_ratios=[height, 0.12])
     for panel in axes:
-        picture = heat_map.picture
-        panel.imshow(picture, cmap="gray", vmin=0, vmax=1, aspect=row / column)
+        panel.imshow(heat_map.picture, cmap="gray", vmin=0, vmax=1, aspect=row / column)
         panel.set_axis_off()
+    bars[0].set_axis_off()
     axes[0].set_title(f"slice {heat_map.slice}, {heat_map.window}", fontsize=9)
     _orient(axes[0], heat_map)
     axes[1].imshow(overlay(heat_map.picture, heat_map.grad_cam), aspect=row / column)
     axes[1].set_title("Grad-CAM: what spoke for it", fontsize=9)
-    _bar(figure, ScalarMappable(cmap=COLOURS), axes[1], "share of the strongest")
+    _bar(figure, ScalarMappable(cmap=COLOURS), bars[1], "share of the strongest")
     if heat_map.occlusion is not None:
-        most = max(float(np.abs(heat_map.occlusion).max()), 0.01)
-        alpha = np.clip(np.abs(heat_map.occlusion) / most * 1.5, 0, 0.75)
-        image = axes[2].imshow(heat_map.occlusion, cmap="PuOr", vmin=-most, vmax=most, alpha=alpha, aspect=row / column)
-        axes[2].set_title("Occlusion: hidden, it falls by", fontsize=9)
-        _bar(figure, image, axes[2], "fall of the probability (below 0: rise)")
-    asked = heat_map.asked.replace("_", " ")
+        fall = heat_map.occlusion
+        alpha = np.clip(np.abs(fall) * 3, 0, 0.75)
+        image = axes[2].imshow(fall, cmap="PuOr", vmin=-1, vmax=1, alpha=alpha, aspect=row / column)
+        axes[2].set_title(f"Occlusion: it falls by up to {max(0.0, float(fall.max())):.2f}", fontsize=9)
+        _bar(figure, image, bars[2], "fall of the probability (below 0: rise)")
+    asked = picture_text(heat_map.asked)
     answer = f"{heat_map.flag} (nearest class: {asked}, {heat_map.probability:.2f})" if heat_map.flag else ""
     figure.suptitle(f"{heat_map.series}\n{answer or f'{asked}, probability {heat_map.probability:.2f}'}", fontsize=10)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=110))
+    save_figure(figure, path, dpi=110)
 
 
 def _bar(figure: Any, image: Any, axes: Any, label: str) -> None:
-    bar = figure.colorbar(image, ax=axes, orientation="horizontal", shrink=0.8, pad=0.02)
+    bar = figure.colorbar(image, cax=axes, orientation="horizontal", ticks=MaxNLocator(4))
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    bar.locator = MaxNLocator(5)
-    bar.update_ticks()
     bar.solids.set_alpha(1)
 
 
@@ -173,6 +180,8 @@ def draw_explanations(
     *,
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
+    pictures: Dataset[dict[str, Any]] | None = None,
+    transposed: bool = False,
 ) -> None:
     """Draw each example's view, and over it what spoke for the predicted class.
 
@@ -184,18 +193,29 @@ def draw_explanations(
         path: PNG to write.
         mean: that the views were normalised by, to show them as they were.
         std: likewise.
+        pictures: the same items with ``image`` uint8 (3, H, W), where the view stretches them to a square: these are
+            drawn then, in their own proportions.
+        transposed: whether views have rows for columns of these pictures.
     """
-    figure = Figure(figsize=(0.6 + 2.3 * len(examples), 5.4), layout="constrained")
-    panels = figure.subplots(2, len(examples), squeeze=False)
-    shift, scale = np.ravel(mean)[0], np.ravel(std)[0]
-    for (upper, lower), example in zip(panels.T, examples, strict=True):
+    shown = []
+    for example in examples:
         view = dataset[example.index]["image"]
-        picture = np.clip(np.asarray(view[0]) * scale + shift, 0, 1)
+        heat = grad_cam(network, view, example.predicted)
+        if pictures is None:
+            picture = np.clip(np.asarray(view[0]) * np.ravel(std)[0] + np.ravel(mean)[0], 0, 1)
+        else:
+            picture = np.asarray(pictures[example.index]["image"]).transpose(1, 2, 0) / 255
+            heat = on_slice(heat, picture.shape[:2], fitted=False, transposed=transposed)
+        shown.append((picture, heat))
+    tallest = max(picture.shape[0] / picture.shape[1] for picture, _ in shown)
+    figure = Figure(figsize=(0.6 + 2.3 * len(examples), 1 + 4.4 * min(2.0, tallest)), layout="constrained")
+    panels = figure.subplots(2, len(examples), squeeze=False)
+    for (upper, lower), example, (picture, heat) in zip(panels.T, examples, shown, strict=True):
         upper.imshow(picture, cmap="gray", vmin=0, vmax=1)
-        lower.imshow(overlay(picture, grad_cam(network, view, example.predicted)))
+        lower.imshow(overlay(picture, heat))
         for axes in (upper, lower):
             axes.set_axis_off()
-        names = [classes[c].replace("_", " ") for c in (example.label, example.predicted)]
+        names = [picture_text(classes[c]) for c in (example.label, example.predicted)]
         verdict = "right" if example.label == example.predicted else "wrong"
         upper.set_title(f"{names[0]}\npredicted {names[1]}\n{example.confidence:.2f}, {verdict}", fontsize=9)
     figure.colorbar(
@@ -204,5 +224,5 @@ def draw_explanations(
         shrink=0.8,
         label="for the prediction\n(share of the strongest)",
     )
-    figure.suptitle("Grad-CAM: what spoke for the class predicted (cells of 32 × 32 pixels)", fontsize=11)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=120))
+    figure.suptitle("Grad-CAM: what spoke for the class predicted\n(cells of 32 × 32 pixels of the view)", fontsize=11)
+    save_figure(figure, path)

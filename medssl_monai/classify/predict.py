@@ -199,11 +199,13 @@ def _heat_map(work: _Work, settings: Mapping[str, Any], index: int, occlusion: b
     series, number = result.series[index], result.slices[index]
     asked = int(np.argmax(result.probabilities[index]))
     spacing: tuple[float, float] | None = None
+    placed = {"fitted": True}
     if isinstance(work.input, PictureInput):
-        picture, shown, fitted = work.input.picture(index).transpose(1, 2, 0), "picture", False
+        picture, shown = work.input.picture(index).transpose(1, 2, 0), "picture"
+        placed = {"fitted": False, "transposed": getattr(work.input.transform, "transpose", False)}
     else:
         row = work.input.rows[index]
-        hu, fitted = work.input.store.read(series, number), True
+        hu = work.input.store.read(series, number)
         picture, shown = windowed_slice(hu, settings["window"], row["window_level"], row["window_width"])
         if row["spacing_row_mm"] and row["spacing_column_mm"]:
             spacing = (row["spacing_row_mm"], row["spacing_column_mm"])
@@ -211,12 +213,12 @@ def _heat_map(work: _Work, settings: Mapping[str, Any], index: int, occlusion: b
     hidden = None
     if occlusion:
         found = occlusion_map(work.network, view, asked, patch=max(8, view.shape[-1] // 7), task=result.task)
-        hidden = on_slice(found, shape, fitted=fitted)
+        hidden = on_slice(found, shape, **placed)
     return HeatMap(
         series,
         number,
         picture,
-        on_slice(grad_cam(work.network, view, asked), shape, fitted=fitted),
+        on_slice(grad_cam(work.network, view, asked), shape, **placed),
         hidden,
         result.classes[asked],
         float(result.probabilities[index][asked]),

@@ -1,7 +1,9 @@
 """Cases like a given one: the nearest slices and series of a store by an encoder's features.
 
 Features of a store are computed once and kept: the table of `handlers.feature_table`, under a name made of the store's,
-the encoder's and the view's fingerprints. Nearness is the cosine of the angle between two slices' features.
+the encoder's and the view's fingerprints. Nearness is the cosine of the angle between two slices' features. Features of
+one encoder share a mean, so all cosines may be near 1, and their size says little. Whether a case is alike follows
+from its percentile among comparisons of cases of different patients.
 
 Shapes: N slices, D features.
 """
@@ -10,7 +12,8 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,13 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from medssl_monai.atomic import write_atomically, write_json
+from medssl_monai.atomic import write_json
 from medssl_monai.checkpoints.load import load_encoder, preprocessing_for, put_into_resnet
 from medssl_monai.classify.features import write_features
 from medssl_monai.classify.heat_maps import windowed_slice
 from medssl_monai.classify.inputs import AXIAL_CT, PredictionInput
 from medssl_monai.classify.probes import encoder_features
+from medssl_monai.drawing import save_figure
 from medssl_monai.errors import CheckpointError, InputError, NoImagesError
 from medssl_monai.ingest.open_store import cache_root
 from medssl_monai.networks.resnet import resnet_encoder
@@ -35,6 +39,7 @@ from medssl_monai.transforms import LabelledViewd
 
 Floats = npt.NDArray[np.floating[Any]]
 
+USUAL_SERIES, USUAL_QUERIES, USUAL_SLICES = 200, 32, 4
 SEARCHED: Filters = [["modality", "==", "CT"], ["plane", "==", "axial"], ["body_fraction", ">", 0.05]]
 
 
@@ -47,15 +52,28 @@ class SliceFeatures:
     slices: Sequence[int]
     patients: Sequence[str]
 
+    @cached_property
+    def by_series(self) -> list[npt.NDArray[np.intp]]:
+        """Rows of each series, in the order of the series' names."""
+        _, owners = np.unique(np.asarray(self.series), return_inverse=True)
+        order = np.argsort(owners, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(owners[order])) + 1)
+
 
 @dataclass(frozen=True)
 class Match:
-    """A slice found, or a series by its best slice; ``likeness`` is a cosine, 1 for the same."""
+    """A series found, by its slice that is most like any slice of the query.
+
+    ``likeness`` is a cosine, 1 for the same; of several slices the mean over the query's slices of the likeness to the
+    best slice of the series. ``percentile`` is the share, in per cent, of comparisons between cases of different
+    patients that are less alike (`usual_likeness`); None where there are none.
+    """
 
     series_id: str
     slice: int
     patient: str
     likeness: float
+    percentile: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -129,47 +147,46 @@ def store_features(
     )
 
 
-def nearest_slices(
-    query: Floats, among: SliceFeatures, count: int = 8, *, without: str = "", one_per_series: bool = True
-) -> list[Match]:
-    """The nearest slices of a slice.
+def nearest_series(query: Floats, among: SliceFeatures, count: int = 8, *, without: str = "") -> list[Match]:
+    """The nearest series of a series, or of a slice.
 
     Args:
-        query: (D,).
+        query: (M, D), of a series; (1, D) of a slice.
         among: what is searched.
         count: at most.
         without: a patient that is not shown, that of the query.
-        one_per_series: only the nearest slice of each series; its neighbours add nothing.
     """
-    likeness = among.features @ _unit(query[None])[0]
+    likeness = _unit(query) @ among.features.T
+    means = [float(likeness[:, rows].max(axis=1).mean()) for rows in among.by_series]
     found: list[Match] = []
-    seen: set[str] = set()
-    for i in np.argsort(-likeness, kind="stable").tolist():
-        if len(found) == count:
-            break
-        if (without and among.patients[i] == without) or (one_per_series and among.series[i] in seen):
-            continue
-        seen.add(among.series[i])
-        found.append(Match(among.series[i], among.slices[i], among.patients[i], float(likeness[i])))
+    for place in np.argsort(-np.asarray(means), kind="stable").tolist():
+        rows = among.by_series[place]
+        best = int(rows[likeness[:, rows].max(axis=0).argmax()])
+        if len(found) < count and not (without and among.patients[best] == without):
+            found.append(Match(among.series[best], among.slices[best], among.patients[best], means[place]))
     return found
 
 
-def nearest_series(query: Floats, among: SliceFeatures, count: int = 8, *, without: str = "") -> list[Match]:
-    """The nearest series of a series (M, D): by the mean over its slices of the likeness to the best slice there.
+def usual_likeness(among: SliceFeatures, *, whole_series: bool, seed: int = 0) -> Floats:
+    """How alike cases of different patients usually are: likenesses as of `nearest_series`, in rising order.
 
-    The slice given is the one that is most like any slice of the query.
+    At most 32 series, or 4 slices of each of these, are compared with at most 200 series of other patients. Empty where
+    there is one patient alone.
+
+    Args:
+        among: what is searched.
+        whole_series: whether series are compared with series, or slices with series.
+        seed: of the choice.
     """
-    likeness = _unit(query) @ among.features.T
-    owners = np.asarray(among.series)
+    generator = np.random.default_rng(seed)
+    chosen = [among.by_series[i] for i in generator.permutation(len(among.by_series))[:USUAL_SERIES]]
     found = []
-    for series in np.unique(owners):
-        mine = np.flatnonzero(owners == series)
-        if without and among.patients[int(mine[0])] == without:
-            continue
-        best = int(mine[likeness[:, mine].max(axis=0).argmax()])
-        mean = float(likeness[:, mine].max(axis=1).mean())
-        found.append(Match(str(series), among.slices[best], among.patients[best], mean))
-    return sorted(found, key=lambda match: -match.likeness)[:count]
+    for rows in chosen[:USUAL_QUERIES]:
+        others = [other for other in chosen if among.patients[int(other[0])] != among.patients[int(rows[0])]]
+        slices = generator.permutation(rows)[:USUAL_SLICES, None]
+        for query in [rows] if whole_series else slices:
+            found += [float((among.features[query] @ among.features[o].T).max(axis=1).mean()) for o in others]
+    return np.sort(np.asarray(found, dtype=np.float64))
 
 
 def draw_matches(
@@ -202,12 +219,21 @@ def draw_matches(
         picture, shown = windowed_slice(owner.read(series, place), window, row["window_level"], row["window_width"])
         aspect = (row["spacing_row_mm"] or 1) / (row["spacing_column_mm"] or 1)
         panel.imshow(picture, cmap="gray", vmin=0, vmax=1, aspect=aspect)
-        likeness = title or f"{number}. likeness {matches[number - 1].likeness:.3f}"
-        panel.set_title(f"{likeness}\n{series}\nslice {place}", fontsize=8, fontweight="bold" if title else "normal")
+        rank = title or f"{number}. {_rank(matches[number - 1])}"
+        panel.set_title(f"{rank}\n{series}\nslice {place}", fontsize=8, fontweight="bold" if title else "normal")
     for panel in panels:
         panel.set_axis_off()
-    figure.suptitle(f"Cases like the query ({shown}; likeness 1 is the same)", fontsize=10)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=110))
+    figure.suptitle(f"Cases like the query ({shown})\n%: of pairs of different patients, less alike", fontsize=10)
+    save_figure(figure, path, dpi=110)
+
+
+def _rank(match: Match) -> str:
+    return f"likeness {match.likeness:.3f}" + ("" if match.percentile is None else f", above {match.percentile:.0f} %")
+
+
+def _ranked(match: Match, usual: Floats) -> Match:
+    below = np.searchsorted(usual, match.likeness)
+    return replace(match, percentile=round(100 * float(below) / len(usual), 1)) if len(usual) else match
 
 
 def _unit(features: Floats) -> Floats:
@@ -255,12 +281,10 @@ def similar_cases(
         embedder = Embedder(encoder)
         features = embedder.embed(asked_store, rows)
         among = store_features(searched, embedder)
-        without = "" if same_patient else patient
-        if slice_number is None:
-            matches, shown = nearest_series(features, among, count + 1, without=without), rows[len(rows) // 2]["slice"]
-        else:
-            matches, shown = nearest_slices(features[0], among, count + 1, without=without), slice_number
-        matches = [match for match in matches if match.series_id != series][:count]
+        matches = nearest_series(features, among, count + 1, without="" if same_patient else patient)
+        usual = usual_likeness(among, whole_series=slice_number is None)
+        matches = [_ranked(match, usual) for match in matches if match.series_id != series][:count]
+        shown = rows[len(rows) // 2]["slice"]
         draw_matches((asked_store, series, shown), searched, matches, embedder.window, out / "similar.png")
     content = {
         "query": {"series_id": series, "slice": slice_number, "patient": patient},
@@ -268,6 +292,7 @@ def similar_cases(
         if slice_number is None
         else "one slice, with the best slice of each series",
         "likeness": "cosine of the encoder's features",
+        "percentile": f"% of {len(usual)} such comparisons between different patients of the store that are less alike",
         "searched_slices": len(among.series),
         "matches": [match.as_json() for match in matches],
     }

@@ -68,15 +68,18 @@ def run(
             report=report,
             scheduler=scheduler,
         )
+    pages = []
     if sheet is not None:
         from medssl_monai.store.contact_sheet import contact_sheet
 
-        contact_sheet(SliceStore(out), sheet)
+        pages = contact_sheet(SliceStore(out), sheet)
     if json:
         print_json(verdict_counts(summary.verdicts))
     else:
         print_tables(verdict_table(summary.verdicts))
         typer.echo(f"{out}: {len(SliceStore(out))} slices; verdicts in {out / 'verdicts.jsonl'}")
+        if pages:
+            typer.echo(f"{pages[0]}: every series, rejected and flagged ones first, on {len(pages)} page(s)")
         if report:
             typer.echo(f"open {out / 'report.html'} to see each series")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from medssl_monai.atomic import write_atomically
+from medssl_monai.drawing import picture_text, save_figure
 from medssl_monai.experiment.plan import HEADS, METRICS
 from medssl_monai.experiment.results import Point, StudyResults
 
@@ -29,7 +29,9 @@ def draw_study(results: StudyResults, path: Path) -> None:
             points = [p for p in results.points if (p.head, p.encoder) == (head, encoder) and p.mean is not None]
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
             shares = [100 * p.fraction for p in points]
-            axes.plot(shares, [p.mean for p in points], color=colour, marker=marker, markersize=5, label=encoder)
+            axes.plot(
+                shares, [p.mean for p in points], color=colour, marker=marker, markersize=5, label=picture_text(encoder)
+            )
             bands = [_band(p) for p in points]
             lows, highs = [b[0] for b in bands], [b[1] for b in bands]
             axes.fill_between(shares, lows, highs, color=colour, alpha=0.09, linewidth=0)
@@ -49,8 +51,8 @@ def draw_study(results: StudyResults, path: Path) -> None:
     panels[0].set_ylim(top=1.02)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     bands_are = "95% interval over test patients" if results.has_intervals else "lowest to highest seed (no interval)"
-    figure.suptitle(f"{plan.title}\nbands: {bands_are}", fontsize=11)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=130))
+    figure.suptitle(f"{picture_text(plan.title, 100)}\nbands: {bands_are}", fontsize=11)
+    save_figure(figure, path, dpi=130)
 
 
 def _band(point: Point) -> tuple[float, float]:

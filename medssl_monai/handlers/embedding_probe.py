@@ -12,14 +12,16 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import nn
 
-from medssl_monai.atomic import write_atomically
-from medssl_monai.classify.probes import encoder_features, free_labels, probe
+from medssl_monai.classify.probes import QUARTERS, encoder_features, free_labels, probe
+from medssl_monai.drawing import class_styles, natural_order, picture_text, save_figure
 from medssl_monai.processes import process_rank
 from medssl_monai.runs.step_log import StepLog, probe_line
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.reader import SliceStore
 
 logger = logging.getLogger(__name__)
+
+LEGEND_ROWS = 24
 
 
 class EmbeddingProbe:
@@ -97,12 +99,17 @@ class EmbeddingProbe:
 def draw_embeddings(features: Any, labels: dict[str, list[str]], path: Path, title: str) -> None:
     """Draw features (N, D) on their first two principal components: a panel for each label, a colour for each value."""
     points = PCA(2, svd_solver="full").fit_transform(features)
-    figure = Figure(figsize=(5.2 * len(labels), 4.6), layout="constrained")
+    ordered = {
+        name: [q for q in QUARTERS if q in values] if name == "place" else natural_order(values)
+        for name, values in labels.items()
+    }
+    columns = 1 + (max(map(len, ordered.values())) - 1) // LEGEND_ROWS
+    figure = Figure(figsize=((5.4 + 1.4 * columns) * len(labels), 4.6), layout="constrained")
     for axes, (name, values) in zip(figure.subplots(1, len(labels), squeeze=False)[0], labels.items(), strict=True):
-        for colour, value in enumerate(sorted(set(values))):
+        for value, style in zip(ordered[name], class_styles(len(ordered[name])), strict=True):
             mine = np.asarray(values) == value
-            axes.scatter(*points[mine].T, s=10, color=f"C{colour % 10}", label=value.replace("_", " "), alpha=0.8)
-        axes.set(title=name, xlabel="first component", ylabel="second component")
-        axes.legend(fontsize=7, frameon=False)
+            axes.scatter(*points[mine].T, s=14, label=picture_text(value), alpha=0.8, linewidths=0, **style)
+        axes.set(title=picture_text(name), xlabel="first component", ylabel="second component")
+        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1), ncols=columns)
     figure.suptitle(title)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=110))
+    save_figure(figure, path, dpi=110)

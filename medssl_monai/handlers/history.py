@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from medssl_monai.atomic import write_atomically
+from medssl_monai.drawing import save_figure
 from medssl_monai.errors import DivergedError
 from medssl_monai.processes import process_rank
 from medssl_monai.runs.step_log import StepLog, step_scalars
@@ -80,18 +81,20 @@ class History:
 def draw_history(rows: list[dict[str, float]], path: Path, epoch_length: int) -> None:
     """Draw loss (each step, and its mean over each epoch) and learning rate against the step."""
     steps, losses = [r["step"] for r in rows], [r["loss"] for r in rows]
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="step")
-    epochs = [losses[i : i + epoch_length] for i in range(0, len(losses), epoch_length)]
-    centres = [min((i + 0.5) * epoch_length, steps[-1]) for i in range(len(epochs))]
-    axes.plot(centres, [sum(e) / len(e) for e in epochs], color="#08519c", marker="o", markersize=3, label="epoch mean")
+    axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="loss of a step")
+    epochs = [slice(i, i + epoch_length) for i in range(0, len(losses), epoch_length)]
+    centres, means = ([sum(values[e]) / len(values[e]) for e in epochs] for values in (steps, losses))
+    axes.plot(centres, means, color="#08519c", marker="o", markersize=3, label="mean of an epoch")
     axes.set(xlabel="step", ylabel="training loss", title="Training loss")
-    axes.legend(loc="upper right", frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if "learning_rate" in rows[0]:
         twin = axes.twinx()
-        twin.plot(steps, [r["learning_rate"] for r in rows], color="#d95f0e", linewidth=0.8, alpha=0.7)
+        rates = [r["learning_rate"] for r in rows]
+        twin.plot(steps, rates, color="#d95f0e", linewidth=0.8, alpha=0.7, label="learning rate")
         twin.set_ylabel("learning rate", color="#d95f0e")
         twin.set_ylim(bottom=0)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=120))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)  # no line can cross it there
+    save_figure(figure, path)

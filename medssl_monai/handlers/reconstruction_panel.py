@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from medssl_monai.atomic import write_atomically
+from medssl_monai.drawing import save_figure
 from medssl_monai.methods.spark import SparK
 from medssl_monai.networks.masked import GRID_STRIDE
 from medssl_monai.processes import process_rank
@@ -106,7 +106,7 @@ def draw_reconstructions(
         for cell, picture in zip(axes[:, column], windowed, strict=True):
             show_picture(cell, picture[0].numpy())
     figure.suptitle(title, fontsize=11)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=110))
+    save_figure(figure, path, dpi=110)
 
 
 def hide_masked(views: Tensor, mask: Tensor) -> Tensor:

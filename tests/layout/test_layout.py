@@ -11,7 +11,19 @@ PACKAGE = ROOT / "medssl_monai"
 
 # Each package or root module stands on one floor and imports only from the floors below it.
 LAYERS = [
-    {"errors", "version", "resources", "atomic", "mappings", "page", "windows", "processes", "cluster"},
+    {
+        "errors",
+        "version",
+        "resources",
+        "atomic",
+        "mappings",
+        "page",
+        "windows",
+        "processes",
+        "cluster",
+        "plain_text",
+        "drawing",
+    },
     {"store", "statistics", "transforms", "checkpoints", "samples", "losses", "optimizers"},
     {"ingest", "networks"},
     {"labels", "methods", "runs"},
@@ -21,7 +33,10 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-GROUND = {*((part, "errors") for part in ("resources", "cluster", "mappings", "windows")), ("windows", "resources")}
+GROUND = {
+    *((part, "errors") for part in ("resources", "cluster", "mappings", "windows")),
+    *(("windows", "resources"), ("drawing", "atomic"), ("drawing", "plain_text")),
+}
 """On the ground floor everything may import the exceptions; the window presets are a file of `resources`."""
 
 
