@@ -79,7 +79,9 @@ def run(
         print_tables(verdict_table(summary.verdicts))
         typer.echo(f"{out}: {len(SliceStore(out))} slices; verdicts in {out / 'verdicts.jsonl'}")
         if pages:
-            typer.echo(f"{pages[0]}: every series, rejected and flagged ones first, on {len(pages)} page(s)")
+            typer.echo(
+                f"{pages[0]}: every series, rejected and flagged ones first, {len(pages)} page{'s' * (len(pages) > 1)}"
+            )
         if report:
             typer.echo(f"open {out / 'report.html'} to see each series")
 
