@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from medssl_monai.classify.classes import balanced_positions, network_classes
-from medssl_monai.classify.pictures.data import PICTURES
+from medssl_monai.classify.pictures.files import PICTURES
 from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.ingest.open_store import open_store
 from medssl_monai.labels.labelled_slices import labelled_slices

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from medssl_monai.classify.pictures.data import ImageData, ImageFiles
-from medssl_monai.classify.pictures.published import ORGANS, covid_ct, folder_classes, image_task, organ_s_mnist
+from medssl_monai.classify.pictures.data import ImageData
+from medssl_monai.classify.pictures.files import ImageFiles
+from medssl_monai.classify.pictures.folders import folder_classes
+from medssl_monai.classify.pictures.published import ORGANS, covid_ct, image_task, organ_s_mnist
 from medssl_monai.classify.pictures.table import image_table
 from medssl_monai.classify.pictures.view import COVID_STATISTICS, ORGAN_STATISTICS, ImageViewd
 from medssl_monai.errors import ConfigError, LabelError
@@ -54,7 +56,7 @@ def test_covid_ct_as_published(covid_root: Path) -> None:
     assert data.classes == ["COVID", "NonCOVID"]
     assert {k: len(v) for k, v in data.splits.items()} == {"train": 13, "validation": 4, "test": 7}
     assert data.labels_of("test") == [0, 0, 0, 1, 1, 1, 1]
-    assert "1 pictures are in no official list and are left out" in data.statements
+    assert data.left_out == {"in no official list": 1}
     assert any("patient unknown" in s for s in data.statements)
     view = ImageViewd(32, *COVID_STATISTICS, augment=True)
     batch = next(iter(DataLoader(data.dataset("train", view), batch_size=13)))
@@ -72,6 +74,23 @@ def test_covid_ct_in_one_folder_as_the_reference_had_it(covid_root: Path) -> Non
     assert after.fingerprint == before.fingerprint
     reduced = image_task("covid_ct", covid_root, fraction=0.5, as_reference=True)
     assert list(reduced.splits["train"]) == reference_subset(13, 0.5)
+
+
+@pytest.mark.parametrize("place", ["Images", "Images-processed", "COVID-CT-master/Images-processed"])
+def test_covid_ct_at_any_depth(covid_root: Path, place: str) -> None:
+    before = covid_ct(covid_root)
+    for name in ("COVID", "NonCOVID"):
+        (covid_root / place).mkdir(parents=True, exist_ok=True)
+        (covid_root / f"CT_{name}").rename(covid_root / place / f"CT_{name}")
+        picture(covid_root / "__MACOSX" / f"CT_{name}" / f"train-{name}%1.png", seed=7)
+    (covid_root / "Data-split").rename(covid_root / place / "lists")
+    after = covid_ct(covid_root)
+    assert after.fingerprint == before.fingerprint
+    assert not after.left_out
+    assert after.file_of(0) == f"{place}/CT_COVID/train-COVID%0.jpg"
+    picture(covid_root / "other" / "CT_COVID" / "train-COVID%1.png", seed=7)
+    with pytest.raises(LabelError, match="is there 2 times with different content"):
+        covid_ct(covid_root)
 
 
 def test_covid_ct_names_what_is_missing(covid_root: Path) -> None:
@@ -147,11 +166,103 @@ def test_folders_as_the_reference_split_them(tmp_path: Path) -> None:
         folder_classes(tmp_path / "train" / "a")
 
 
-def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "DOE.png")
+def parted(root: Path, **parts: str) -> Path:
+    """Folders of splits, each with two pictures in each of its classes."""
+    for part, names in parts.items():
+        for label in names.split():
+            for i in range(2):
+                picture(root / part / label / f"{i}.png", seed=i)
+    return root
+
+
+def test_folders_of_splits_have_the_same_classes(tmp_path: Path) -> None:
+    long = "adenocarcinoma_left.lower.lobe_T2_N0_M0_Ib"
+    root = parted(tmp_path / "a", train=f"{long} normal", valid=f"{long} normal", test="adenocarcinoma normal")
+    with pytest.raises(LabelError, match="the class folders of 'test' differ from those of 'train'") as caught:
+        folder_classes(root)
+    for words in (
+        f"it lacks '{long}' and also has 'adenocarcinoma' (did you mean '{long}'?)",
+        f"'train' has {long}, normal; 'test' has adenocarcinoma, normal; rename the folders",
+    ):
+        assert words in str(caught.value)
+    with pytest.raises(LabelError, match=r"'validation' differ .* it lacks 'b'"):
+        folder_classes(parted(tmp_path / "b", train="a b", val="a", test="a b"))
+    (parted(tmp_path / "c", train="a b", test="a") / "test" / "b").mkdir()
+    with pytest.raises(LabelError, match=r"the class 'b' has no picture .* in 'test'"):
+        folder_classes(tmp_path / "c")
+
+
+@pytest.mark.parametrize("names", [("Train", "VAL", "Test"), ("training", "valid", "testing")])
+def test_folders_of_splits_by_any_spelling(tmp_path: Path, names: tuple[str, ...]) -> None:
+    data = folder_classes(parted(tmp_path, **dict.fromkeys(names, "a b")))
+    assert {split: len(found) for split, found in data.splits.items()} == {"train": 4, "validation": 4, "test": 4}
+    picture(tmp_path / "more" / "x.png")
+    (tmp_path / names[0] / "a" / "notes.txt").touch()
+    (tmp_path / names[0] / "a" / "0.gif").touch()
+    assert folder_classes(tmp_path).left_out == {
+        "in the folder 'more', which is no split": 1,
+        ".txt: no picture (PNG, JPEG, BMP, TIFF)": 1,
+        ".gif: no picture (PNG, JPEG, BMP, TIFF)": 1,
+    }
+    (tmp_path / "Validation").mkdir()
+    with pytest.raises(LabelError, match="are both folders of the split 'validation'; keep one"):
+        folder_classes(tmp_path)
+
+
+def test_a_test_folder_alone_serves_a_network_that_is_there(tmp_path: Path) -> None:
+    parted(tmp_path, test="a b")
+    with pytest.raises(LabelError, match=r"test in .* are folders of splits, and there is none for training"):
+        image_task("folders", tmp_path)
+    data = image_task("folders", tmp_path, classes=["b", "a"])
+    assert (data.classes, data.labels_of("test"), data.labels_of("train")) == (["b", "a"], [0, 0, 1, 1], [])
+    with pytest.raises(LabelError, match="differ from those of 'the network'"):
+        image_task("folders", tmp_path, classes=["a", "c"])
+
+
+def test_a_network_of_other_classes_is_refused(tmp_path: Path) -> None:
+    parted(tmp_path, train="a b", test="a b")
+    assert image_task("folders", tmp_path, classes=["b", "a"]).labels_of("test") == [1, 1, 0, 0]
+    with pytest.raises(LabelError, match="must be those of the network, a, c, found a, b"):
+        image_task("folders", tmp_path, classes=["a", "c"])
+    file = organ_file(tmp_path / "organsmnist.npz")
+    with pytest.raises(LabelError, match="must be those of the network, a, c, found bladder"):
+        image_task("organ_s_mnist", file, classes=["a", "c"])
+
+
+def test_folders_named_in_two_unicode_forms_are_one_class(tmp_path: Path) -> None:
+    composed, decomposed = "h\u00e9matome", "he\u0301matome"
+    data = folder_classes(parted(tmp_path, train=f"{composed} b", test=f"{decomposed} b"))
+    assert data.classes == ["b", composed]
+    assert any("2 Unicode forms" in sentence for sentence in data.statements)
+
+
+def deep_picture(path: Path, shape: tuple[int, ...]) -> None:
+    import cv2
+
+    cv2.imwrite(str(path), np.full(shape, 4096, np.uint16))
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3)])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_sixteen_bits_are_refused(tmp_path: Path, ending: str, shape: tuple[int, ...]) -> None:
+    deep_picture(tmp_path / f"DOE.{ending}", shape)
     with pytest.raises(LabelError, match="8 bits a channel") as caught:
-        ImageFiles([tmp_path / "DOE.png"])[0]
+        ImageFiles([tmp_path / f"DOE.{ending}"])[0]
     assert "DOE" not in str(caught.value)
+
+
+def test_pictures_that_cannot_be_used_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    parted(tmp_path, train="a b")
+    Image.new("L", (8, 8)).save(tmp_path / "train" / "a" / "c.tif")  # 8 bits: taken
+    assert len(image_task("folders", tmp_path).images) == 5
+    deep_picture(tmp_path / "train" / "a" / "deep.png", (4, 4))
+    (tmp_path / "train" / "b" / "no.jpg").write_bytes(b"no picture")
+    pages = [Image.new("L", (8, 8)) for _ in range(3)]
+    pages[0].save(tmp_path / "train" / "b" / "pages.tiff", save_all=True, append_images=pages[1:])
+    with pytest.raises(LabelError, match="3 of 8 pictures cannot be used") as caught:
+        image_task("folders", tmp_path)
+    for words in ("train/a/deep.png: must have 8 bits", "train/b/no.jpg: cannot be read", "found 3 in one file"):
+        assert words in str(caught.value)
 
 
 def test_the_references_views(tmp_path: Path) -> None:
@@ -241,7 +352,7 @@ def test_units_and_bounds() -> None:
         nested_subset([0, 1], ["a", "b"], 0.5, unit="series")  # type: ignore[arg-type]
     rest, held = grouped_split([0, 0, 1, 1], ["a", "a", "b", "c"], 0.5)
     assert sorted(rest + held) == [0, 1, 2, 3]
-    with pytest.raises(ConfigError, match="held apart"):
+    with pytest.raises(ConfigError, match="too few for two sides"):
         grouped_split([0, 1], ["a", "a"], 0.5)
     with pytest.raises(ConfigError, match="is unknown"):
         image_task("chest", ".")  # type: ignore[arg-type]

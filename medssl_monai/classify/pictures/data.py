@@ -5,52 +5,19 @@ Shapes: N pictures, each (H, W), (H, W, 3) or (H, W, 4), uint8.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from medssl_monai.classify.classes import balanced_positions
+from medssl_monai.classify.pictures.files import Bytes, ImageFiles
 from medssl_monai.errors import LabelError
 from medssl_monai.labels.subsets import Unit, nested_subset
 from medssl_monai.store.dataset import EpochDataset, SampleKey
-
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})  # endings of file names
-
-Bytes = npt.NDArray[np.uint8]
-
-
-class ImageFiles(Sequence[Bytes]):
-    """Pictures on disk, read when asked for: grey (H, W) or colour (H, W, 3), uint8; transparency is dropped."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: Any) -> Any:
-        """The picture at ``index``.
-
-        Raises:
-            LabelError: the file is no picture of 8 bits; the message gives its number, not its name.
-        """
-        try:
-            with Image.open(self.paths[index]) as picture:
-                if picture.mode.startswith(("I", "F")):
-                    raise LabelError(
-                        f"picture {index}: must have 8 bits a channel, found mode {picture.mode}; window it to 8 bits, "
-                        "or give DICOM or NIfTI with a label table"
-                    )
-                grey = picture.mode in {"L", "LA", "1"}
-                return np.asarray(picture.convert("L" if grey else "RGB"), dtype=np.uint8)
-        except OSError as error:
-            raise LabelError(f"picture {index}: cannot be read ({type(error).__name__}); fetch it again") from error
 
 
 class ImageDataset(EpochDataset):
@@ -93,6 +60,7 @@ class ImageData:
         patients: per picture, "" where unknown.
         splits: positions of the pictures of ``train``, ``validation`` and ``test``, in order.
         statements: what is unknown or was chosen, as sentences.
+        left_out: number of files that are in no split, by the reason.
     """
 
     name: str
@@ -102,6 +70,7 @@ class ImageData:
     patients: Sequence[str]
     splits: Mapping[str, Sequence[int]]
     statements: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -115,6 +84,10 @@ class ImageData:
     def key(self, place: int) -> tuple[str, int]:
         """What a picture is called in predictions: a number, not its name, and slice 0."""
         return f"image-{place:06d}", 0
+
+    def file_of(self, place: int) -> str:
+        """Path of a picture from the data set's folder; of arrays the place in them."""
+        return self.images.name(place) if isinstance(self.images, ImageFiles) else f"{self.name}[{place}]"
 
     def label(self, place: int) -> Any:
         """Class index of a picture, or the vector (C,) of several labels."""

@@ -1,4 +1,4 @@
-"""Pictures (PNG, JPEG, BMP) to be classified by a run that was fine-tuned on pictures.
+"""Pictures (PNG, JPEG, BMP, TIFF) to be classified by a run that was fine-tuned on pictures.
 
 Their names stay out of the results: a picture is ``picture-000012``, by the order of the paths.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from medssl_monai.classify.pictures.data import PICTURES, ImageFiles
+from medssl_monai.classify.pictures.files import KINDS, PICTURES, ImageFiles
 from medssl_monai.errors import InputError, LabelError, NoImagesError
 from medssl_monai.ingest.scan import find_files
 from medssl_monai.ingest.sources.archives import unpacked
@@ -92,7 +92,7 @@ class PictureInput(Dataset[dict[str, Any]]):
 
     def _refusal(self, path: Path, content: Path) -> str:
         if path.suffix.lower() not in PICTURES:
-            return "is no picture (PNG, JPEG, BMP)"
+            return f"is no picture ({KINDS})"
         try:
             ImageFiles([content])[0]
         except LabelError:

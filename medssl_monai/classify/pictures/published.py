@@ -1,4 +1,4 @@
-"""The pictures that Wolf et al. 2023 classified, read as they are published: COVID-CT, OrganSMNIST, folders of classes.
+"""The pictures that Wolf et al. 2023 classified, as they are published: COVID-CT, OrganSMNIST, and folders of classes.
 
 With ``as_reference`` splits and subsets are those that the reference drew; otherwise they are stratified, seeded, and
 keep patients apart where patients are known.
@@ -6,16 +6,21 @@ keep patients apart where patients are known.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
-from medssl_monai.classify.pictures.data import PICTURES, ImageData, ImageFiles
+from medssl_monai.atomic import file_sha256
+from medssl_monai.classify.classes import named_classes
+from medssl_monai.classify.pictures.data import ImageData
+from medssl_monai.classify.pictures.files import ImageFiles
+from medssl_monai.classify.pictures.folders import folder_classes
 from medssl_monai.classify.pictures.table import image_table
 from medssl_monai.errors import ConfigError, LabelError
-from medssl_monai.labels.names import check_class_name
-from medssl_monai.labels.subsets import Unit, grouped_split, reference_split, reference_subset
+from medssl_monai.labels.names import class_named
+from medssl_monai.labels.subsets import Unit, reference_subset
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +55,11 @@ def image_task(
         subset_seed: likewise.
         as_reference: splits and subsets as the reference drew them.
         task: ``multiclass``, or for a table also ``multilabel``.
-        classes: names in the order of the network's outputs, for a table; the others have their own.
+        classes: names in the order of the network's outputs; None takes the data set's own.
 
     Raises:
         ConfigError: the name is unknown, or does not have what is asked for.
-        LabelError: the data are not laid out as published.
+        LabelError: the data are not laid out as published, have other classes, or pictures that cannot be used.
     """
     if name not in get_args(TaskName):
         raise ConfigError(f"image task {name!r} is unknown; choose one of {', '.join(get_args(TaskName))}")
@@ -62,63 +67,100 @@ def image_task(
         raise ConfigError(f"task: the pictures of {name} have one class each, found {task!r}; set task=multiclass")
     if as_reference and name == "table":
         raise ConfigError("as_reference: the reference had no table of pictures; leave it false")
-    data = (
-        image_table(root, multilabel=task == "multilabel", classes=classes)
-        if name == "table"
-        else folder_classes(root, as_reference=as_reference)
-        if name == "folders"
-        else covid_ct(root)
-        if name == "covid_ct"
-        else organ_s_mnist(root)
-    )
+    given = named_classes(classes)
+    if name == "table":
+        data = image_table(root, multilabel=task == "multilabel", classes=given)
+    elif name == "folders":
+        data = folder_classes(root, as_reference=as_reference, classes=given)
+    else:
+        data = covid_ct(root) if name == "covid_ct" else organ_s_mnist(root)
+    data = _in_order(data, given)
+    if isinstance(data.images, ImageFiles):
+        data.images.headers()  # refuses what cannot be read before anything is trained
+    for why, number in data.left_out.items():
+        logger.warning("%s: %d files left out, %s", name, number, why)
     for sentence in data.statements:
         logger.warning("%s: %s", name, sentence)
     if not as_reference:
         return data if fraction == 1 else data.subset(fraction, unit=subset_unit, seed=subset_seed)
     train = list(data.splits["train"])
     kept = reference_subset(len(train), fraction, shuffle=name != "organ_s_mnist")
-    return ImageData(**{**vars(data), "splits": {**data.splits, "train": [train[i] for i in kept]}})
+    return replace(data, splits={**data.splits, "train": [train[i] for i in kept]})
+
+
+def _in_order(data: ImageData, classes: list[str] | None) -> ImageData:
+    """The same with the classes in the order of a network's outputs."""
+    if classes is None or classes == data.classes:
+        return data
+    if sorted(classes) != sorted(data.classes):
+        raise LabelError(
+            f"{data.name}: the classes must be those of the network, {', '.join(classes)}, found "
+            f"{', '.join(data.classes)}; give the data that it was fine-tuned for, or fine-tune another"
+        )
+    places = np.array([classes.index(name) for name in data.classes])
+    return replace(data, classes=classes, labels=places[data.labels])
 
 
 def covid_ct(root: str | Path) -> ImageData:
     """COVID-CT (Zhao et al. 2020, arXiv 2003.13865): 349 + 397 pictures and the official split lists.
 
-    Layout of github.com/UCSD-AI4H/COVID-CT with its two zip files unpacked: ``CT_COVID/*`` and ``CT_NonCOVID/*`` (or
-    under ``Images-processed``, or all pictures in one folder, as the reference had them), and
-    ``Data-split/{COVID,NonCOVID}/{train,val,test}CT_{COVID,NonCOVID}.txt``, one file name a line. Class 0 is COVID: the
-    reference's F1, precision and AUC are therefore those of NonCOVID. Patients are not given.
+    Pictures of github.com/UCSD-AI4H/COVID-CT are found by name at any depth, first in folders called ``CT_COVID`` and
+    ``CT_NonCOVID``, then anywhere (the reference had all in one folder); so are the official lists
+    ``{train,val,test}CT_{COVID,NonCOVID}.txt``, one file name a line. Class 0 is COVID: the reference's F1, precision
+    and AUC are therefore those of NonCOVID. Patients are not given.
 
     Raises:
-        LabelError: a list or a listed picture is missing, or a picture is listed twice.
+        LabelError: a list or a listed picture is missing, is there in different versions, or a picture is listed twice.
     """
     folder = Path(root)
     classes = ["COVID", "NonCOVID"]
+    there = _by_name(folder)
+    seen: set[Path] = set()
     paths: list[Path] = []
     labels: list[int] = []
     splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    seen: set[Path] = set()
     for split, short in (("train", "train"), ("validation", "val"), ("test", "test")):
         for label, name in enumerate(classes):
-            text = _first(
-                [folder / place / f"{short}CT_{name}.txt" for place in (f"Data-split/{name}", name, ".")],
-                f"the official list {short}CT_{name}.txt",
-            )
-            for line in text.read_text(encoding="utf-8").splitlines():
-                if not line.strip():
-                    continue
-                places = (f"CT_{name}", f"Images-processed/CT_{name}", ".")
-                path = _first(
-                    [folder / place / line.strip() for place in places],
-                    f"a picture of {text.name} (number {len(paths)})",
-                )
+            title = f"{short}CT_{name}.txt"
+            text = _one(there.get(title, []), name, f"the official list {title}")
+            for line in filter(None, map(str.strip, text.read_text(encoding="utf-8").splitlines())):
+                places = there.get(class_named(line), [])
+                path = _one(places, f"CT_{name}", f"a picture of {title} (number {len(paths)})")
                 if path in seen:
-                    raise LabelError(f"{text.name}: line {line.strip()!r} is listed twice; correct the lists")
+                    raise LabelError(f"{title}: line {line!r} is listed twice; correct the lists")
                 seen.add(path)
                 splits[split].append(len(paths))
                 paths.append(path)
                 labels.append(label)
-    unknown = ("patient unknown: the official split is taken as it is", *_unlisted(folder, classes, seen))
-    return ImageData("covid_ct", classes, ImageFiles(paths), np.array(labels), [""] * len(paths), splits, unknown)
+    listed = {class_named(path.name) for path in paths}
+    extra = {
+        name
+        for name, places in there.items()
+        if name not in listed and {f"CT_{one}" for one in classes} & {place.parent.name for place in places}
+    }
+    left_out = {"in no official list": len(extra)} if extra else {}
+    unknown = ("patient unknown: the official split is taken as it is",)
+    images, truth = ImageFiles(paths, folder), np.array(labels)
+    return ImageData("covid_ct", classes, images, truth, [""] * len(paths), splits, unknown, left_out)
+
+
+def _by_name(folder: Path) -> dict[str, list[Path]]:
+    """Files under a folder by their names, those that lie less deep first; not what macOS adds to archives."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*"), key=lambda path: (len(path.parts), path)):
+        if "__MACOSX" not in path.parts and not path.name.startswith(".") and path.is_file():
+            found.setdefault(class_named(path.name), []).append(path)
+    return found
+
+
+def _one(candidates: Sequence[Path], parent: str, what: str) -> Path:
+    """The file in a folder of that name, or else anywhere; copies must be equal."""
+    wanted = [path for path in candidates if path.parent.name == parent] or list(candidates)
+    if not wanted:
+        raise LabelError(f"covid_ct: {what} is missing; unpack the data set as published, with its Data-split folder")
+    if len(wanted) > 1 and len({file_sha256(path) for path in wanted}) > 1:
+        raise LabelError(f"covid_ct: {what} is there {len(wanted)} times with different content; keep one version")
+    return wanted[0]
 
 
 def organ_s_mnist(path: str | Path) -> ImageData:
@@ -160,88 +202,3 @@ def organ_s_mnist(path: str | Path) -> ImageData:
         splits,
         (note, "patient unknown; the official splits keep scans apart"),
     )
-
-
-def folder_classes(
-    root: str | Path, *, as_reference: bool = False, validation: float = 0.15, test: float = 0.2, seed: int = 42
-) -> ImageData:
-    """Folders named by class, as the reference's brain haemorrhage data: ``[train|val|test/]CLASS/[PATIENT/]*.png``.
-
-    Parts that have no folder are drawn: ``test`` of all, then ``validation`` of the rest. They keep patients apart
-    where there is a folder a patient; the reference drew validation slices at random (``as_reference``).
-
-    Args:
-        root: the folder.
-        as_reference: the reference's draw of validation slices, over files sorted by class and name.
-        validation: share held out for validation.
-        test: share held out for testing, where there is no ``test`` folder.
-        seed: of the draws.
-
-    Raises:
-        LabelError: there are fewer than two classes with pictures, or one has a name that a configuration would run.
-    """
-    folder = Path(root)
-    parts = {name: folder / short for name, short in (("train", "train"), ("validation", "val"), ("test", "test"))}
-    if not parts["train"].is_dir():
-        parts = {"train": folder}
-    classes = sorted(p.name for p in parts["train"].iterdir() if p.is_dir()) if folder.is_dir() else []
-    if len(classes) < 2:
-        raise LabelError(
-            f"folders: needs two or more folders named by class under the given one, found {len(classes)}; "
-            "lay pictures out as [train/]CLASS/*.png"
-        )
-    for name in classes:
-        check_class_name(name, "folders")
-    paths: list[Path] = []
-    labels: list[int] = []
-    patients: list[str] = []
-    splits: dict[str, list[int]] = {}
-    for split, part in parts.items():
-        start = len(paths)
-        for label, name in enumerate(classes):
-            for path in sorted(p for p in (part / name).rglob("*") if p.suffix.lower() in PICTURES):
-                inner = path.relative_to(part / name).parts
-                paths.append(path)
-                labels.append(label)
-                patients.append(inner[0] if len(inner) > 1 else "")
-        splits[split] = list(range(start, len(paths)))
-    # Only the order of the names leaves this function: a folder may be called after a person.
-    numbers = {name: f"patient-{i + 1:04d}" for i, name in enumerate(sorted(set(patients) - {""}))}
-    hidden = [numbers.get(name, "") for name in patients]
-    truth = np.array(labels, dtype=np.int64)
-    if len(set(labels)) < 2:
-        raise LabelError("folders: needs pictures (PNG, JPEG, BMP) of two or more classes; fill the folders")
-    if "test" not in splits:
-        splits["train"], splits["test"] = _held_out(splits["train"], truth, hidden, test, seed)
-    if not splits.get("validation"):
-        if as_reference:
-            rest, held = reference_split(len(splits["train"]), seed=seed, share=validation)
-            splits["train"], splits["validation"] = (
-                [splits["train"][i] for i in rest],
-                [splits["train"][i] for i in held],
-            )
-        else:
-            splits["train"], splits["validation"] = _held_out(splits["train"], truth, hidden, validation, seed + 1)
-    known = all(hidden)
-    note = "patients kept apart in what was drawn" if known and not as_reference else "patients may be on both sides"
-    return ImageData("folders", classes, ImageFiles(paths), truth, hidden, splits, (note,))
-
-
-def _held_out(
-    positions: Sequence[int], labels: np.ndarray, patients: Sequence[str], share: float, seed: int
-) -> tuple[list[int], list[int]]:
-    rest, held = grouped_split(labels[list(positions)], [patients[i] for i in positions], share, seed=seed)
-    return [positions[i] for i in rest], [positions[i] for i in held]
-
-
-def _first(candidates: Sequence[Path], what: str) -> Path:
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise LabelError(f"covid_ct: {what} is missing; unpack the data set as published, with its Data-split folder")
-
-
-def _unlisted(folder: Path, classes: Sequence[str], seen: set[Path]) -> tuple[str, ...]:
-    there = {p for name in classes for p in (folder / f"CT_{name}").glob("*") if p.suffix.lower() in PICTURES}
-    extra = len(there - seen)
-    return (f"{extra} pictures are in no official list and are left out",) if extra else ()

@@ -1,4 +1,4 @@
-"""A label table with pictures (PNG, JPEG, BMP) as sources rather than slices in HU."""
+"""A label table with pictures (PNG, JPEG, BMP, TIFF) as sources rather than slices in HU."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from medssl_monai.classify.classes import network_classes
-from medssl_monai.classify.pictures.data import PICTURES, ImageData, ImageFiles
+from medssl_monai.classify.pictures.data import ImageData
+from medssl_monai.classify.pictures.files import PICTURES, ImageFiles
 from medssl_monai.errors import LabelError
 from medssl_monai.labels.names import SPLITS
 from medssl_monai.labels.subsets import grouped_split
@@ -44,11 +45,15 @@ def image_table(path: str | Path, *, multilabel: bool = False, classes: Sequence
     patients = [row.patient for row in table.rows]
     splits = _splits(table, labels)
     statements = [] if table.has_patient else ["patient unknown for some pictures: they may be on both sides"]
+    statements += table.spellings
+    without = len(paths) - sum(map(len, splits.values()))
+    left_out = {"rows without a split": without} if without else {}
     shown = {name for i in splits["train"] for name in table.rows[i].names}
     never = [name for name in table.classes if name not in shown]
     if never and not table.has_split:  # by chance, which a table with splits decides instead
         statements.append(f"nothing can learn what no picture drawn for training shows: {', '.join(never)}")
-    return ImageData("table", names, ImageFiles(paths), labels, patients, splits, tuple(statements))
+    images = ImageFiles(paths, table.path.parent)
+    return ImageData("table", names, images, labels, patients, splits, tuple(statements), left_out)
 
 
 def _pictures(table: LabelTable) -> list[Path]:
