@@ -5,14 +5,17 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from monai.data.image_reader import NibabelReader
 from monai.transforms.io.array import LoadImage
 
 from medssl_monai.errors import GeometryError, InputError, NoImagesError
+from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.monai_reader import SimpleITKReader
-from tests.ingest.dicom_fixtures import dataset, phantom, uid, write, write_series
+from tests.ingest.dicom_fixtures import KEY, axial_positions, dataset, phantom, uid, write, write_series
+from tests.ingest.enhanced_fixtures import write_enhanced
 
 # LoadImage makes every reader that MONAI knows, wanted or not; this one warns where NVIDIA's decoder is not installed.
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
@@ -140,3 +143,86 @@ def test_suffixes(tmp_path: Path) -> None:
     assert all(reader.verify_suffix(name) for name in (path, tmp_path, "a.nii.gz", ["a.dcm", "b.nrrd"]))
     assert not reader.verify_suffix(tmp_path / "picture.png")
     assert not reader.verify_suffix("missing")
+
+
+REFUSED: dict[str, Any] = {
+    "gap": lambda folder: write_series(folder, phantom())[3].unlink(),
+    "two phases": lambda folder: write_phases(folder),
+    "not in HU": lambda folder: write_series(folder, phantom() + np.int16(1000)),
+    "a scout": lambda folder: write_series(folder, phantom(1), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+    "no rescale": lambda folder: write_series(folder, phantom(), intercept=None),
+    "no positions": lambda folder: write_no_positions(folder),
+}
+
+
+def write_no_positions(folder: Path) -> None:
+    for i in range(6):
+        image = dataset((phantom()[i] + 1024).astype(np.uint16), position=None, orientation=None, name=i, number=i)
+        write(image, folder / str(i))
+
+
+def write_phases(folder: Path) -> None:
+    for phase in (1, 2):
+        for i, position in enumerate(axial_positions(6)):
+            stored = (phantom(seed=phase)[i] + 1024).astype(np.uint16)
+            image = dataset(stored, position=position, name=(phase, i), AcquisitionNumber=phase)
+            write(image, folder / f"{phase}-{i}")
+
+
+@pytest.mark.parametrize("by", ["class", "name", "instance", "last of several", "at run time"])
+@pytest.mark.parametrize("kind", REFUSED)
+def test_monai_asks_no_other_reader(tmp_path: Path, kind: str, by: str) -> None:
+    """What ingestion refuses or parts, LoadImage does not read by one of MONAI's own readers."""
+    REFUSED[kind](tmp_path / "in")
+    readers: dict[str, Any] = {
+        "class": SimpleITKReader,
+        "name": "SimpleITKReader",
+        "instance": SimpleITKReader(),
+        "last of several": ["PydicomReader", SimpleITKReader()],
+        "at run time": None,
+    }
+    load = LoadImage(readers[by], image_only=True)
+    with pytest.raises(InputError):
+        load(tmp_path / "in", reader=SimpleITKReader()) if by == "at run time" else load(tmp_path / "in")
+
+
+def test_it_is_no_default(tmp_path: Path) -> None:
+    """The name is known; who names no reader gets MONAI's own."""
+    assert not any(isinstance(reader, SimpleITKReader) for reader in LoadImage().readers)
+
+
+def test_enhanced_objects_are_read_as_ingestion_reads_them(tmp_path: Path) -> None:
+    """Frames in the order of space, each with its own rescale."""
+    hu, order = phantom(4), (2, 0, 3, 1)
+    intercepts = [-1024, -8192, -1024, -2000]
+    stored = np.stack([(hu[i].astype(int) - intercepts[k]).astype(np.uint16) for k, i in enumerate(order)])
+    positions = [axial_positions(4)[i] for i in order]
+    path = write_enhanced(tmp_path / "in" / "e", stored, positions, intercepts=intercepts)
+    for source in (path, tmp_path / "in"):
+        loaded = load(source)
+        assert np.array_equal(loaded, hu.transpose(2, 1, 0))
+        assert np.allclose(
+            loaded.affine, np.array([[-0.9, 0, 0, 120], [0, -0.7, 0, 90], [0, 0, 2.5, 35], [0, 0, 0, 1]])
+        )
+
+
+def test_the_same_values_as_in_a_store(tmp_path: Path) -> None:
+    """Padding, fractions, values beyond int16: by the same code."""
+    hu = phantom()
+    hu[:, :3] = -2000
+    write_series(tmp_path / "in", hu, PixelPaddingValue=0)
+    for path in (tmp_path / "in").iterdir():
+        image = pydicom.dcmread(path)
+        image.RescaleSlope, image.PixelRepresentation = "1.5", 1
+        write(image, path)
+    build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    store = SliceStore(tmp_path / "store")
+    assert np.array_equal(load(tmp_path / "in"), store.read_series(store.series_ids[0]).transpose(2, 1, 0))
+    assert load(tmp_path / "in").min() == -1024
+
+
+def test_no_positions_in_the_order_of_ingestion(tmp_path: Path) -> None:
+    write_no_positions(tmp_path / "in")
+    loaded = load(tmp_path / "in", allow_irregular=True)
+    assert np.array_equal(loaded, phantom().transpose(2, 1, 0))
+    assert loaded.affine[2, 2] == 2.5
