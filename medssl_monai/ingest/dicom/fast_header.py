@@ -91,6 +91,20 @@ def plain_header(data: bytes, fields: Fields, whole: bool) -> PlainHeader | None
         return None
 
 
+def deflated_start(data: bytes) -> int | None:
+    """Where the compressed data set of a deflated object starts (PS3.5 A.5); None for any other file.
+
+    Args:
+        data: the first bytes of a file, in which its meta information ends.
+    """
+    meta: dict[str, list[str]] = {}
+    try:
+        start = _meta(data, meta) if data[128:132] == b"DICM" else 0
+    except (_NotPlainError, _NeedMoreError):
+        return None
+    return start if meta.get("TransferSyntaxUID") == [_DEFLATED] else None
+
+
 def split_text(content: bytes) -> list[str]:
     """ASCII text as its values, stripped."""
     values = content.decode("ascii").rstrip("\0 ").split("\\")

@@ -19,7 +19,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from medssl_monai.errors import GeometryError
-from medssl_monai.ingest.dicom.fast_header import asked_for, plain_header
+from medssl_monai.ingest.dicom.fast_header import asked_for, deflated_start, plain_header
 from medssl_monai.ingest.dicom.frames import FrameHeader, described_frames
 from medssl_monai.ingest.dicom.instance import (
     DISCRIMINATORS,
@@ -45,6 +45,7 @@ from medssl_monai.ingest.dicom.tags import (
     texts,
 )
 from medssl_monai.ingest.geometry import canonical_orientation
+from medssl_monai.ingest.sources.inflate import check_size, inflate
 from medssl_monai.store.records import Voi
 from medssl_monai.store.verdicts import Reason, RejectedError
 
@@ -149,6 +150,8 @@ def _check_frames(dataset: Any, whole: Instance) -> None:
             Reason.UNREADABLE,
             f"says that it has {whole.frames} frames and describes {described}; the object is damaged or incomplete",
         )
+    if whole.compressed:
+        check_size(2 * whole.frames * whole.shape[0] * whole.shape[1], whole.content.stat().st_size)
     # Nothing packs a frame into less than the offsets and the headers that each has.
     least = COMPRESSED_FRAME_BYTES if whole.compressed else max(1, whole.shape[0] * whole.shape[1] // 8)
     if not described and whole.frames > max(1, whole.content.stat().st_size // least):
@@ -159,6 +162,10 @@ def _check_frames(dataset: Any, whole: Instance) -> None:
 
 def _header(content: Path) -> Any:
     with reading():
+        with content.open("rb") as file:
+            start = deflated_start(file.read(HEAD_BYTES))
+        if start is not None:
+            inflate(content.read_bytes()[start:], 0, "deflate")  # refuses what unpacks to too much
         return pydicom.dcmread(content, stop_before_pixels=True, force=True, specific_tags=_HEADER_TAGS)
 
 

@@ -11,6 +11,7 @@ memory, and processes on other machines see it.
 from __future__ import annotations
 
 import errno
+import gzip
 import shutil
 import tarfile
 import zipfile
@@ -18,14 +19,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from medssl_monai.errors import InputError
+from medssl_monai.ingest.sources.inflate import BLOCK_BYTES, GZIP_MAGIC, RATIO, RATIO_FROM_BYTES
 from medssl_monai.ingest.sources.paths import SourceFile, SourceFiles, is_archive
 from medssl_monai.store.disk import disk_refused, writing
 from medssl_monai.store.verdicts import Reason, RejectedError
-
-BLOCK_BYTES = 1 << 20
 
 ZIP_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 96: "JPEG", 98: "PPMd", 99: "AES"}
 """Ways to compress that Python does not know (APPNOTE.TXT 4.4.5)."""
@@ -49,15 +49,14 @@ class ArchiveLimits:
     Attributes:
         members: entries.
         unpacked_bytes: of all members.
-        ratio: unpacked bytes for each byte of the archive, once `ratio_from_bytes` are exceeded (CT compresses to a
-            third at best; a bomb has 1,000 and more).
+        ratio: unpacked bytes for each byte of the archive, once `ratio_from_bytes` are exceeded.
         depth: archives within one another, the outermost included.
     """
 
     members: int = 500_000
     unpacked_bytes: int = 256 * 2**30
-    ratio: float = 200.0
-    ratio_from_bytes: int = 256 * 2**20
+    ratio: float = RATIO
+    ratio_from_bytes: int = RATIO_FROM_BYTES
     depth: int = 4
 
 
@@ -108,13 +107,17 @@ def _size(path: Path) -> int:
 
 
 class _Member(NamedTuple):
-    """One entry of an archive: a folder, a file with its content, or what is neither followed nor read, and why."""
+    """One entry of an archive: a folder, a file with its content, or what is neither followed nor read, and why.
+
+    Or what stands behind the last entry, `rest`, which is read for the checksum at its end.
+    """
 
     name: str
     refusal: str = ""
     damage: str = ""
     is_folder: bool = False
     stream: IO[bytes] | None = None
+    rest: gzip.GzipFile | None = None
 
 
 @dataclass
@@ -140,20 +143,30 @@ class _Unpacking:
             raise _beyond(f"archives lie {depth} deep within one another, the limit is {self.limits.depth}")
         home = self.folder / f"{len(self.taken) + len(self.refused)}-{depth}"
         nested: list[SourceFile] = []
-        before = self.members
+        before, taken, refused = self.members, len(self.taken), len(self.refused)
         try:
             for member in _members(archive.content):
+                if member.rest is not None:
+                    self._drain(member.rest)
+                    continue
                 self._count_member()
                 if member.is_folder:
                     continue
                 self._take(member, archive, home, nested)
         except InputError:
             raise
+        except gzip.BadGzipFile:  # any of its members may hold other bytes than were packed
+            for file in (*self.taken[taken:], *nested):
+                file.content.unlink(missing_ok=True)
+            del self.taken[taken:], self.refused[refused:], nested[:]
+            self._refuse(archive.path, Reason.UNREADABLE, "is an archive that fails the checksum of its compression")
         except Exception as error:  # zipfile, tarfile, zlib and lzma each have errors of their own
             what = "is an archive that cannot be read to its end" if self.members > before else "cannot be opened"
             met = f"{self.members - before} of its members were met"
             why = "correct its permissions" if isinstance(error, PermissionError) else "truncated or damaged"
             self._refuse(archive.path, Reason.UNREADABLE, f"{what} ({type(error).__name__}; {met}): {why}")
+        if len(self.taken) + len(self.refused) + len(nested) == taken + refused:
+            self._refuse(archive.path, Reason.NOT_AN_IMAGE_FILE, "is an archive without files: empty, or never filled")
         for inner in nested:
             self.unpack(inner, depth + 1)
             inner.content.unlink(missing_ok=True)
@@ -190,6 +203,10 @@ class _Unpacking:
             return
         (nested if is_archive(content) else self.taken).append(SourceFile(path, content))
 
+    def _drain(self, rest: gzip.GzipFile) -> None:
+        while block := rest.read(BLOCK_BYTES):
+            self._count_bytes(block)
+
     def _copy(self, stream: IO[bytes], target: IO[bytes]) -> str:
         """Copies a member; tells what is wrong with it. Only an error of reading is that: others are the disk's."""
         while True:
@@ -199,13 +216,16 @@ class _Unpacking:
                 return _damaged(error)
             if not block:
                 return ""
-            self.unpacked_bytes += len(block)
-            if self.unpacked_bytes > self.limits.unpacked_bytes:
-                raise _beyond(f"it unpacks to more than {self.limits.unpacked_bytes} bytes, which is the limit")
-            allowed = max(self.limits.ratio * self.packed_bytes, self.limits.ratio_from_bytes)
-            if self.unpacked_bytes > allowed:
-                raise _beyond(f"it unpacks to more than {self.limits.ratio:g} times its size, as bombs do")
+            self._count_bytes(block)
             target.write(block)
+
+    def _count_bytes(self, block: bytes) -> None:
+        self.unpacked_bytes += len(block)
+        if self.unpacked_bytes > self.limits.unpacked_bytes:
+            raise _beyond(f"it unpacks to more than {self.limits.unpacked_bytes} bytes, which is the limit")
+        allowed = max(self.limits.ratio * self.packed_bytes, self.limits.ratio_from_bytes)
+        if self.unpacked_bytes > allowed:
+            raise _beyond(f"it unpacks to more than {self.limits.ratio:g} times its size, as bombs do")
 
     def _count_member(self) -> None:
         self.members += 1
@@ -241,12 +261,23 @@ def _members(path: Path) -> Iterator[_Member]:
             for entry in archive.infolist():
                 yield from _zip_member(archive, entry)
     else:
-        # "r|*" reads the file once from front to end, without looking back.
-        with tarfile.open(path, "r|*", tarinfo=_Header) as tar:
-            for item in tar:
-                refusal = "" if item.isfile() or item.isdir() else "is a link or a device, which is not followed"
-                stream = tar.extractfile(item) if item.isfile() else None
-                yield _Member(item.name, refusal, is_folder=item.isdir(), stream=stream)
+        with path.open("rb") as file:
+            is_gzip = file.read(2) == GZIP_MAGIC
+        if not is_gzip:
+            yield from _tar_members(name=path)
+            return
+        with gzip.open(path) as packed:  # which checks the checksum, where all is read
+            yield from _tar_members(fileobj=packed)
+            yield _Member("", rest=packed)
+
+
+def _tar_members(**source: Any) -> Iterator[_Member]:
+    # "r|*" reads the file once from front to end, without looking back.
+    with tarfile.open(mode="r|*", tarinfo=_Header, **source) as tar:
+        for item in tar:
+            refusal = "" if item.isfile() or item.isdir() else "is a link or a device, which is not followed"
+            stream = tar.extractfile(item) if item.isfile() else None
+            yield _Member(item.name, refusal, is_folder=item.isdir(), stream=stream)
 
 
 class _Header(tarfile.TarInfo):
@@ -262,9 +293,10 @@ class _Header(tarfile.TarInfo):
 
 def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[_Member]:
     kind = (entry.external_attr >> 16) & 0o170000
-    if entry.is_dir() or kind not in (0, 0o100000):
-        refusal = "" if entry.is_dir() else "is a link or a device, which is not followed"
-        yield _Member(entry.filename, refusal, is_folder=entry.is_dir())
+    is_folder = entry.filename.endswith("/")  # `is_dir` fails where there is no name
+    if is_folder or kind not in (0, 0o100000):
+        refusal = "" if is_folder else "is a link or a device, which is not followed"
+        yield _Member(entry.filename, refusal, is_folder=is_folder)
         return
     if entry.flag_bits & 1:
         yield _Member(entry.filename, "is encrypted; unpack it by hand")

@@ -6,9 +6,7 @@ Formats: https://teem.sourceforge.net/nrrd/format.html, https://itk.org/Wiki/ITK
 
 from __future__ import annotations
 
-import bz2
 import re
-import zlib
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_monai.ingest.sources.inflate import inflate
 from medssl_monai.ingest.volumes.detached import HEADER_BYTES, lies_beside
 from medssl_monai.ingest.volumes.volume import Volume
 from medssl_monai.store.verdicts import Reason, RejectedError
@@ -32,6 +31,16 @@ _C_TYPES = {
     **dict.fromkeys(("float", "met_float"), "f4"),
     **dict.fromkeys(("double", "met_double"), "f8"),
 }
+
+_TEXT = ("ascii", "text", "txt")
+
+_UNITS = {
+    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), 0.001),
+    **dict.fromkeys(("cm", "centimeter", "centimeters"), 10.0),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
+}
+"""Names of lengths, and what they are in mm."""
 
 # What turns each space's coordinates into RAS.
 _SPACES = {
@@ -65,19 +74,31 @@ def read_nrrd(path: Path) -> Volume:
     ]
     if any(one is None for one in directions):
         raise RejectedError(Reason.COLOUR, "has several components a voxel; only single grey values are measurements")
+    unknown = [name for name in ("old min", "old max", "axis mins", "axis maxs") if name in fields]
+    if unknown:
+        what = f"has the field {unknown[0]!r}, which is not read; write the volume again without it"
+        raise RejectedError(Reason.UNREADABLE, what)
+    if int(fields.get("dimension", len(sizes))) != len(sizes) or len(directions) not in (0, len(sizes)):
+        raise _unreadable("has fields that contradict one another (dimension, sizes, space directions)")
     file = fields.get("data file", fields.get("datafile"))
     body = content[start:] if file is None else _beside(path, file).read_bytes()
-    body = body[int(fields.get("byte skip", 0)) :] if int(fields.get("byte skip", 0)) >= 0 else body
-    for _ in range(int(fields.get("line skip", 0))):
+    for _ in range(int(fields.get("line skip", fields.get("lineskip", 0)))):
         body = body.partition(b"\n")[2]
-    order = ">" if fields.get("endian", "little") == "big" else "<"
-    stored = _array(body, sizes, order + _type(fields["type"]), fields["encoding"])
+    kind = _type(fields["type"])
+    order = ">" if fields.get("endian", "little").lower() == "big" else "<"
+    skip = int(fields.get("byte skip", fields.get("byteskip", 0)))
+    stored = _array(body, sizes, order + kind, fields["encoding"], skip)
+    if "endian" not in fields and stored.itemsize > 1 and fields["encoding"].lower() not in _TEXT:
+        raise _unreadable("does not say in which order the bytes of a voxel stand (endian)")
     matrix = np.eye(3)
     if directions:
         matrix = np.array(directions, np.float64).T
     elif "spacings" in fields:
         matrix = np.diag([float(x) for x in fields["spacings"].split()][:3])
     origin = [float(x) for x in fields.get("space origin", "(0,0,0)").strip("()").split(",")]
+    units = re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))
+    matrix = matrix * _to_mm(units)
+    origin = [float(x) * _to_mm(units) for x in origin]
     space = fields.get("space", "scanner-xyz").lower()
     if space not in _SPACES and space not in _OTHER_SPACES:
         known = "left-posterior-superior, right-anterior-superior or left-anterior-superior"
@@ -102,14 +123,21 @@ def read_meta_image(path: Path) -> Volume:
         raise RejectedError(Reason.COLOUR, "has several components a voxel; only single grey values are measurements")
     file = match[1].decode("utf-8").strip()
     body = content[match.end() :] if file.upper() == "LOCAL" else _beside(path, file).read_bytes()
-    skip = int(fields.get("headersize", 0))
     sizes = [int(one) for one in fields["dimsize"].split()]
+    if int(fields.get("ndims", len(sizes))) != len(sizes) or fields.get("objecttype", "Image").lower() != "image":
+        raise _unreadable("has fields that contradict one another (ObjectType, NDims, DimSize)")
     big = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "False")).lower() == "true"
     kind = (">" if big else "<") + _type(fields["elementtype"])
     encoding = "zlib" if fields.get("compresseddata", "False").lower() == "true" else "raw"
-    if skip == -1:  # the data are at the end
-        body = body[-prod(sizes) * np.dtype(kind).itemsize :]
-    stored = _array(body[max(0, skip) :] if skip > 0 else body, sizes, kind, encoding)
+    if fields.get("binarydata", "True").lower() == "false":
+        encoding = "ascii"
+    skip = int(fields.get("headersize", 0))
+    if encoding == "zlib":  # a header stands before the compressed data
+        size = int(fields.get("compresseddatasize", 0))
+        body = body[-size:] if skip == -1 and size else body[max(0, skip) :]
+        body = body[:size] if size else body
+        skip = 0
+    stored = _array(body, sizes, kind, encoding, skip)
     turn = np.diag(_SPACES["lps"])
     spacing = [float(x) for x in fields.get("elementspacing", fields.get("elementsize", "1 1 1")).split()]
     cosines = next((fields[name] for name in ("transformmatrix", "rotation", "orientation") if name in fields), None)
@@ -120,7 +148,10 @@ def read_meta_image(path: Path) -> Volume:
     used = min(count, 3)
     axes[:used, :used] = matrix[:used, :used] * np.array(spacing)[:used]
     place[:used] = [float(x) for x in origin.split()][:used]
-    return Volume(stored, 1.0, 0.0, _affine(turn @ axes, turn @ place))
+    to_mm = _to_mm([fields.get("distanceunits", "mm")])
+    slope = float(fields.get("elementtointensityfunctionslope", 1))
+    offset = float(fields.get("elementtointensityfunctionoffset", 0))
+    return Volume(stored, slope, offset, _affine(to_mm * turn @ axes, to_mm * turn @ place))
 
 
 def _fields(header: bytes, pattern: str) -> dict[str, str]:
@@ -139,13 +170,39 @@ def _type(name: str) -> str:
 
 def _beside(path: Path, name: str) -> Path:
     """The file that holds the data; nothing outside the header's folder is opened."""
+    if "\\" in name or re.match("[A-Za-z]:", name):
+        raise RejectedError(
+            Reason.UNREADABLE, "names its data by a path of Windows; write the name alone, and put the file beside it"
+        )
     if not lies_beside(name):
         raise _unreadable("names data in several files or in another folder; join them into one file")
     return path.parent / name
 
 
-def _array(body: bytes, sizes: list[int], kind: str, encoding: str) -> NDArray[Any]:
-    """The voxels as (x, y, z); never more memory than the header's sizes ask for and the file can fill."""
+def _to_mm(units: list[str]) -> float:
+    """What turns lengths into mm; 1 where no unit is named.
+
+    Raises:
+        RejectedError: the axes have several units, or one that is no length.
+    """
+    named = {unit.strip().lower() for unit in units if unit.strip()}
+    try:
+        (factor,) = {_UNITS[unit] for unit in named or {"mm"}}
+    except (KeyError, ValueError) as error:
+        raise _unreadable("has units of space that are not known, or several; write it in mm") from error
+    return factor
+
+
+def _array(body: bytes, sizes: list[int], kind: str, encoding: str, skip: int = 0) -> NDArray[Any]:
+    """The voxels as (x, y, z); never more memory than the header's sizes ask for and the file can fill.
+
+    Args:
+        body: the data.
+        sizes: of the axes, the fastest first.
+        kind: type of a voxel, as NumPy writes it.
+        encoding: as NRRD names them, or "zlib".
+        skip: bytes before the voxels, once the data are unpacked; -1 where the voxels are the last bytes.
+    """
     if not sizes or min(sizes) < 1:
         raise _unreadable("has an axis without voxels")
     lengths = [*sizes, 1, 1][: max(3, len(sizes))]
@@ -153,17 +210,18 @@ def _array(body: bytes, sizes: list[int], kind: str, encoding: str) -> NDArray[A
         raise RejectedError(Reason.MULTIVOLUME, f"has {len(sizes)} dimensions, needs 3; split the volumes")
     wanted = prod(sizes) * np.dtype(kind).itemsize
     encoding = encoding.lower()
-    if encoding in ("gzip", "gz", "zlib"):
-        body = zlib.decompressobj(32 + zlib.MAX_WBITS).decompress(body, wanted)
-    elif encoding in ("bzip2", "bz2"):
-        body = bz2.BZ2Decompressor().decompress(body, wanted)
-    elif encoding in ("ascii", "text", "txt"):
-        body = np.array(body.split(), np.float64).astype(kind).tobytes()
+    if skip < -1 or (skip == -1 and encoding != "raw"):
+        raise _unreadable(f"skips {skip} bytes, which has no meaning here")
+    if encoding in ("gzip", "gz", "zlib", "bzip2", "bz2"):
+        body = inflate(body, skip + wanted, "bzip2" if encoding.startswith("b") else "gzip")
+    elif encoding in _TEXT:
+        body = np.array(body.split()[: prod(sizes)], np.float64).astype(kind).tobytes()
     elif encoding != "raw":
         raise _unreadable("has an unknown encoding")
-    if len(body) < wanted:
-        raise _unreadable(f"holds {len(body)} of {wanted} bytes of voxels")
-    voxels = np.frombuffer(body, kind, prod(sizes)).reshape(lengths[:3], order="F")
+    start = len(body) - wanted if skip == -1 else skip
+    if start < 0 or len(body) - start < wanted:
+        raise _unreadable(f"holds {max(0, len(body) - max(0, skip))} of {wanted} bytes of voxels")
+    voxels = np.frombuffer(body, kind, prod(sizes), start).reshape(lengths[:3], order="F")
     return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
 
 

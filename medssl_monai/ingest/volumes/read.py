@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_monai.ingest.sources.inflate import inflate_file
 from medssl_monai.ingest.sources.paths import NIFTI_SUFFIXES, NRRD_SUFFIXES
 from medssl_monai.ingest.volumes.nrrd_metaimage import read_meta_image, read_nrrd
 from medssl_monai.ingest.volumes.volume import Volume
 from medssl_monai.store.verdicts import Reason, RejectedError
 
 UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
-"""Of NIfTI's xyzt_units, lowest three bits: metre, mm, micron. Unknown ones are taken for mm."""
+"""Of NIfTI's xyzt_units, lowest three bits: metre, mm, micron. 0, unknown, is taken for mm."""
 
 
 def read_volume(path: Path) -> Volume:
@@ -46,18 +48,39 @@ def _read_nifti(path: Path) -> Volume:
     shape = _one_volume(image.shape)
     flags = set()
     header = image.header
-    to_mm = np.diag([*[UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
+    unit = int(header["xyzt_units"]) & 7
+    if unit and unit not in UNITS_MM:
+        raise RejectedError(Reason.UNREADABLE, f"has a unit of length that NIfTI does not know ({unit}); correct it")
+    to_mm = np.diag([*[UNITS_MM.get(unit, 1.0)] * 3, 1.0])
     codes = int(header["qform_code"]), int(header["sform_code"])
     if codes == (0, 0):
         flags.add("orientation_assumed")
     elif all(codes) and not _agree(image, to_mm):
         flags.add("qform_sform_differ")
-    stored = np.asarray(image.dataobj.get_unscaled())
+    stored = _stored(path, image)
     if stored.dtype.fields is not None or stored.dtype.kind == "c":
         raise RejectedError(Reason.COLOUR, "has colour or complex voxels; only single grey values are measurements")
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
     affine = to_mm @ np.asarray(image.affine, np.float64)
     return Volume(stored.reshape(shape), slope, intercept, affine, frozenset(flags))
+
+
+def _stored(path: Path, image: Any) -> NDArray[Any]:
+    """The stored values; no more memory is taken than the file can fill, and a checksum is checked."""
+    kind, shape, offset = image.header.get_data_dtype(), image.shape, int(image.dataobj.offset)
+    if not np.isfinite([image.dataobj.slope, image.dataobj.inter]).all():
+        raise RejectedError(Reason.UNREADABLE, "has a scl_slope or scl_inter that is no number; correct the header")
+    wanted = offset + prod(shape) * kind.itemsize
+    if path.name.lower().endswith(".gz"):
+        content = inflate_file(path, wanted)
+        found = len(content)
+    else:
+        content, found = None, path.stat().st_size
+    if found < wanted:
+        raise RejectedError(Reason.UNREADABLE, f"holds {found} of the {wanted} bytes that its header claims: truncated")
+    if content is None:
+        return np.asarray(image.dataobj.get_unscaled())
+    return np.frombuffer(content, kind, prod(shape), offset).reshape(shape, order="F")
 
 
 def _agree(image: Any, to_mm: NDArray[np.float64]) -> bool:
