@@ -106,6 +106,10 @@ def _size(path: Path) -> int:
         return 0
 
 
+class _ChecksumError(Exception):
+    """The stream that holds a whole archive fails its checksum; no error of the disk's, as BadGzipFile would be."""
+
+
 class _Member(NamedTuple):
     """One entry of an archive: a folder, a file with its content, or what is neither followed nor read, and why.
 
@@ -155,7 +159,7 @@ class _Unpacking:
                 self._take(member, archive, home, nested)
         except InputError:
             raise
-        except gzip.BadGzipFile:  # any of its members may hold other bytes than were packed
+        except (gzip.BadGzipFile, _ChecksumError):  # any of its members may hold other bytes than were packed
             for file in (*self.taken[taken:], *nested):
                 file.content.unlink(missing_ok=True)
             del self.taken[taken:], self.refused[refused:], nested[:]
@@ -212,6 +216,8 @@ class _Unpacking:
         while True:
             try:
                 block = stream.read(BLOCK_BYTES)
+            except gzip.BadGzipFile as error:
+                raise _ChecksumError from error
             except Exception as error:
                 return _damaged(error)
             if not block:
