@@ -67,8 +67,13 @@ def _read_nifti(path: Path) -> Volume:
 
 def _stored(path: Path, image: Any) -> NDArray[Any]:
     """The stored values; no more memory is taken than the file can fill, and a checksum is checked."""
+    import nibabel
+
     kind, shape, offset = image.header.get_data_dtype(), image.shape, int(image.dataobj.offset)
-    if not np.isfinite([image.dataobj.slope, image.dataobj.inter]).all():
+    with nibabel.openers.ImageOpener(path) as file:  # an image forgets the slope that its header had
+        header: Any = type(image.header).from_fileobj(file, check=False)
+    # NaN is how nibabel itself writes that there is none.
+    if np.isinf([float(header["scl_slope"]), float(header["scl_inter"])]).any():
         raise RejectedError(Reason.UNREADABLE, "has a scl_slope or scl_inter that is no number; correct the header")
     wanted = offset + prod(shape) * kind.itemsize
     if path.name.lower().endswith(".gz"):
