@@ -31,6 +31,7 @@ from medssl_monai.cli import (
     sample_data,
     similar,
     study,
+    verify,
 )
 from medssl_monai.errors import TRACEBACK, MedSSLError
 from medssl_monai.version import __version__
@@ -64,6 +65,7 @@ VERBS = (
     phantom,
     ingest,
     audit,
+    verify,
     pretrain,
     keys,
     export,

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from medssl_monai.errors import StoreError
+from medssl_monai.store.arrays import open_array
 from medssl_monai.store.records import SeriesNote, Voi, read_note
 from medssl_monai.store.schema import INDEX_SCHEMA, Filters, describe, filter_expression
 from medssl_monai.store.verdicts import Verdict, read_verdicts
@@ -99,7 +100,7 @@ class SliceStore:
         """One slice: (H, W) int16 HU, a fresh array.
 
         Raises:
-            StoreError: there is no such series or slice.
+            StoreError: there is no such series or slice, or its array is damaged.
         """
         array = self._open(series_id)
         if not 0 <= slice < array.shape[0]:
@@ -108,13 +109,25 @@ class SliceStore:
                 "ask for one that the index lists"
             )
         pixels = np.empty(array.shape[1:], array.dtype)
-        array.schunk.decompress_chunk(slice, dst=pixels)  # a block is a slice
+        try:
+            array.schunk.decompress_chunk(slice, dst=pixels)  # a block is a slice
+        except RuntimeError as error:
+            raise self._damaged(series_id) from error
         return pixels
 
     def read_series(self, series_id: str) -> NDArray[np.int16]:
         """A whole series: (slices, H, W) int16 HU."""
-        volume: NDArray[np.int16] = self._open(series_id)[:]
+        try:
+            volume: NDArray[np.int16] = self._open(series_id)[:]
+        except RuntimeError as error:
+            raise self._damaged(series_id) from error
         return volume
+
+    def _damaged(self, series_id: str) -> StoreError:
+        return StoreError(
+            f"store {self.path}: the array of series {series_id} is damaged; take it out by "
+            f"`medssl verify {self.path} --remove`, and ingest its source again"
+        )
 
     def select(self, filters: Filters | None = None) -> list[dict[str, Any]]:
         """The rows of the index that pass, as dicts, in the index's order (see `schema.COLUMNS`).
@@ -161,15 +174,12 @@ class SliceStore:
         if series_id in arrays:
             arrays.move_to_end(series_id)
             return arrays[series_id]
-        import blosc2
-
         file = self.path / "series" / f"{series_id}.b2nd"
         if not file.is_file():
             raise StoreError(
                 f"store {self.path}: has no series {series_id!r}; `SliceStore.series_ids` lists what it has"
             )
-        # One thread: slices are single blocks, and threads of blosc2 would not survive a fork.
-        arrays[series_id] = blosc2.open(str(file), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+        arrays[series_id] = open_array(file)
         if len(arrays) > self.open_arrays:
             arrays.popitem(last=False)
         return arrays[series_id]

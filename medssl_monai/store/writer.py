@@ -174,7 +174,7 @@ class StoreWriter:
                 "schema_version": SCHEMA_VERSION,
                 "series": len(notes),
                 "slices": slices,
-                "fingerprint": _fingerprint(drafts / "index.parquet", {name: sha for name, (_, sha) in notes.items()}),
+                "fingerprint": fingerprint(drafts / "index.parquet", {name: sha for name, (_, sha) in notes.items()}),
                 "key_check": self.key_check,
             }
             (drafts / "store.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -200,7 +200,8 @@ class StoreWriter:
             shutil.rmtree(drafts, ignore_errors=True)
 
 
-def _fingerprint(index: Path, arrays: Mapping[str, str]) -> str:
+def fingerprint(index: Path, arrays: Mapping[str, str]) -> str:
+    """SHA-256 (hex) over an index and the digests of all arrays, by series id, sorted."""
     digest = hashlib.sha256(index.read_bytes())
     for series_id, sha256 in arrays.items():
         digest.update(f"{series_id}\0{sha256}\n".encode())

@@ -70,7 +70,7 @@ def _stored(path: Path, image: Any) -> NDArray[Any]:
     import nibabel
 
     kind, shape, offset = image.header.get_data_dtype(), image.shape, int(image.dataobj.offset)
-    with nibabel.openers.ImageOpener(path) as file:  # an image forgets the slope that its header had
+    with nibabel.openers.ImageOpener(str(path)) as file:  # an image forgets the slope that its header had
         header: Any = type(image.header).from_fileobj(file, check=False)
     # NaN is how nibabel itself writes that there is none.
     if np.isinf([float(header["scl_slope"]), float(header["scl_inter"])]).any():
