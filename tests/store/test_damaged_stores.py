@@ -60,7 +60,7 @@ def floats(path: Path) -> None:
 
 
 def bytes_alone(path: Path) -> None:
-    blosc2.SChunk(chunksize=1000, data=bytes(1000), urlpath=str(path), mode="w")  # type: ignore[no-untyped-call]
+    blosc2.SChunk(chunksize=1000, data=bytes(1000), urlpath=str(path), mode="w")
 
 
 def text(path: Path) -> None:
