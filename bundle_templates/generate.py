@@ -19,7 +19,8 @@ BUNDLES = {
 # What a method may leave open.
 DEFAULTS = {
     "open_note": "the method",
-    "image_size_note": "",
+    "arch": "resnet50 # resnet18, resnet34 or resnet50",
+    "image_size": "224 # pixels",
     "max_epochs": 300,
     "network": "",
     "weight_decay": "'@weight_decay'",

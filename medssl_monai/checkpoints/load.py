@@ -15,11 +15,10 @@ from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.first_convolution import spread_channels
 from medssl_monai.checkpoints.formats import Arm, find_encoder, reason_for
 from medssl_monai.checkpoints.manifests import LAYOUTS, architecture_of, backbone_shapes
-from medssl_monai.checkpoints.preprocessing import Constants, Preprocessing, check_preprocessing
+from medssl_monai.checkpoints.preprocessing import Preprocessing
 from medssl_monai.checkpoints.report import LoadReport, some
 from medssl_monai.errors import CheckpointError
 from medssl_monai.mappings import read_run_record
-from medssl_monai.windows import WindowSpec
 
 logger = logging.getLogger(__name__)
 
@@ -147,36 +146,6 @@ def preprocessing_of(path: str | Path) -> Preprocessing:
     return Preprocessing.from_metadata(report.metadata, report.source)
 
 
-def preprocessing_for(
-    path: str | Path | None,
-    *,
-    window: WindowSpec | None = None,
-    mean: Constants | None = None,
-    std: Constants | None = None,
-    default: Mapping[str, Any] | None = None,
-    check: bool = True,
-) -> Preprocessing:
-    """How images must be prepared for a network that starts from these weights.
-
-    Args:
-        path: file or run; None or "" for a network without pre-trained weights.
-        window: the user's value; None takes the weights' own. The same for `mean` and `std`.
-        mean: see `window`.
-        std: see `window`.
-        default: values, by name, that neither the user nor the weights give.
-        check: refuse values that contradict the weights.
-
-    Raises:
-        CheckpointError: the weights cannot be read, or `check` and the user's values differ from theirs.
-    """
-    trained = preprocessing_of(path) if path else Preprocessing()
-    if check:
-        check_preprocessing(trained, window=window, mean=mean, std=std, source=str(path and Path(path).name))
-    asked = {"window": window, "mean": mean, "std": std}
-    layers: tuple[Mapping[str, Any], ...] = (default or {}, vars(trained), asked)
-    return Preprocessing(**{name: value for layer in layers for name, value in layer.items() if value is not None})
-
-
 def weights_file(path: Path) -> Path:
     """The file itself, or the file of a run's network; raises CheckpointError if there is none."""
     if path.is_file():
@@ -196,7 +165,8 @@ def _run_settings(run: Path) -> dict[str, str]:
     """The preprocessing in a run's record; nothing for a file."""
     settings = read_run_record(run).get("settings", {})
     known = {"window": settings.get("window"), "mean": settings.get("mean"), "std": settings.get("std")}
-    return Preprocessing(**known, channels=settings.get("image_channels")).to_metadata()
+    size = settings.get("image_size")
+    return Preprocessing(**known, channels=settings.get("image_channels"), image_size=size).to_metadata()
 
 
 def _fitted(

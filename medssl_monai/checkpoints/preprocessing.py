@@ -21,12 +21,14 @@ class Preprocessing:
 
     `window` is a name of ``configs/windows.yaml``, [low, high] in HU, or a list of these, one a channel; `mean` and
     `std` are of intensities in [0, 1], one or one a channel; `channels` are the different ones: 1 or 3.
+    `image_size` is a side in pixels, or rows and columns.
     """
 
     window: WindowSpec | None = None
     mean: Constants | None = None
     std: Constants | None = None
     channels: int | None = None
+    image_size: int | Sequence[int] | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """As strings of JSON, for a safetensors header; unknown values are left out."""

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from medssl_monai.atomic import write_json
-from medssl_monai.checkpoints.load import load_encoder, preprocessing_for, put_into_resnet
+from medssl_monai.checkpoints.load import load_encoder, put_into_resnet
+from medssl_monai.checkpoints.start import start_from
 from medssl_monai.classify.features import write_features
 from medssl_monai.classify.heat_maps import windowed_slice
 from medssl_monai.classify.inputs import AXIAL_CT, PredictionInput
@@ -95,11 +96,11 @@ class Embedder:
         state, report = load_encoder(weights)
         self.encoder = resnet_encoder(report.arch)
         put_into_resnet(self.encoder, state, report)
-        known = preprocessing_for(weights, default={"window": "wide", "mean": 0.25, "std": 0.25})
+        known = start_from(weights, default={"window": "wide", "mean": 0.25, "std": 0.25}).prepared
         if known.window is None or known.mean is None or known.std is None:  # the default above fills all three
             raise CheckpointError(f"{weights}: records no window, mean and std; export it again from its run")
         self.window = known.window
-        self.image_size = image_size or _size_of(weights) or 224
+        self.image_size = image_size or known.image_size or 224
         self.view = LabelledViewd(
             "image", image_size=self.image_size, window=known.window, mean=known.mean, std=known.std, augment=False
         )
@@ -109,14 +110,6 @@ class Embedder:
     def embed(self, store: SliceStore, rows: Sequence[Mapping[str, Any]]) -> Floats:
         """(N, D) of slices of a store."""
         return encoder_features(self.encoder, SliceDataset(store, rows=rows, transform=self.view))
-
-
-def _size_of(weights: Path) -> int | None:
-    record = weights / "run.json"
-    if not record.is_file():
-        return None
-    size = json.loads(record.read_text(encoding="utf-8"))["settings"].get("image_size")
-    return size if isinstance(size, int) else None
 
 
 def store_features(

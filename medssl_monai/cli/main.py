@@ -6,6 +6,7 @@ Neither this module nor those of the verbs import anything heavy, so that ``--he
 """
 
 import functools
+import logging
 import os
 import sys
 import warnings
@@ -98,6 +99,7 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 def main() -> None:
     """Entry point of the console script."""
     _quieten()
+    _show_log()
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
@@ -113,6 +115,13 @@ def main() -> None:
         error.show()  # wrong usage, in typer's own words
         sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_log() -> None:
+    """Lines that this package logs, such as what a training takes from its weights and how long it will take."""
+    logging.getLogger("medssl_monai").setLevel(logging.INFO)
+    if logging.lastResort is not None:  # where nobody has configured logging: stderr, as it is at that moment
+        logging.lastResort.setLevel(logging.INFO)
 
 
 def _quieten() -> None:

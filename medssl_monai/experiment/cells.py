@@ -104,7 +104,11 @@ def _configurations(inputs: StudyInputs) -> list[Path]:
 
 
 def _overrides(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> dict[str, Any]:
+    content = ConfigParser.load_config_files([str(file) for file in inputs.files])
+    # Cells are compared: what would follow each encoder is the same for all.
+    alike = {key: value for key, value in (("arch", "resnet50"), ("image_size", 224)) if content.get(key) is None}
     return {
+        **alike,
         **inputs.overrides,
         **plan.settings,
         **({} if plan.encoders[cell.encoder].bundle else plan.encoders[cell.encoder].settings),

@@ -16,7 +16,8 @@ import torch
 import yaml
 from torch import nn
 
-from medssl_monai.checkpoints.load import load_encoder, preprocessing_for
+from medssl_monai.checkpoints.load import load_encoder
+from medssl_monai.checkpoints.start import start_from
 from medssl_monai.classify.answers import AnswerRule
 from medssl_monai.classify.features import embed
 from medssl_monai.errors import CheckpointError
@@ -216,7 +217,7 @@ class ServedNetwork:
 
     def _read_encoder(self) -> tuple[ModelView, nn.Module, str]:
         state, report = load_encoder(self.link)
-        prepared = preprocessing_for(self.link, default={"window": "wide", "mean": 0.25, "std": 0.25})
+        prepared = start_from(self.link, default={"window": "wide", "mean": 0.25, "std": 0.25}).prepared
         network = classifier(report.arch, 1)
         network.load_state_dict(state, strict=False)  # all but the classification layer, as load_encoder has checked
         network.fc = nn.Identity()

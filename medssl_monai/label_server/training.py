@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from medssl_monai.atomic import write_text
-from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.classify.finetune import finetune
 from medssl_monai.errors import CheckpointError, ConfigError, LabelError, NoImagesError
 from medssl_monai.label_server.class_labels import LabelledSeries, label_table
@@ -193,10 +192,7 @@ def _as_before(start: str, weights: Path) -> dict[str, Any]:
         view = read_model_view(weights)
         kept = ("arch", "image_size", "window", "mean", "std")
         return {name: getattr(view, name) for name in kept if getattr(view, name) is not None}
-    _, report = load_encoder(weights)
-    record = weights / "run.json"
-    trained = json.loads(record.read_text(encoding="utf-8"))["settings"] if record.is_file() else {}
-    return {"arch": report.arch, **{name: trained[name] for name in ("image_size",) if name in trained}}
+    return {}  # the bundle takes an encoder's own
 
 
 def _new_run(workspace: Workspace, kind: str) -> Path:

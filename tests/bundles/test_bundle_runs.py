@@ -378,6 +378,10 @@ def test_preprocessing_travels_with_the_weights(
     finetune(phantom_labels, tmp_path / "run", **settings)
     recorded = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["settings"]
     assert (recorded["window"], recorded["window_hu"], recorded["mean"]) == ("lung", [[-1350.0, 150.0]], 0.3)
+    free = {"arch": None, "image_size": None}
+    finetune(phantom_labels, tmp_path / "followed", **settings, **free)
+    followed = json.loads((tmp_path / "followed" / "run.json").read_text(encoding="utf-8"))["settings"]
+    assert (followed["arch"], followed["image_size"]) == ("resnet18", 64)
     with pytest.raises(CheckpointError, match="window lung, not bone"):
         finetune(phantom_labels, tmp_path / "other", window="bone", **settings)
     finetune(phantom_labels, tmp_path / "meant", window="bone", check_weights=False, **settings)

@@ -1,5 +1,6 @@
 """Preprocessing travels with the weights; a transform that differs is an error."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medssl_monai.checkpoints.export import export_encoder
-from medssl_monai.checkpoints.load import load_encoder, preprocessing_for, preprocessing_of
+from medssl_monai.checkpoints.load import load_encoder, preprocessing_of
 from medssl_monai.checkpoints.preprocessing import (
     IMAGENET,
     REFERENCE,
@@ -16,6 +17,7 @@ from medssl_monai.checkpoints.preprocessing import (
     Preprocessing,
     check_preprocessing,
 )
+from medssl_monai.checkpoints.start import NetworkStart, start_from
 from medssl_monai.errors import CheckpointError
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.windows import fixed_limits, window_presets
@@ -30,9 +32,10 @@ constants = st.one_of(st.floats(0.01, 1), st.lists(st.floats(0.01, 1), min_size=
     mean=st.one_of(st.none(), constants),
     std=st.one_of(st.none(), constants),
     channels=st.sampled_from([None, 1, 3]),
+    size=st.sampled_from([None, 64, (64, 96)]),
 )
-def test_there_and_back_through_a_header(window: Any, mean: Any, std: Any, channels: Any) -> None:
-    stated = Preprocessing(window, mean, std, channels)
+def test_there_and_back_through_a_header(window: Any, mean: Any, std: Any, channels: Any, size: Any) -> None:
+    stated = Preprocessing(window, mean, std, channels, size)
     assert Preprocessing.from_metadata({**stated.to_metadata(), "method": "x"}) == stated
     check_preprocessing(stated, window=window, mean=mean, std=std, channels=channels)
 
@@ -45,16 +48,26 @@ def test_a_file_brings_what_its_run_knew(tmp_path: Path) -> None:
     check_preprocessing(load_encoder(tmp_path / "encoder.safetensors")[1].metadata, window="lung")
 
 
-def test_a_network_takes_the_weights_preprocessing_unless_told_otherwise(tmp_path: Path) -> None:
-    path, default = tmp_path / "encoder.safetensors", {"window": "wide", "mean": 0.5, "std": 0.5}
-    export_encoder(resnet_encoder("resnet18"), path, metadata={"window": '"lung"', "mean": "0.25"})
-    assert preprocessing_for(path, default=default) == Preprocessing("lung", 0.25, 0.5)
-    assert preprocessing_for(path, std=0.3, window="lung") == Preprocessing("lung", 0.25, 0.3)
+def test_a_network_takes_what_the_weights_had_unless_told_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, default = tmp_path / "encoder.safetensors", {"arch": "resnet50", "window": "wide", "mean": 0.5, "std": 0.5}
+    metadata = {"window": '"lung"', "mean": "0.25", "image_size": "64"}
+    export_encoder(resnet_encoder("resnet18"), path, metadata=metadata)
+    with caplog.at_level(logging.INFO, "medssl_monai"):
+        start = start_from(path, default=default)
+    assert start == NetworkStart("resnet18", Preprocessing("lung", 0.25, 0.5, image_size=64))
+    told = ["as the weights were trained: arch resnet18, image_size 64, window lung, mean 0.25"]
+    assert [record.getMessage() for record in caplog.records if record.name.endswith("start")] == told
+    asked = start_from(path, arch="resnet50", image_size=96, std=0.3, window="lung")
+    assert asked == NetworkStart("resnet50", Preprocessing("lung", 0.25, 0.3, image_size=96))
     with pytest.raises(CheckpointError, match=r"encoder\.safetensors: images must be .* window lung, not bone"):
-        preprocessing_for(path, window="bone")
-    assert preprocessing_for(path, window="bone", check=False) == Preprocessing("bone", 0.25)
+        start_from(path, window="bone")
+    assert start_from(path, window="bone", check=False).prepared == Preprocessing("bone", 0.25, image_size=64)
     for nothing in (None, ""):
-        assert preprocessing_for(nothing, mean=0.1, default=default) == Preprocessing("wide", 0.1, 0.5)
+        assert start_from(nothing, mean=0.1, default=default) == NetworkStart(
+            "resnet50", Preprocessing("wide", 0.1, 0.5)
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in window_presets() if name not in {"tags", "minmax"}])

@@ -1,0 +1,63 @@
+"""What a network starts as: the weights' own architecture and preprocessing, unless the user asks for another."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.checkpoints.load import load_encoder
+from medssl_monai.checkpoints.preprocessing import Constants, Preprocessing, check_preprocessing
+from medssl_monai.windows import WindowSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NetworkStart:
+    """The architecture of a network, such as ``resnet50``, and how its images are prepared."""
+
+    arch: str
+    prepared: Preprocessing
+
+
+def start_from(
+    path: str | Path | None,
+    *,
+    arch: str | None = None,
+    image_size: int | Sequence[int] | None = None,
+    window: WindowSpec | None = None,
+    mean: Constants | None = None,
+    std: Constants | None = None,
+    default: Mapping[str, Any] | None = None,
+    check: bool = True,
+) -> NetworkStart:
+    """The architecture and preprocessing of a network that starts from these weights; logs what it takes from them.
+
+    Args:
+        path: file or run; None or "" for a network that starts from nothing.
+        arch: what the user asks for; None takes the weights' own. The same for the following.
+        image_size: pixels of a side, or rows and columns.
+        window: see `Preprocessing`; the same for `mean` and `std`.
+        mean: see `window`.
+        std: see `window`.
+        default: values for what neither the user nor the weights tell, by name.
+        check: refuse a window, mean or std that contradicts the weights.
+
+    Raises:
+        CheckpointError: the weights cannot be read, or `check` and the user's values differ from theirs.
+    """
+    trained: dict[str, Any] = {}
+    if path:
+        _, report = load_encoder(path)
+        known = Preprocessing.from_metadata(report.metadata, report.source)
+        if check:
+            check_preprocessing(known, window=window, mean=mean, std=std, source=Path(path).name)
+        trained = {"arch": report.arch, **vars(known)}
+    asked: dict[str, Any] = {"arch": arch, "image_size": image_size, "window": window, "mean": mean, "std": std}
+    layers: tuple[Mapping[str, Any], ...] = (default or {}, trained, asked)
+    values = {name: value for layer in layers for name, value in layer.items() if value is not None}
+    followed = [name for name in asked if asked[name] is None and trained.get(name) is not None]
+    if followed:
+        logger.info("as the weights were trained: %s", ", ".join(f"{name} {values[name]}" for name in followed))
+    return NetworkStart(values.pop("arch"), Preprocessing(**values))
