@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.errors import CheckpointError, ConfigError
+from medssl_monai.errors import CheckpointError, ConfigError, suggestion
 from medssl_monai.resources import bundle_dir, config_files
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.step_log import embedding_line, probe_line, read_rows
@@ -97,7 +97,8 @@ def pretrain(
         DivergedError: the loss is no longer finite; the last good checkpoint is kept.
     """
     if method not in METHODS:
-        raise ConfigError(f"method {method!r}: must be one of {', '.join(METHODS)}; choose one")
+        hint = suggestion(method, METHODS)
+        raise ConfigError(f"method {method!r}: must be one of {', '.join(METHODS)}{hint}; choose one")
     overlays = config_files(config)
     places = {
         "dataset_dir": str(data.path if isinstance(data, SliceStore) else data),

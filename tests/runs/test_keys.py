@@ -18,6 +18,7 @@ from medssl_monai.resources import bundle_dir, config_file, resource_dir
 from medssl_monai.runs.bundle import cause_of, run_bundle
 from medssl_monai.runs.folder import check_output, record_run
 from medssl_monai.runs.keys import FOR_BUNDLES, bundle_keys, check_keys
+from medssl_monai.runs.pretrain import pretrain
 from medssl_monai.runs.settings import literal
 
 BUNDLES = sorted(path.name for path in resource_dir("bundles").iterdir() if path.name.startswith("ct_"))
@@ -53,6 +54,8 @@ def test_mistyped_names_get_a_suggestion() -> None:
         config_file("study_demo")
     with pytest.raises(ConfigError, match=r"'smal' is neither .*\(did you mean 'small'\?\)"):
         config_file("smal")
+    with pytest.raises(ConfigError, match=r"method 'sprak': must be one of .* \(did you mean 'spark'\?\); choose one"):
+        pretrain("sprak", "STORE", "RUN")
     with pytest.raises(ConfigError, match=r"bundle 'ct_ssl_sprak' does not exist \(did you mean 'ct_ssl_spark'\?\)"):
         bundle_dir("ct_ssl_sprak")
 
