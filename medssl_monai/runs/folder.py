@@ -27,7 +27,7 @@ _PRIVATE = {*PLACES, "resume", "overlays", "tracking_uri"}
 
 
 def check_output(output_dir: str | Path, bundle_root: str | Path, bundle: str) -> None:
-    """Refuse to write a run into a folder that holds something else; hidden files do not count.
+    """Refuse to write a run into a folder that holds something else; hidden files and empty folders do not count.
 
     Args:
         output_dir: the run's folder.
@@ -40,7 +40,8 @@ def check_output(output_dir: str | Path, bundle_root: str | Path, bundle: str) -
     run = Path(output_dir).resolve()
     if run == Path(bundle_root).resolve() or not run.is_dir():
         return
-    held = sorted(path.name for path in run.iterdir() if not path.name.startswith("."))
+    shown = (path for path in run.iterdir() if not path.name.startswith("."))
+    held = sorted(path.name for path in shown if not path.is_dir() or any(path.iterdir()))
     if not held:
         return
     found = read_mapping(run / "run.json").get("bundle") if "run.json" in held else None

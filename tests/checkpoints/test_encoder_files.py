@@ -20,7 +20,7 @@ from medssl_monai.networks.classifier import classifier, load_classifier
 from medssl_monai.networks.resnet import resnet_encoder
 from tests import golden
 
-METADATA = {"method": "spark", "window": "lung", "mean": "0.5", "std": "0.25", "channels": "1"}
+METADATA = {"method": "spark", "window": '"lung"', "mean": "0.5", "std": "0.25", "channels": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,8 @@ def test_report_tells_count_fingerprint_and_metadata(method: SparK, exported: Pa
     state, loaded = load_encoder(exported)
     assert report["count"] == len(state) == len(loaded.matched) == 120
     assert report["fingerprint"] == loaded.fingerprint == fingerprint(method.encoder.state_dict())
-    assert loaded.metadata == report["metadata"] == METADATA | {"arch": "resnet18", "fingerprint": loaded.fingerprint}
+    told = {"arch": "resnet18", "fingerprint": loaded.fingerprint, "window_hu": "[[-1350.0, 150.0]]"}
+    assert loaded.metadata == report["metadata"] == METADATA | told
     assert report["parameters"] == sum(p.numel() for p in method.encoder.parameters())
     assert json.loads(json.dumps(loaded.to_json()))["arch"] == "resnet18"
     assert not list(exported.parent.glob(".*")), "no temporary file is left"

@@ -153,6 +153,7 @@ def test_monais_command_says_one_sentence(words: list[str], told: str, tmp_path:
 def test_a_run_takes_an_empty_folder_or_its_own(tmp_path: Path, phantom_store: SliceStore) -> None:
     check_output(tmp_path / "new", "bundle", "ct_ssl_moco")
     (tmp_path / ".hidden").touch()
+    (tmp_path / "checkpoints").mkdir()
     check_output(tmp_path, "bundle", "ct_ssl_moco")
     with pytest.raises(ConfigError, match=r"a run needs a folder of its own, .* found index\.parquet"):
         check_output(phantom_store.path, "bundle", "ct_ssl_moco")
