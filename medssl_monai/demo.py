@@ -3,7 +3,6 @@
 Ingest, pre-train SparK, remap, fine-tune, predict an unseen series, evaluate by patient, compare.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ from medssl_monai.samples.real import fetch
 from medssl_monai.statistics.metrics import per_patient
 from medssl_monai.store.contact_sheet import contact_sheet
 from medssl_monai.store.dataset import SliceDataset
-from medssl_monai.store.pseudonyms import KEY_VARIABLE
+from medssl_monai.store.pseudonyms import public_key
 from medssl_monai.terminal import comparison_table, metrics_table, studies_table, verdict_table
 from medssl_monai.transforms import LabelledViewd
 
@@ -53,6 +52,7 @@ class DemoData:
     unseen: Path
 
 
+@public_key(PUBLIC_KEY)
 def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, dict[str, float]]:
     """Run the whole job and print its closing table.
 
@@ -65,7 +65,6 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, di
         Method -> test patient -> balanced accuracy; also written to ``OUT/results.json``.
     """
     started = time.monotonic()
-    os.environ[KEY_VARIABLE] = PUBLIC_KEY
     out.mkdir(parents=True, exist_ok=True)
     with _step("1. Images"):
         data = _phantom(out / "phantom") if offline else _samples(out / "samples")

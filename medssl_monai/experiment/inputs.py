@@ -3,9 +3,7 @@
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from medssl_monai.labels.subsets import Unit, choose_unit
 from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.pretrain import pretrain
 from medssl_monai.samples.phantom import write_phantom
-from medssl_monai.store.pseudonyms import KEY_VARIABLE
+from medssl_monai.store.pseudonyms import public_key
 
 logger = logging.getLogger(__name__)
 
@@ -61,19 +59,9 @@ class StudyInputs:
         return [bundle_dir("ct_classification") / "configs" / "train.yaml", *self.overlays]
 
 
-@contextmanager
-def public_key(plan: StudyPlan) -> Iterator[None]:
+def key_of(plan: StudyPlan) -> AbstractContextManager[None]:
     """While it lasts, the phantom's pseudonyms are made with a public key; other data keep the user's own."""
-    before = os.environ.get(KEY_VARIABLE)
-    if plan.data.get("phantom"):
-        os.environ[KEY_VARIABLE] = PUBLIC_KEY
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(KEY_VARIABLE, None)
-        else:
-            os.environ[KEY_VARIABLE] = before
+    return public_key(PUBLIC_KEY) if plan.data.get("phantom") else nullcontext()
 
 
 def prepare(plan: StudyPlan, out: Path, *, rerun: bool = False) -> StudyInputs:

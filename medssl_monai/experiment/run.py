@@ -5,7 +5,7 @@ from pathlib import Path
 
 from medssl_monai.atomic import write_json
 from medssl_monai.experiment.cells import cell_done, cell_made_by, make_room, maker
-from medssl_monai.experiment.inputs import REMEDY, prepare, public_key
+from medssl_monai.experiment.inputs import REMEDY, key_of, prepare
 from medssl_monai.experiment.plan import StudyPlan, read_plan
 from medssl_monai.experiment.report import write_report
 from medssl_monai.experiment.results import StudyResults, collect
@@ -48,7 +48,7 @@ def study(
     plan = plan if isinstance(plan, StudyPlan) else read_plan(plan)
     out = Path(out).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    with public_key(plan):
+    with key_of(plan):
         inputs = prepare(plan, out, rerun=rerun)
         done = [cell for cell in plan.cells if cell_done(plan, inputs, cell, out)]
         now = maker(inputs)
