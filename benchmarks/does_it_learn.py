@@ -19,7 +19,6 @@ and the paired difference from the random encoder of the same seed. A stopped ru
 
 import argparse
 import json
-import os
 import statistics
 import time
 import warnings
@@ -46,9 +45,9 @@ from medssl_monai.runs.pretrain import pretrain
 from medssl_monai.samples.phantom import write_phantom
 from medssl_monai.statistics.metrics import balanced_accuracy
 from medssl_monai.store.dataset import SliceDataset
-from medssl_monai.store.pseudonyms import KEY_VARIABLE
 from medssl_monai.transforms import LabelledViewd
 
+PUBLIC_KEY = b"medssl-monai benchmark: public images only"
 METHODS = ("spark", "swav", "moco", "byol")
 EPOCHS = {"spark": 60, "swav": 30, "moco": 30, "byol": 9}
 SETTINGS: dict[str, dict[str, Any]] = {"moco": {"learning_rate": 0.1}}
@@ -139,7 +138,7 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Path, Path]:
     rows = read_labels(labels).rows
     for split in ("train", "test"):
         sources = sorted({Path(row.source) for row in rows if row.split == split})
-        build_store(sources, out / split, modality="CT", progress=False)
+        build_store(sources, out / split, key=PUBLIC_KEY, modality="CT", progress=False)
     return labels, out / "train", out / "test"
 
 
@@ -174,10 +173,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.data == "samples" and options.samples is None:
         parser.error("samples: give --samples DIR, the folder that `medssl sample-data --out DIR` made")
-    os.environ[KEY_VARIABLE] = "medssl-monai benchmark: public images only"
     warnings.simplefilter("ignore", ConvergenceWarning)
     labels, train, test = prepare(options)
-    sides = [(LabelledData(labels, train), "train"), (LabelledData(labels, test), "test")]
+    sides = [
+        (LabelledData(labels, place, key=PUBLIC_KEY), split) for place, split in ((train, "train"), (test, "test"))
+    ]
     draws, alone = (patient_draws, False) if options.data == "phantom" else (slice_draws, True)
     found: dict[str, list[dict[str, float]]] = {}
     started = time.monotonic()

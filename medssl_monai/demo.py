@@ -23,6 +23,7 @@ from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.classify.predict import predict
 from medssl_monai.classify.probes import Floats, encoder_features, linear_probe, pixel_forest
 from medssl_monai.ingest import SliceStore, build_store
+from medssl_monai.labels.labelled_slices import write_labelled_slices
 from medssl_monai.labels.table import read_labels
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.runs.folder import run_settings
@@ -32,14 +33,13 @@ from medssl_monai.samples.real import fetch
 from medssl_monai.statistics.metrics import per_patient
 from medssl_monai.store.contact_sheet import contact_sheet
 from medssl_monai.store.dataset import SliceDataset
-from medssl_monai.store.pseudonyms import public_key
 from medssl_monai.terminal import comparison_table, metrics_table, studies_table, verdict_table
 from medssl_monai.transforms import LabelledViewd
 
 console = Console()
 
 # The images are public. One key for everyone gives the same order of slices, and so the same figures, everywhere.
-PUBLIC_KEY = "medssl-monai demo: public images only"
+PUBLIC_KEY = b"medssl-monai demo: public images only"
 
 
 @dataclass
@@ -52,7 +52,6 @@ class DemoData:
     unseen: Path
 
 
-@public_key(PUBLIC_KEY)
 def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, dict[str, float]]:
     """Run the whole job and print its closing table.
 
@@ -70,8 +69,9 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, di
         data = _phantom(out / "phantom") if offline else _samples(out / "samples")
     with _step("2. Ingest the training patients"):
         store = out / "stores" / "train"
-        console.print(verdict_table(build_store(data.train, store, modality="CT", workers=2).verdicts))
+        console.print(verdict_table(build_store(data.train, store, key=PUBLIC_KEY, modality="CT", workers=2).verdicts))
         contact_sheet(SliceStore(store), out / "figures" / "store.png")
+        learned = _by_series(data.labels, store, "train", out / "labels" / "train.csv")
     with _step("3. Pre-train SparK on them, without labels"):
         pretrain("spark", store, out / "pretrain", config="demo", seed=seed)
     with _step("4. Remap the encoder to torchvision's names"):
@@ -79,23 +79,24 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, di
         console.print(f"{len(report.matched)} tensors, fingerprint {report.fingerprint[:16]}")
     with _step("5. Fine-tune on their labels: from SparK's encoder, and from scratch"):
         for name, encoder in (("finetune", out / "encoder.safetensors"), ("scratch", None)):
-            finetune(data.labels, out / name, encoder=encoder, store=store, config="demo_finetune", seed=seed)
+            finetune(learned, out / name, encoder=encoder, store=store, config="demo_finetune", seed=seed)
     with _step("6. Predict a series that nothing has read so far"):
         cache = out / "stores"
         prediction = predict(out / "finetune", data.unseen, out / "prediction", cache_dir=str(cache))
         console.print(studies_table(prediction.studies))
     with _step("7. Evaluate on the test patients"):
         test_store = out / "stores" / "test"
-        build_store([*data.test, data.unseen], test_store, modality="CT")
+        build_store([*data.test, data.unseen], test_store, key=PUBLIC_KEY, modality="CT")
+        judged = _by_series(data.labels, test_store, "test", out / "labels" / "test.csv")
         runs = {"SparK, fine-tuned": out / "finetune", "from scratch": out / "scratch"}
         metrics = {
-            name: evaluate(run, data.labels, out / "evaluation" / run.name, store=test_store).metrics
+            name: evaluate(run, judged, out / "evaluation" / run.name, store=test_store).metrics
             for name, run in runs.items()
         }
         console.print(metrics_table(metrics["SparK, fine-tuned"]))
     with _step("8. Compare with what needs no training of a network"):
         rows = {name: _by_patient(m["per_patient"]) for name, m in metrics.items()}
-        rows |= _baselines(data.labels, store, test_store, out / "finetune", seed)
+        rows |= _baselines((learned, store), (judged, test_store), out / "finetune", seed)
     _close(out, rows, offline, time.monotonic() - started)
     return rows
 
@@ -112,11 +113,15 @@ def _phantom(folder: Path) -> DemoData:
     return DemoData(labels, train, test[:-1], test[-1])
 
 
-def _baselines(labels: Path, train: Path, test: Path, run: Path, seed: int) -> dict[str, dict[str, float]]:
+def _by_series(labels: Path, store: Path, split: str, out: Path) -> Path:
+    """The labels of one split by series ids: what follows needs no key."""
+    return write_labelled_slices(out, LabelledData(labels, store, key=PUBLIC_KEY).rows(split))
+
+
+def _baselines(train: tuple[Path, Path], test: tuple[Path, Path], run: Path, seed: int) -> dict[str, dict[str, float]]:
     """A linear probe on a frozen random encoder, and a random forest on 32 × 32 pixels, on the same slices."""
     settings = run_settings(run)
-    learn = LabelledData(labels, train, settings["classes"])
-    judge = LabelledData(labels, test, settings["classes"])
+    learn, judge = (LabelledData(*place, settings["classes"]) for place in (train, test))
     learn_rows, judge_rows = learn.rows("train"), judge.rows("test")
     truth = [row["label"] for row in learn_rows]
     view = LabelledViewd(

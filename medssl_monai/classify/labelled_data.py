@@ -36,7 +36,7 @@ class LabelledData:
         store_dir: store that holds the sources; None ingests those that are paths, once, into a cache.
         classes: class names in the order of the network's outputs; None takes the table's own, sorted.
         cache_dir: where such stores are kept.
-        key: file of the pseudonym key; by default the user's own.
+        key: the pseudonym key, or its file; by default the user's own.
         fraction: share of the training slices that is used, in (0, 1], see `nested_subset`; other splits stay whole.
         subset_unit: whether whole patients are drawn for it, or slices within each patient.
         subset_seed: of that draw.
@@ -54,7 +54,7 @@ class LabelledData:
         store_dir: str | Path | None = None,
         classes: Sequence[str] | None = None,
         cache_dir: str | Path | None = None,
-        key: str | Path | None = None,
+        key: bytes | str | Path | None = None,
         fraction: float = 1.0,
         subset_unit: Unit = "patients",
         subset_seed: int = 0,
@@ -64,7 +64,7 @@ class LabelledData:
             raise ConfigError(f"task: must be one of {', '.join(get_args(Task))}, found {task!r}; choose one of them")
         self.table = read_labels(Path(labels), multilabel=task == "multilabel")
         self.task = task
-        self._key = load_key(None if key is None else Path(key))
+        self._key = key if isinstance(key, bytes) else load_key(None if key is None else Path(key))
         self.classes = network_classes(self.table, classes, task=task)
         self.fraction, self.subset_unit, self.subset_seed = fraction, subset_unit, subset_seed
         nested_subset([0], [""], fraction, unit=subset_unit)  # refuses what it does not know before files are read

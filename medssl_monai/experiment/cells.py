@@ -23,7 +23,7 @@ from medssl_monai.classify.finetune import finetune
 from medssl_monai.classify.forward import forward
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.classify.probes import Floats, linear_probe, nearest_votes
-from medssl_monai.experiment.inputs import StudyInputs, key_of, weights_fingerprint
+from medssl_monai.experiment.inputs import StudyInputs, weights_fingerprint
 from medssl_monai.experiment.made_by import made_by, settings_of
 from medssl_monai.experiment.plan import Cell, StudyPlan, digest
 from medssl_monai.experiment.set_aside import set_aside
@@ -79,7 +79,7 @@ def run_cell(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path, thread
     folder, signature = out / "cells" / cell.folder, _signature(plan, inputs, cell)
     write_text(folder / "signature.txt", signature)
     started = time.monotonic()
-    with key_of(plan), (folder / "log.txt").open("a", encoding="utf-8") as log, _into(log):
+    with (folder / "log.txt").open("a", encoding="utf-8") as log, _into(log):
         learned = (_finetune if cell.head == "finetune" else _frozen)(plan, inputs, cell, folder)
     seconds = round(time.monotonic() - started, 1)
     content = {"signature": signature, **vars(cell), **learned, "seconds": seconds, "made_by": maker(inputs)}

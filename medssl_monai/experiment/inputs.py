@@ -3,12 +3,11 @@
 import hashlib
 import json
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.atomic import write_csv, write_json
+from medssl_monai.atomic import write_json
 from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.classify.pictures.published import image_task
@@ -17,18 +16,18 @@ from medssl_monai.experiment.made_by import made_by, settings_of
 from medssl_monai.experiment.plan import StudyPlan, digest, slug
 from medssl_monai.experiment.set_aside import set_aside
 from medssl_monai.ingest import build_store
+from medssl_monai.labels.labelled_slices import write_labelled_slices
 from medssl_monai.labels.names import SPLITS
 from medssl_monai.labels.subsets import Unit, choose_unit
 from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.pretrain import pretrain
 from medssl_monai.samples.phantom import write_phantom
-from medssl_monai.store.pseudonyms import public_key
 
 logger = logging.getLogger(__name__)
 
 REMEDY = "give --rerun to make again what other code made"
 # The phantom is nobody: with one key for everyone its slices have the same order, and the figures are the same.
-PUBLIC_KEY = "medssl-monai phantom: public images only"
+PUBLIC_KEY = b"medssl-monai phantom: public images only"
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,6 @@ class StudyInputs:
         return [bundle_dir("ct_classification") / "configs" / "train.yaml", *self.overlays]
 
 
-def key_of(plan: StudyPlan) -> AbstractContextManager[None]:
-    """While it lasts, the phantom's pseudonyms are made with a public key; other data keep the user's own."""
-    return public_key(PUBLIC_KEY) if plan.data.get("phantom") else nullcontext()
-
-
 def prepare(plan: StudyPlan, out: Path, *, rerun: bool = False) -> StudyInputs:
     """Make or find data and encoders; what an earlier run of the study left is used again.
 
@@ -82,25 +76,29 @@ def prepare(plan: StudyPlan, out: Path, *, rerun: bool = False) -> StudyInputs:
     if plan.data.get("images"):
         return _pictures(plan, overlays)
     labels, store = plan.data.get("labels"), plan.data.get("store")
+    key = PUBLIC_KEY if plan.data.get("phantom") else None
     if plan.data.get("phantom"):
         labels = write_phantom(out / "data" / "phantom", **plan.data["phantom"])
         store = out / "data" / "store"
-        build_store([labels.parent], store, modality="CT", progress=False)
+        build_store([labels.parent], store, key=key, modality="CT", progress=False)
     assert labels is not None  # read_plan saw to it
     data = LabelledData(
         labels,
         store,
         plan.settings.get("classes"),
         cache_dir=out / "data" / "stores",
+        key=key,
         task=plan.settings.get("task", "multiclass"),
     )
     train = data.rows("train")
     patients = [row["patient"] for row in train]
+    splits = SPLITS if data.table.has_split else ("train",)
+    rows = [row for split in splits for row in data.rows(split)]
     table = digest([(row["series_id"], row["slice"], row["label_name"]) for row in [*train, *data.rows("test")]])
     series = sorted({row["series_id"] for row in train})
     return StudyInputs(
         overrides={
-            "dataset_dir": str(_write_table(data, out / "data" / "labels.csv")),
+            "dataset_dir": str(write_labelled_slices(out / "data" / "labels.csv", rows)),
             "store_dir": str(data.store.path),
             "classes": data.classes,
         },
@@ -132,15 +130,6 @@ def _check_encoders(plan: StudyPlan) -> None:
                 f"the encoder {name!r}: its weights are of a {found}, the study is of {wanted}; give other weights, or "
                 f"arch: {found} in the study's settings"
             )
-
-
-def _write_table(data: LabelledData, path: Path) -> Path:
-    """The labelled slices by their series ids: cells need neither the images' paths nor the pseudonyms' key."""
-    splits = SPLITS if data.table.has_split else ("train",)
-    names = ("series_id", "slice", "label_name", "patient", "split")
-    rows = ([row[name] for name in names] for split in splits for row in data.rows(split))
-    write_csv(path, ("source", "slice", "label", "patient", "split"), rows)
-    return path
 
 
 def _pictures(plan: StudyPlan, overlays: list[Path]) -> StudyInputs:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from medssl_monai.atomic import write_json
 from medssl_monai.experiment.cells import cell_done, cell_made_by, make_room, maker
-from medssl_monai.experiment.inputs import REMEDY, key_of, prepare
+from medssl_monai.experiment.inputs import REMEDY, prepare
 from medssl_monai.experiment.plan import StudyPlan, read_plan
 from medssl_monai.experiment.report import write_report
 from medssl_monai.experiment.results import StudyResults, collect
@@ -48,23 +48,22 @@ def study(
     plan = plan if isinstance(plan, StudyPlan) else read_plan(plan)
     out = Path(out).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    with key_of(plan):
-        inputs = prepare(plan, out, rerun=rerun)
-        done = [cell for cell in plan.cells if cell_done(plan, inputs, cell, out)]
-        now = maker(inputs)
-        other = [cell for cell in done if cell_made_by(cell, out) != now]
-        if other and not rerun:
-            logger.warning(
-                "%d of %d trainings were made by other code or libraries and are kept; %s",
-                len(other),
-                len(plan.cells),
-                REMEDY,
-            )
-        kept = set(done) - set(other if rerun else ())
-        missing = [cell for cell in plan.cells if cell not in kept]
-        for cell in missing:
-            make_room(plan, inputs, cell, out)
-        run_cells(plan, inputs, missing, out, scheduler)
+    inputs = prepare(plan, out, rerun=rerun)
+    done = [cell for cell in plan.cells if cell_done(plan, inputs, cell, out)]
+    now = maker(inputs)
+    other = [cell for cell in done if cell_made_by(cell, out) != now]
+    if other and not rerun:
+        logger.warning(
+            "%d of %d trainings were made by other code or libraries and are kept; %s",
+            len(other),
+            len(plan.cells),
+            REMEDY,
+        )
+    kept = set(done) - set(other if rerun else ())
+    missing = [cell for cell in plan.cells if cell not in kept]
+    for cell in missing:
+        make_room(plan, inputs, cell, out)
+    run_cells(plan, inputs, missing, out, scheduler)
     results = collect(plan, inputs, out)
     write_json(out / "study.json", results.record)
     write_report(results, out)

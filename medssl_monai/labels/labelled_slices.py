@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from medssl_monai.atomic import write_csv
 from medssl_monai.errors import ContradictionError, LabelError
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.labels.queries import is_query, select_slices
@@ -76,6 +77,13 @@ def labelled_slices(
                 "split": row.split,
             }
     return [labelled[place] for place in sorted(labelled)]
+
+
+def write_labelled_slices(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """Write rows of `labelled_slices` as a label table by series ids, which needs neither paths nor a pseudonym key."""
+    names = ("series_id", "slice", "label_name", "patient", "split")
+    write_csv(path, ("source", "slice", "label", "patient", "split"), ([row[name] for name in names] for row in rows))
+    return path
 
 
 def patients_of(store: SliceStore) -> dict[str, str]:

@@ -11,9 +11,6 @@ import base64
 import hmac
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +18,6 @@ from medssl_monai.errors import InputError
 
 KEY_VARIABLE = "MEDSSL_KEY"
 MINIMUM_KEY_BYTES = 16
-
-_public_key: ContextVar[bytes | None] = ContextVar("public_key", default=None)
 
 Kind = Literal["patient", "series", "source", "instance", "key"]
 _PREFIX: dict[str, str] = {"patient": "p", "series": "s", "source": "f", "instance": "i", "key": "k"}
@@ -69,19 +64,6 @@ def default_key_path() -> Path:
     return folder / "medssl-monai" / "key"
 
 
-@contextmanager
-def public_key(key: str) -> Iterator[None]:
-    """While it lasts, `load_key` gives this key where no file is named: for public images, whose names are no secret.
-
-    Also a decorator. It holds for this thread, or asyncio task, alone.
-    """
-    token = _public_key.set(_checked(key.encode(), "the public key"))
-    try:
-        yield
-    finally:
-        _public_key.reset(token)
-
-
 def load_key(path: Path | None = None) -> bytes:
     """The key from a file, else from `MEDSSL_KEY`, else the user's own, made on first use with mode 0600.
 
@@ -90,8 +72,6 @@ def load_key(path: Path | None = None) -> bytes:
     """
     if path is not None:
         return _read_key(path)
-    if (public := _public_key.get()) is not None:
-        return public
     from_environment = os.environ.get(KEY_VARIABLE, "")
     if from_environment:
         return _checked(from_environment.encode("utf-8", "surrogateescape"), f"the variable {KEY_VARIABLE}")

@@ -217,8 +217,7 @@ def test_a_name_does_not_make_a_finished_cell_unfinished(
 ) -> None:
     _, out = done
     cell = Cell("scratch", "finetune", 0.25, 0)
-    with inputs_module.key_of(plan):
-        inputs = inputs_module.prepare(plan, out)
+    inputs = inputs_module.prepare(plan, out)
     assert cells.cell_done(plan, inputs, cell, out)
     assert not cells.cell_done(replace(plan, settings={**TINY, "image_size": 48}), inputs, cell, out)
     before = cells.maker(inputs)
