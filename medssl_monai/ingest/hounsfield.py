@@ -5,6 +5,7 @@ HU = slope * stored + intercept (PS3.3 C.11.1.1.2). Padding is found before resc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,6 +133,11 @@ def sample_of(hu: NDArray[Any], padding: NDArray[np.bool_] | None = None) -> NDA
     step = max(1, min(hu.shape) // 64)
     some = hu[::step, ::step]
     return some.flatten() if padding is None else some[~padding[::step, ::step]]
+
+
+def joined(samples: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    """The samples of a series as one, without slices of a single value: they are no picture, and prove nothing."""
+    return np.concatenate([np.empty(0), *(one for one in samples if one.size and one.min() != one.max())])
 
 
 def odd_hounsfield(values: NDArray[Any]) -> str:

@@ -31,7 +31,7 @@ from medssl_monai.ingest.dicom.instance import Instance
 from medssl_monai.ingest.dicom.pixels import read_pixels
 from medssl_monai.ingest.dicom.plan import STACK_FLAGS, DicomPlan, plan_series, series_uid
 from medssl_monai.ingest.geometry import LPS_TO_RAS
-from medssl_monai.ingest.hounsfield import not_hounsfield, rescale
+from medssl_monai.ingest.hounsfield import joined, not_hounsfield, rescale
 from medssl_monai.ingest.sources.paths import is_volume_file
 from medssl_monai.ingest.volumes.read import read_volume
 from medssl_monai.store.verdicts import Reason, RejectedError
@@ -129,7 +129,7 @@ class SimpleITKReader(ImageReader):
             slices = [read_pixels(instance, samples=samples).pixels for instance in plan.instances]
         except RejectedError as rejection:
             raise InputError(f"{path}: {rejection.detail}") from rejection
-        if samples and not self.assume_hu and (why := not_hounsfield(np.concatenate(samples), tagged=True)):
+        if not self.assume_hu and (why := not_hounsfield(joined(samples), tagged=True)):
             raise InputError(f"{path}: its values are not Hounsfield units: {why}; pass assume_hu=True where they are")
         return ReadVolume(np.stack(slices).transpose(2, 1, 0), _affine(plan))
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from medssl_monai.errors import GeometryError
@@ -14,7 +13,7 @@ from medssl_monai.ingest.dicom.instance import Instance
 from medssl_monai.ingest.dicom.pixels import read_pixels
 from medssl_monai.ingest.dicom.plan import DicomPlan
 from medssl_monai.ingest.geometry import local_spacing, stack_affine
-from medssl_monai.ingest.hounsfield import not_hounsfield, odd_hounsfield
+from medssl_monai.ingest.hounsfield import joined, not_hounsfield, odd_hounsfield
 from medssl_monai.ingest.sources.paths import is_picture_file
 from medssl_monai.ingest.volumes.pictures import read_picture
 from medssl_monai.ingest.volumes.plan import VolumePlan
@@ -212,7 +211,7 @@ def _dicom_slices(
             flags=flags,
         )
     if plan.instances[0].modality == "CT" and not checked:
-        values = np.concatenate(samples)
+        values = joined(samples)
         # A table from stored values to HU is not written by mistake, as a wrong intercept is.
         if (why := not_hounsfield(values, tagged=True)) and not any(one.has_lut for one in plan.instances):
             raise _NotHounsfieldError(why)

@@ -50,6 +50,14 @@ def test_values_that_cannot_be_hounsfield(tmp_path: Path, run: Ingest, kind: str
     assert "took values as HU that do not look like it, as the caller declared" in only(summary).repairs
 
 
+def test_slices_of_one_value_prove_nothing(tmp_path: Path, run: Ingest) -> None:
+    flat = np.ones((4, 16, 16), int) * np.array([0, 40, 200, 400])[:, None, None]
+    write_stored(tmp_path / "in", flat + 1024, -1024)
+    store, summary = run()
+    assert np.array_equal(volume(store), flat)
+    assert only(summary).flags == ()
+
+
 def test_the_series_beside_is_taken(tmp_path: Path, run: Ingest) -> None:
     write_stored(tmp_path / "in" / "odd", HU + 1024, series="odd")
     write_stored(tmp_path / "in" / "good", HU + NOISE + 1024, -1024)
