@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
+
+from medssl_monai.plain_text import plain_text
 
 if TYPE_CHECKING:
     from medssl_monai.labels.audit import AuditReport
@@ -22,13 +25,24 @@ METRICS = {
 }
 
 
+class _PlainTable(Table):
+    """Its cells are shown as they are: names in them come from tables, tags and files, and may look like markup."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(_plain, cells), **options)
+
+
+def _plain(text: str) -> Text:
+    return Text(plain_text(text))
+
+
 def _table(title: str, *words: str, numbers: Iterable[str] = (), caption: str | None = None) -> Table:
     """An empty table: columns of words, then columns of numbers."""
-    table = Table(title=title, caption=caption)
+    table = _PlainTable(title=_plain(title), caption=None if caption is None else _plain(caption))
     for name in words:
-        table.add_column(name, overflow="fold")
+        table.add_column(_plain(name), overflow="fold")
     for name in numbers:
-        table.add_column(name, justify="right")
+        table.add_column(_plain(name), justify="right")
     return table
 
 
@@ -142,9 +156,10 @@ def _with_interval(point: Any) -> str:
 def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
     """Of a prediction: the class of each study and its probabilities, or that it is unlike the training slices."""
     pooling = "largest" if any(study["pooling"] == "max" for study in studies) else "mean"
-    table = Table(title=f"Predictions by study ({pooling} of the slices' probabilities)")
-    for name in ("series", "slices", "flagged", "predicted", "probabilities"):
-        table.add_column(name, justify="right" if name in {"slices", "flagged"} else "left", overflow="fold")
+    title = f"Predictions by study ({pooling} of the slices' probabilities)"
+    table = _table(title, "series", numbers=("slices", "flagged"))
+    for name in ("predicted", "probabilities"):
+        table.add_column(name, overflow="fold")
     for study in studies:
         shares = ", ".join(f"{c} {p:.2f}" for c, p in study["probabilities"].items())
         predicted = study["predicted"] or "none"

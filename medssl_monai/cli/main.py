@@ -35,6 +35,7 @@ from medssl_monai.cli import (
     verify,
 )
 from medssl_monai.errors import TRACEBACK, MedSSLError
+from medssl_monai.plain_text import plain_text
 from medssl_monai.version import __version__
 
 app = typer.Typer(
@@ -107,7 +108,7 @@ def main() -> None:
     except MedSSLError as error:
         if os.environ.get(TRACEBACK):
             raise
-        typer.echo(f"medssl: {error}", err=True)
+        typer.echo("\n".join(map(plain_text, f"medssl: {error}".split("\n"))), err=True)
         sys.exit(1)
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "show"):

@@ -13,6 +13,8 @@ A table is CSV, or JSON with a list of objects. Its columns are
 Other columns are ignored. Column names are lower case.
 """
 
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +26,7 @@ from medssl_monai.labels.cells import read_cells
 from medssl_monai.labels.names import SPLITS, check_class_name, class_named, is_missing, split_named, two_forms
 from medssl_monai.labels.queries import check_query, is_query
 
+LONGEST_NAME, LONGEST_PATH = 255, 4095
 SEPARATOR = "|"  # between the classes of a slice in a multi-label table
 
 
@@ -153,6 +156,12 @@ def _row(path: Path, number: int, cells: dict[Any, Any], multilabel: bool) -> La
             f"{path}, row {number}: 'slice' is a whole number counted from 0 = most inferior, found "
             f"{texts['slice']!r}; correct it, or leave it empty to label every slice of the source"
         )
+    for column, text in texts.items():
+        if re.search("[\0\ud800-\udfff]", text):
+            raise LabelError(
+                f"{path}, row {number}: {column!r} holds a character that no text has (NUL, or half of a pair), found "
+                f"{text[:80]!r}; correct it"
+            )
     split = split_named(texts["split"])
     if texts["split"] and split is None:
         raise LabelError(
@@ -172,7 +181,7 @@ def _row(path: Path, number: int, cells: dict[Any, Any], multilabel: bool) -> La
         check_query(texts["source"], f"{path}, row {number}")
     return LabelRow(
         number=number,
-        source=texts["source"] if is_query(texts["source"]) else _source(path, texts["source"]),
+        source=texts["source"] if is_query(texts["source"]) else _source(path, number, texts["source"]),
         slice=int(texts["slice"]) if texts["slice"] else None,
         label=texts["label"],
         patient=texts["patient"],
@@ -202,9 +211,15 @@ def _spelt(cell: Any) -> list[str]:
     return [_text(name) for name in (cell if isinstance(cell, list) else _text(cell).split(SEPARATOR))]
 
 
-def _source(path: Path, text: str) -> str:
+def _source(path: Path, number: int, text: str) -> str:
     """The source, joined with the table's folder if it is a path; identifiers have no separator and name no file."""
     joined = path.parent / text
+    longest = max(len(os.fsencode(part)) for part in joined.parts)
+    if longest > LONGEST_NAME or len(os.fsencode(joined)) > LONGEST_PATH:
+        raise LabelError(
+            f"{path}, row {number}: the source {text[:40]!r}… has {len(text)} characters, more than a path may have "
+            f"({LONGEST_NAME} bytes a name, {LONGEST_PATH} in all); correct it"
+        )
     return str(joined) if "/" in text or "\\" in text or joined.exists() else text
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -80,19 +81,28 @@ def test_dicom3tools_find_no_error(objects: list[Path], foreign: list[Path]) -> 
         assert ("ComprehensiveSR" if "report" in path.name else "SCImage") in done.stderr
 
 
-NAMES = ["Schädel", "頭部", "abdomen_pelvis"]
+NAMES = ["Schädel $x$ [/red]", "頭部", r"abdomen\pelvis"]
+
+
+LATIN = ("ISO_IR 100", "Müller^Jürgen", "Größe", "Köln")
+JAPANESE = (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎", "Study", "東京")
+
+
+@pytest.fixture(scope="module", params=[LATIN, JAPANESE], ids=["latin", "japanese"])
+def texts(request: pytest.FixtureRequest) -> Any:
+    """Character set, name, description and issuer in the source."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def foreign(fine_tuned: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Objects of a network whose classes have no letters in the source's character set, which is Latin-1."""
+def foreign(fine_tuned: Path, source: Path, texts: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Objects of a network whose classes have no letters in the source's character set."""
     folder = tmp_path_factory.mktemp("letters")
     for path in source.rglob("*.dcm"):
         image = pydicom.dcmread(path)
-        image.SpecificCharacterSet = "ISO_IR 100"
-        image.PatientName, image.StudyDescription = "Müller^Jürgen", "Größe"
+        image.SpecificCharacterSet, image.PatientName, image.StudyDescription, issuer = texts
         other = pydicom.Dataset()
-        other.PatientID, other.IssuerOfPatientID, other.TypeOfPatientID = "ÄB-1", "Köln", "TEXT"
+        other.PatientID, other.IssuerOfPatientID, other.TypeOfPatientID = "B-1", issuer, "TEXT"
         image.OtherPatientIDsSequence = [other]
         image.save_as(folder / path.name)
     run = folder / "run"
@@ -105,19 +115,22 @@ def foreign(fine_tuned: Path, source: Path, tmp_path_factory: pytest.TempPathFac
     return sorted((folder / "objects").iterdir())
 
 
-def test_letters_of_any_language_arrive(foreign: list[Path]) -> None:
+def test_letters_of_any_language_arrive(foreign: list[Path], texts: Any) -> None:
     report, picture = (pydicom.dcmread(path) for path in foreign)
     text = json.dumps(report.to_json_dict(), ensure_ascii=False)
-    assert all(f"Probability of {name}" in text for name in NAMES)
+    meanings = [name.replace("\\", "/") for name in NAMES]  # a backslash would part two values
+    assert all(f"Probability of {meaning}" in text for meaning in meanings)
+    _, name, description, issuer = texts
     for one in (report, picture):
         assert one.SpecificCharacterSet == "ISO_IR 192"
-        assert (str(one.PatientName), one.StudyDescription) == ("Müller^Jürgen", "Größe")
+        assert (str(one.PatientName), one.StudyDescription) == (name, description)
         (other,) = one.OtherPatientIDsSequence
-        assert (other.PatientID, other.IssuerOfPatientID) == ("ÄB-1", "Köln")
+        assert (other.PatientID, other.IssuerOfPatientID) == ("B-1", issuer)
     for path in foreign:
         content = path.read_bytes()
-        assert "Müller".encode() in content and "Köln".encode() in content
-        assert "Müller".encode("latin-1") not in content and "Köln".encode("latin-1") not in content
+        assert name.encode() in content and issuer.encode() in content
+        if texts is LATIN:
+            assert name.encode("latin-1") not in content and issuer.encode("latin-1") not in content
 
 
 def test_a_broken_value_that_is_not_needed_does_not_stop_a_report() -> None:

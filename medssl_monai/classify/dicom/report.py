@@ -25,6 +25,7 @@ from medssl_monai.classify.inputs import PredictionInput
 from medssl_monai.classify.prediction_result import PredictionResult
 from medssl_monai.errors import InputError
 from medssl_monai.ingest.dicom.tags import quiet
+from medssl_monai.plain_text import plain_text
 from medssl_monai.version import __version__
 
 SCHEME = "99MEDSSL"
@@ -177,7 +178,7 @@ def _group(
     """A row of a result (TID 1501): probability of each class, distance to training, the class or why there is none."""
     unit = codes.UCUM.NoUnits
     numbers = [
-        hd.sr.Measurement(CodedConcept(f"p-{c}", SCHEME, f"Probability of {label}"[:64]), round(p, 6), unit)
+        hd.sr.Measurement(CodedConcept(f"p-{c}", SCHEME, _meaning(f"Probability of {label}")), round(p, 6), unit)
         for c, (label, p) in enumerate(row["probabilities"].items())
     ]
     if row["score"] is not None:
@@ -212,12 +213,22 @@ def _values(result: PredictionResult, row: dict[str, Any]) -> list[CodedConcept]
     if row["predicted"] == "":
         return [CodedConcept("none", SCHEME, "None of the classes")]
     names = row["predicted"].split("|") if result.task == "multilabel" else [row["predicted"]]
-    return [CodedConcept(f"class-{list(result.classes).index(name)}", SCHEME, name[:64]) for name in names]
+    return [CodedConcept(f"class-{list(result.classes).index(name)}", SCHEME, _meaning(name)) for name in names]
+
+
+def _meaning(text: str) -> str:
+    """As a code meaning (LO, PS3.5 table 6.2-1): 64 characters, no control character, no separator of values."""
+    return plain_text(text).replace("\\", "/")[:64]
 
 
 def _complete(header: Any) -> Any:
-    """The header as text, with empty values for what a conforming image may not lack (type 2), but real ones do."""
+    """The header as text, with empty values for what a conforming image may not lack (type 2), but real ones do.
+
+    What is text now is written in UTF-8. The image's own character set is not asked about any more: highdicom refuses
+    an empty first value, which Japanese and Korean files have (PS3.3 C.12.1.1.2).
+    """
     _decode(header)
+    header.SpecificCharacterSet = UTF8
     for keyword in (
         *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
         *("AccessionNumber", "StudyID", "ReferringPhysicianName"),
@@ -243,7 +254,6 @@ def _copy(source: Any, target: Dataset) -> None:
     for keyword in COPIED:
         if keyword in source and keyword not in target:
             setattr(target, keyword, source[keyword].value)
-    # highdicom takes the source's character set, in which a class may have no letters.
     target.SpecificCharacterSet = UTF8
     target.walk(_drop_character_set)
 
@@ -292,7 +302,7 @@ def heat_map_picture(heat_map: HeatMap) -> Bytes:
     colours = (overlay(heat_map.picture, heat_map.grad_cam) * 255).round().astype(np.uint8)
     times = max(1, -(-384 // colours.shape[1]))
     colours = np.ascontiguousarray(colours.repeat(times, axis=0).repeat(times, axis=1))
-    answer = "not classified: unlike training" if heat_map.flag else heat_map.asked.replace("_", " ")
+    answer = "not classified: unlike training" if heat_map.flag else plain_text(heat_map.asked).replace("_", " ")
     lines = [f"{answer}, {heat_map.probability:.2f}" if not heat_map.flag else answer]
     lines.append("Grad-CAM: dark nothing, yellow most; research only")
     band = np.zeros((20 * len(lines) + 10, colours.shape[1], 3), np.uint8)

@@ -1,0 +1,35 @@
+"""Tables for a terminal show names as they are written."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from medssl_monai.terminal import comparison_table, left_out_table, matches_table, metrics_table, studies_table
+
+FIGURES = {"slices": 1, "accuracy": 1.0, "balanced_accuracy": 1.0, "f1_macro": 1.0, "auc": None, "ece": 0.1}
+LEFT_OUT = {"series_id": "", "reason": "BAD", "detail": "it", "files": 1}
+
+
+def tables(name: str) -> list[Table]:
+    study: dict[str, Any] = {"series_id": "s", "slices": 3, "pooling": "mean", "predicted": name}
+    return [
+        studies_table([{**study, "probabilities": {name: 0.6, "b": 0.4}}]),
+        left_out_table([{**LEFT_OUT, "source_id": name}]),
+        metrics_table({"per_patient": {name: FIGURES}, "all_slices": FIGURES}),
+        comparison_table(name, [name], {name: {name: 0.5}}),
+        matches_table({"query": {"series_id": name}, "compared": name, "percentile": name, "matches": []}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["[/red]", "[bold]x[/bold]", "[link=https://a.example]x", "\x1b]0;owned\x07x", ":smile:"]
+)
+def test_names_are_no_markup(name: str) -> None:
+    for table in tables(name):
+        out = io.StringIO()
+        Console(file=out, width=200, force_terminal=False).print(table)
+        assert name.encode("unicode_escape").decode() in out.getvalue()
+        assert "\x1b" not in out.getvalue()
