@@ -23,6 +23,9 @@ DDP = "module."  # torch's DistributedDataParallel puts it before every name
 # torch.nn.Sequential of a torchvision ResNet's children; 2, 3 and 8 (ReLU, max-pool, average pool) have no tensors.
 SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
+# Two names that an encoder has, by whether its stages are numbered.
+_FIRST = {False: ("conv1.weight", "layer1.0.conv1.weight"), True: ("0.weight", "4.0.conv1.weight")}
+
 
 @dataclass(frozen=True)
 class Format:
@@ -170,6 +173,14 @@ FORMATS: tuple[Format, ...] = (
         online=("",),
         preprocessing=IMAGENET,
     ),
+    Format(
+        name="numbered",
+        title="torch.nn.Sequential of a ResNet's children, as RadImageNet's",
+        wrappers=(None, "state_dict", "model"),
+        online=("backbone.", ""),
+        marks=("4.0.conv1", "backbone.4.0.conv1"),
+        numbered=True,
+    ),
 )
 
 # What a tensor outside the encoder is, by a word of its name; the first known word decides.
@@ -225,7 +236,7 @@ def find_encoder(content: Mapping[str, Any], source: str, form: str | None = Non
     Args:
         content: of the file.
         source: the file's name, for messages.
-        form: a name of `FORMATS`, or ``prefix:WORDS.`` for names that are torchvision's behind these words.
+        form: a name of `FORMATS`, or ``prefix:WORDS.`` for torchvision's or numbered names behind these words.
         arm: the network to take where there are two; None or ``query`` or ``online`` is the trained one.
 
     Raises:
@@ -277,7 +288,8 @@ def _candidates(form: str | None, content: Mapping[str, Any]) -> tuple[Format, .
         title, prefix = "torchvision's names behind a prefix", form.removeprefix("prefix:")
         others = (name for name, value in content.items() if isinstance(value, Mapping))
         wrappers = dict.fromkeys((None, "state_dict", "model", "module", *others))
-        return (Format(form, title, tuple(wrappers), (prefix, prefix.removeprefix(DDP))),)
+        named = Format(form, title, tuple(wrappers), (prefix, prefix.removeprefix(DDP)))
+        return (named, replace(named, numbered=True))
     chosen = tuple(each for each in FORMATS if each.name == form)
     if not chosen:
         known = ", ".join(dict.fromkeys(each.name for each in FORMATS))
@@ -298,18 +310,19 @@ def _marked(form: Format, names: Mapping[str, Any]) -> bool:
 
 
 def _prefix(form: Format, prefixes: tuple[str, ...], names: Mapping[str, Any]) -> str | None:
-    first = "0.weight" if form.numbered else "conv1.weight"
-    return next((prefix for prefix in prefixes if f"{prefix}{first}" in names), None)
+    return next((prefix for prefix in prefixes if prefix + _FIRST[form.numbered][0] in names), None)
 
 
 def _nothing_found(content: Mapping[str, Any], source: str, form: str | None) -> str:
     """One sentence that names what is there, and the prefix that would fit, if any."""
     wanted = f"the format {form}" if form else f"any known format ({', '.join(dict.fromkeys(f.name for f in FORMATS))})"
     places = [content, *(value for value in content.values() if isinstance(value, Mapping))]
-    names = [name for place in places for name, value in place.items() if isinstance(value, Tensor)]
-    ends = [str(name) for name in names if str(name).endswith("conv1.weight") and "layer" not in str(name)]
-    if ends:
-        prefix = ends[0].removesuffix("conv1.weight")
-        return f"{source}: no encoder in {wanted}, found {ends[0]}; if that is it, give --from prefix:{prefix}"
+    names = [str(name) for place in places for name, value in place.items() if isinstance(value, Tensor)]
+    known = set(names)
+    for name in names:
+        for first, second in _FIRST.values():
+            prefix = name.removesuffix(first)
+            if prefix + first == name and prefix + second in known and (not prefix or prefix.endswith(".")):
+                return f"{source}: no encoder in {wanted}, found {name}; if that is it, give --from prefix:{prefix}"
     shown = ", ".join(str(name) for name in list(content)[:3])
     return f"{source}: no encoder in {wanted}, found {len(content)} entries ({shown}); give a ResNet's state_dict()"

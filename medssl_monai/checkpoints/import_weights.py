@@ -8,7 +8,7 @@ from medssl_monai.atomic import write_json
 from medssl_monai.checkpoints.export import export_encoder
 from medssl_monai.checkpoints.formats import Arm
 from medssl_monai.checkpoints.load import load_encoder, load_into_resnet, put_into_resnet
-from medssl_monai.checkpoints.preprocessing import Preprocessing
+from medssl_monai.checkpoints.preprocessing import UNKNOWN, Preprocessing, check_stated
 from medssl_monai.checkpoints.report import LoadReport
 from medssl_monai.errors import CheckpointError
 
@@ -38,10 +38,12 @@ def import_weights(
 
     Raises:
         CheckpointError: see `load_encoder`; nothing is written then.
+        ConfigError: see `check_stated`; likewise.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
         raise CheckpointError(f"{out.name}: weights are imported into .safetensors; give --out a name with that suffix")
+    check_stated(preprocessing or UNKNOWN)
     state, read = load_encoder(file, form, arm)
     network = getattr(torchvision.models, read.arch)(weights=None)
     found = put_into_resnet(network, state, read)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from medssl_monai.errors import CheckpointError
-from medssl_monai.windows import HUWindow, WindowSpec, fixed_limits, is_limits, window_presets
+from medssl_monai.errors import CheckpointError, ConfigError
+from medssl_monai.windows import HUWindow, WindowSpec, fixed_limits, is_limits, parse_windows, window_presets
 
 Constants: TypeAlias = float | Sequence[float]
 
@@ -69,6 +69,28 @@ def with_window_limits(metadata: Mapping[str, str]) -> dict[str, str]:
         limits = None
     kept = {key: value for key, value in metadata.items() if key != "window_hu"}
     return kept if limits is None else {**kept, "window_hu": json.dumps(limits)}
+
+
+def check_stated(stated: Preprocessing) -> None:
+    """Refuse what nobody could prepare images by.
+
+    Raises:
+        ConfigError: no such window; ``mean`` not in [0, 1] or ``std`` not in (0, 1], one number or one a channel.
+    """
+    if stated.window is not None:
+        parse_windows(stated.window)
+    for name, value in (("mean", stated.mean), ("std", stated.std)):
+        numbers = list(value) if isinstance(value, list | tuple) else [value]
+        good = len(numbers) in (1, 3) and all(
+            isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x <= 1 and (x or name == "mean")
+            for x in numbers
+        )
+        if value is not None and not good:
+            least = "above 0 and at most 1" if name == "std" else "from 0 to 1"
+            raise ConfigError(
+                f"{name} must be one number or three, {least}, because intensities are from 0 to 1, found {value}; "
+                "correct it (divide constants for 0 to 255 by 255)"
+            )
 
 
 def check_preprocessing(

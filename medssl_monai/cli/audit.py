@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medssl_monai.cli.options import Json, Key, Store, print_json, print_tables
+from medssl_monai.plain_text import plain_text
 
 
 def run(
@@ -34,6 +35,6 @@ def run(
     else:
         print_tables(*audit_tables(report))
         for sentence in (*report.refusals, *report.statements):
-            typer.echo(sentence)
+            typer.echo(plain_text(sentence))
         typer.echo("leaks found" if report.leaks else "no leak found")
     return int(report.leaks)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medssl_monai.cli.options import Json, RunDir, Store, Thresholds, print_json, print_tables
+from medssl_monai.plain_text import plain_text
 
 
 def run(
@@ -36,5 +37,5 @@ def run(
     else:
         print_tables(metrics_table(metrics))
         for sentence in metrics["statements"]:
-            typer.echo(f"{data.name}: {sentence}")
+            typer.echo(plain_text(f"{data.name}: {sentence}"))
         typer.echo(f"{out}: metrics.json, predictions.csv, studies.json, figures/")

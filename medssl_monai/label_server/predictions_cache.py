@@ -4,6 +4,7 @@ Files hold probabilities and features under the pseudonyms of series, in one fol
 networks are deleted at the first use of a newer one.
 """
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from medssl_monai.atomic import write_atomically
 from medssl_monai.label_server.networks import Look, ServedNetwork
 from medssl_monai.label_server.studies import Studies
 from medssl_monai.label_server.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 class PredictionsCache:
@@ -32,14 +35,18 @@ class PredictionsCache:
         file = self._file(image_id)
         if not file.is_file():
             return None
-        with np.load(file, allow_pickle=False) as content:
-            probabilities = content["probabilities"]
-            return Look(
-                slices=tuple(int(number) for number in content["slices"]),
-                probabilities=probabilities if probabilities.size else None,
-                features=content["features"].astype(np.float32),
-                task=self.network.view.task,
-            )
+        try:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
+                probabilities = content["probabilities"]
+                return Look(
+                    slices=tuple(int(number) for number in content["slices"]),
+                    probabilities=probabilities if probabilities.size else None,
+                    features=content["features"].astype(np.float32),
+                    task=self.network.view.task,
+                )
+        except Exception as error:  # whatever numpy, zipfile and zlib meet in a damaged file
+            logger.warning("%s: a kept prediction is damaged (%s); it is made again", file.name, type(error).__name__)
+            return None
 
     def look(self, image_id: str) -> Look:
         """Outputs for all usable slices of an image, computed once.

@@ -18,7 +18,7 @@ from medssl_monai.checkpoints.import_weights import import_weights
 from medssl_monai.checkpoints.load import load_encoder, load_into_resnet, preprocessing_of
 from medssl_monai.checkpoints.manifests import backbone_shapes
 from medssl_monai.checkpoints.preprocessing import Preprocessing
-from medssl_monai.errors import CheckpointError
+from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.methods.base import Method
 from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
@@ -256,9 +256,19 @@ def test_the_reference_s_classifier_by_its_manifest(tmp_path: Path) -> None:
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in state.items())
 
 
+@pytest.mark.parametrize("prefix", ["", "backbone.", "module.", "module.backbone."])
+@pytest.mark.parametrize("wrapper", [None, "model"])
+def test_plain_sequences_of_stages(prefix: str, wrapper: str | None, tmp_path: Path) -> None:
+    content = numbered(prefix)
+    state, report = load_encoder(saved(tmp_path / "file.pt", content if wrapper is None else {wrapper: content}))
+    assert report.format == "numbered"
+    assert_same(state)
+
+
 @pytest.mark.parametrize(
     ("content", "advised"),
     [
+        ({"net": numbered("module.trunk.")}, "prefix:module.trunk."),
         ({"model": {**r18("module.net."), **heads("module.projector.0.weight")}, "epoch": 1}, "prefix:module.net."),
         ({"model_ema": r18("module.")}, "prefix:module."),
         ({"student": r18("module.backbone."), "teacher": zeros("backbone.")}, "prefix:module.backbone."),
@@ -383,6 +393,27 @@ def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
             load_encoder(saved(tmp_path / "c.pt", {**constants("resnet18"), "bn1.bias": value}))
     with pytest.raises(CheckpointError, match=r"1 \(layer1.9.weight\) of no use|another layout"):
         load_encoder(saved(tmp_path / "d.pt", {**constants("resnet18"), "layer1.9.weight": torch.zeros(1)}))
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"window": "nosuch"}, "window 'nosuch' is no preset"),
+        ({"window": [100, -100]}, "low must be below high"),
+        ({"mean": "x"}, "mean must be one number or three, from 0 to 1, .*found x"),
+        ({"mean": 123.7}, "divide constants for 0 to 255 by 255"),
+        ({"mean": float("nan")}, "mean must be"),
+        ({"mean": [0.2, 0.2]}, "mean must be one number or three"),
+        ({"std": 0}, "std must be one number or three, above 0 and at most 1, .*found 0"),
+        ({"std": [0.2, 0.2, 0.0]}, "std must be"),
+        ({"std": True}, "std must be"),
+    ],
+)
+def test_a_preprocessing_that_nobody_can_use_is_refused(stated: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", constants("resnet18"))
+    with pytest.raises(ConfigError, match=message):
+        import_weights(path, tmp_path / "e.safetensors", preprocessing=Preprocessing(**stated))
+    assert not (tmp_path / "e.safetensors").exists()
 
 
 def test_import_writes_what_is_known_of_the_images(tmp_path: Path) -> None:

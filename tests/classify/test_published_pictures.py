@@ -1,6 +1,9 @@
 """Data sets of the reference in their published layouts (made here), its splits, subsets and views as it drew them."""
 
+import io
 import re
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +140,36 @@ def test_organ_s_mnist_refuses_other_files(tmp_path: Path) -> None:
     organ_file(tmp_path / "organsmnist.npz", val_labels=np.full((22, 1), 12, np.uint8))
     with pytest.raises(LabelError, match="labels 0 to 10"):
         organ_s_mnist(tmp_path)
+    organ_file(tmp_path / "organsmnist.npz", val_labels=np.zeros((21, 1), np.uint8))
+    with pytest.raises(LabelError, match="N labels"):
+        organ_s_mnist(tmp_path)
+
+
+def _cut(content: bytes) -> bytes:
+    return content[:-30]
+
+
+def _flipped(content: bytes) -> bytes:
+    return content[:200] + bytes([content[200] ^ 1]) + content[201:]
+
+
+def _bracket(content: bytes) -> bytes:
+    """A header of an array that is no Python literal; the archive's checksums fit."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as read, zipfile.ZipFile(out, "w") as written:
+        for name in read.namelist():
+            written.writestr(name, read.read(name).replace(b"'shape': (", b"'shape': ((", 1))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("damage", [_cut, _flipped, _bracket])
+def test_a_damaged_organ_s_mnist_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    file = organ_file(tmp_path / "organsmnist.npz")
+    with np.load(file) as arrays:
+        np.savez_compressed(file, **dict(arrays))
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(LabelError, match=r"organsmnist\.npz: no MedMNIST file .*fetch it again"):
+        organ_s_mnist(file)
 
 
 @pytest.mark.parametrize("parts", ["", "train"])

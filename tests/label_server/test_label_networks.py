@@ -169,6 +169,11 @@ def test_answers_are_kept_until_the_network_changes(served: Workspace, small_run
     assert again is not None
     assert again.slices == first.slices
     assert again.study == pytest.approx(first.study)
+    (file,) = served.predictions.rglob("*.npz")
+    file.write_bytes(file.read_bytes()[:-30])
+    assert cache.known(image) is None, "a damaged file"
+    cache.look(image)
+    assert cache.known(image) is not None
     state = torch.load(run / "models" / "model.pt", weights_only=True)
     state["fc.bias"] += 1
     torch.save(state, run / "models" / "model.pt")

@@ -178,14 +178,15 @@ def organ_s_mnist(path: str | Path) -> ImageData:
         raise LabelError(f"{file.name} is missing; give organsmnist.npz of MedMNIST, or the folder that holds it")
     parts = ("train", "val", "test")
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
             images = [np.asarray(content[f"{part}_images"]) for part in parts]
             labels = [np.asarray(content[f"{part}_labels"]).reshape(-1).astype(np.int64) for part in parts]
-    except (KeyError, ValueError, OSError) as error:
+        joined = np.concatenate(labels)
+    except Exception as error:  # whatever numpy, zipfile and zlib meet in a damaged file
         raise LabelError(f"{file.name}: no MedMNIST file ({type(error).__name__}); fetch it again") from error
-    joined = np.concatenate(labels)
-    if any(i.ndim != 3 or i.dtype != np.uint8 for i in images) or joined.min() < 0 or joined.max() >= len(ORGANS):
-        raise LabelError(f"{file.name}: pictures must be (N, H, W) uint8 with labels 0 to 10; give organsmnist.npz")
+    fits = all(i.ndim == 3 and i.dtype == np.uint8 and len(i) == len(k) for i, k in zip(images, labels, strict=True))
+    if not fits or len({i.shape[1:] for i in images}) > 1 or not np.isin(joined, range(len(ORGANS))).all():
+        raise LabelError(f"{file.name}: pictures must be (N, H, W) uint8 with N labels 0 to 10; give organsmnist.npz")
     ends = np.cumsum([len(part) for part in labels])
     splits = {
         name: list(range(end - len(part), end))
