@@ -1,5 +1,6 @@
 """What a user gets from an index: the wheel and the sdist carry transforms, bundles and configurations."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -40,5 +41,6 @@ def test_wheel_and_sdist_carry_everything(tmp_path: Path) -> None:
     python = environment / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, cwd=tmp_path)
     program = "from medssl_monai.resources import bundle_dir, config_file; print(bundle_dir('ct_ssl_spark'))"
-    run = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True, cwd=tmp_path)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True, cwd=tmp_path, env=clean)
     assert str(environment) in run.stdout

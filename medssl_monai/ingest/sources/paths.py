@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import weakref
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,12 +119,15 @@ class DiskTable:
     def __init__(self, definition: str) -> None:
         # Garbage may be collected in any thread. From 3.13 on, Python warns of a database that nobody closed.
         self._database = sqlite3.connect("", check_same_thread=False)
-        weakref.finalize(self, self._database.close)
         self._database.execute(f"PRAGMA cache_size = -{CACHE_KB}")
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(f"CREATE TABLE kept {definition}")
         width = len(self._database.execute("SELECT * FROM kept").description)
         self._insert = f"INSERT OR IGNORE INTO kept VALUES ({', '.join('?' * width)})"
+
+    def __del__(self) -> None:
+        if database := getattr(self, "_database", None):
+            database.close()
 
     def __len__(self) -> int:
         return int(next(self.select("SELECT count(*) FROM kept"))[0])
