@@ -12,10 +12,11 @@ from rich.text import Text
 from medssl_monai.plain_text import plain_text
 
 if TYPE_CHECKING:
-    from medssl_monai.labels.audit import AuditReport
+    from medssl_monai.labels.audit_report import AuditReport
     from medssl_monai.store.verdicts import Verdict
 
 UNKNOWN = "–"
+LOOK_ALIKES = 40  # rows of a table for a terminal
 METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -82,11 +83,15 @@ def audit_tables(report: AuditReport) -> Iterator[Table]:
             shared.add_row(_sets(found.first, found.second, found.harmless), found.what, names, str(len(found.names)))
         yield shared
     if report.near_duplicates:
-        alike = _table("Look-alikes", "sets", "series", "and series", numbers=("slices", "bits", "correlation"))
-        for pair in report.near_duplicates:
+        ordered = sorted(report.near_duplicates, key=lambda pair: pair.harmless)
+        more = f"and {len(ordered) - LOOK_ALIKES} more, see --out" if len(ordered) > LOOK_ALIKES else None
+        columns = ("sets", "series or file", "class", "and series or file", "class", "what")
+        alike = _table("Look-alikes", *columns, numbers=("slices", "bits", "correlation"), caption=more)
+        for pair in ordered[:LOOK_ALIKES]:
             sets_of_pair = _sets(pair.first, pair.second, pair.harmless)
+            words = (pair.first_series, pair.first_label, pair.second_series, pair.second_label, pair.kind)
             numbers = (str(pair.slices), str(pair.distance), f"{pair.correlation:.3f}")
-            alike.add_row(sets_of_pair, pair.first_series, pair.second_series, *numbers)
+            alike.add_row(sets_of_pair, *words, *numbers)
         yield alike
 
 

@@ -11,7 +11,10 @@ from medssl_monai.plain_text import plain_text
 
 def run(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="STORE_OR_LABELS...", help="Stores, and label tables (CSV or JSON).")
+        list[Path],
+        typer.Argument(
+            metavar="DATA...", help="Stores, label tables (CSV or JSON), pictures in folders by class, COVID-CT, .npz."
+        ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for all that was found.")] = None,
     store: Store = None,
@@ -21,10 +24,10 @@ def run(
     key: Key = None,
     json: Json = False,
 ) -> int:
-    """Find patients and look-alike slices that pre-training, train, validation and test sets share; 1 if any leak."""
+    """Find what sets share and what tells the class; ends with 1 if there is a leak, 2 if it could not be checked."""
     from medssl_monai.atomic import write_json
+    from medssl_monai.classify.audited import audit
     from medssl_monai.ingest import load_key
-    from medssl_monai.labels.audit import audit
     from medssl_monai.terminal import audit_tables
 
     report = audit(inputs, store=store, key=load_key(key), distance=distance)
@@ -34,7 +37,9 @@ def run(
         print_json(report.to_json())
     else:
         print_tables(*audit_tables(report))
-        for sentence in (*report.refusals, *report.statements):
+        for sentence in (*report.refusals, *(one.sentence for one in report.telltales), *report.statements):
             typer.echo(plain_text(sentence))
-        typer.echo("leaks found" if report.leaks else "no leak found")
-    return int(report.leaks)
+        typer.echo(("no leak found", "leaks found", "no leak found in what could be checked")[report.exit_code])
+    for sentence in report.unchecked:
+        typer.echo(f"not checked: {plain_text(sentence)}", err=True)
+    return report.exit_code

@@ -1,266 +1,189 @@
-"""Finds what sets of images should not share: patients, series, and slices that look alike.
+"""Finds what sets of images should not share, and what tells the class without showing it.
 
-The sets are stores (pre-training) and the splits of label tables. Patients are compared by pseudonym. A patient with
-two identifiers is found by the slices instead: perceptual hashes that differ in a few bits, confirmed by correlation.
+The sets are stores (pre-training), the splits of label tables, and data sets of pictures. Patients are compared by
+pseudonym. A patient with two identifiers, and the same picture in two sets or in two classes, are found by the images:
+perceptual hashes that differ in a few bits, confirmed by correlation.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
-from typing import Any
 
-from medssl_monai.errors import InputError, LabelError
-from medssl_monai.ingest.open_store import open_store
-from medssl_monai.labels.labelled_slices import labelled_slices, patients_of
-from medssl_monai.labels.names import SPLITS
-from medssl_monai.labels.near_duplicates import Slice, similar_slices
-from medssl_monai.labels.table import LabelTable, read_labels
-from medssl_monai.store.reader import SliceStore
+import numpy as np
+
+from medssl_monai.labels.audit_report import AuditReport, NearDuplicate, SetSummary, Shared
+from medssl_monai.labels.audit_sets import Audited, AuditSet
+from medssl_monai.labels.near_duplicates import Pair, Slice, similar_slices
+from medssl_monai.labels.telltales import Telltale, telltales
 
 HARMLESS = frozenset({frozenset({"pre-training", "train"})})
 """Kinds of sets that may share patients: pre-training uses no labels of the training set."""
 
-
-@dataclass(frozen=True)
-class SetSummary:
-    """One of the sets compared.
-
-    Attributes:
-        name: unique among the sets.
-        kind: pre-training, train, validation, test, or "" for a table's rows without a split.
-        patients: number of pseudonyms.
-        patients_unknown: series without a patient in their tags; each counts as one patient.
-    """
-
-    name: str
-    kind: str
-    series: int
-    slices: int
-    patients: int
-    patients_unknown: int
+DISTANCE = 6
 
 
-@dataclass(frozen=True)
-class Shared:
-    """Patients or series in two sets; `names` are pseudonyms."""
-
-    first: str
-    second: str
-    what: str
-    names: tuple[str, ...]
-    harmless: bool
-
-
-@dataclass(frozen=True)
-class NearDuplicate:
-    """Two series of different patients, in two sets, with slices that look alike.
-
-    Attributes:
-        slices: number of slices of the first series with a similar slice in the second.
-        distance: the smallest number of bits in which their hashes differ.
-        correlation: of the most similar pair of slices.
-        example: the numbers of that pair.
-    """
-
-    first: str
-    second: str
-    first_series: str
-    second_series: str
-    slices: int
-    distance: int
-    correlation: float
-    example: tuple[int, int]
-    harmless: bool
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """What was compared, what is shared, and, as sentences, what could not be determined."""
-
-    sets: tuple[SetSummary, ...]
-    shared: tuple[Shared, ...]
-    near_duplicates: tuple[NearDuplicate, ...]
-    refusals: tuple[str, ...]
-    statements: tuple[str, ...]
-
-    @property
-    def leaks(self) -> bool:
-        """Whether the sets share anything that makes a test result too good."""
-        return bool(self.refusals) or not (
-            all(one.harmless for one in self.shared) and all(one.harmless for one in self.near_duplicates)
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"leaks": self.leaks, **asdict(self)}
-
-
-@dataclass(frozen=True)
-class _Set:
-    name: str
-    kind: str
-    store: SliceStore
-    rows: list[dict[str, Any]]
-
-
-def audit(
-    inputs: Sequence[Path], *, store: Path | None = None, key: bytes | None = None, distance: int = 6
-) -> AuditReport:
-    """Compare stores and the splits of label tables, every pair of them.
-
-    Args:
-        inputs: stores, and label tables (CSV or JSON).
-        store: the store of the tables' sources. By default the first store among the inputs; without one the sources
-            are ingested into the cache.
-        key: of the pseudonyms; None loads the user's own.
-        distance: number of bits, of 64, in which the perceptual hashes of near-duplicates may differ; at most 15.
+def compare(sets: Sequence[AuditSet], distance: int = DISTANCE) -> AuditReport:
+    """Compare sets, every pair of them, and the classes within each.
 
     Raises:
-        InputError: an input is neither a store nor a table, or the distance is out of range.
-        LabelError: a table cannot be read at all.
+        InputError: the distance is out of range.
     """
-    if not inputs:
-        raise InputError("audit: needs stores or label tables, found none; give at least one")
-    sets: list[_Set] = []
-    refusals: list[str] = []
-    statements: list[str] = []
-    stores = [path for path in inputs if Path(path).is_dir()]
-    for path in map(Path, inputs):
-        if path.is_dir():
-            opened = SliceStore(path)
-            sets.append(_Set(_unique(path.name, sets), "pre-training", opened, opened.select()))
-        else:
-            home = store or (stores[0] if stores else None)
-            try:
-                sets += _splits(path, home, key, sets, statements)
-            except LabelError as error:
-                refusals.append(str(error))
-    statements += _unknown(sets)
+    sets = _named_apart(sets)
     pairs = list(combinations(sets, 2))
-    shared = [one for first, second in pairs for one in _shared(first, second)]
     alike = [one for first, second in pairs for one in _near_duplicates(first, second, distance)]
+    alike += [one for each in sets for one in _within(each, distance)]
     return AuditReport(
-        tuple(_summary(one) for one in sets), tuple(shared), tuple(alike), tuple(refusals), tuple(statements)
+        sets=tuple(map(_summary, sets)),
+        shared=tuple(one for first, second in pairs for one in _shared(first, second)),
+        near_duplicates=tuple(alike),
+        telltales=tuple(_telltales(sets)),
+        statements=tuple(_unknown(sets)),
     )
 
 
-def _splits(
-    path: Path, home: Path | None, key: bytes | None, before: Sequence[_Set], statements: list[str]
-) -> list[_Set]:
-    """The splits of a table, in alphabetic order; rows without a split are a set as well."""
-    table: LabelTable = read_labels(path)
-    statements += [f"{path.name}: {sentence}" for sentence in table.statements]
-    sources = sorted({Path(row.source) for row in table.rows})
-    store = SliceStore(home) if home is not None else open_store(sources, modality=None, key=key)
-    several = any(one.kind != "pre-training" for one in before)
-    found = []
-    for split in sorted((*SPLITS, "")):
-        rows = labelled_slices(table, store, key, split=split)
-        if rows:
-            name = f"{path.stem}: {split or 'no split'}" if several else split or "no split"
-            found.append(_Set(_unique(name, before), split, store, rows))
-    return found
+def _named_apart(sets: Sequence[AuditSet]) -> list[AuditSet]:
+    """The same with unique names: several inputs' splits have the input's name before them."""
+    several = len({one.origin for one in sets if one.kind != "pre-training"}) > 1
+    named: list[AuditSet] = []
+    for one in sets:
+        name = f"{one.origin}: {one.name}" if several and one.kind != "pre-training" else one.name
+        unique, number = name, 2
+        while unique in {other.name for other in named}:
+            unique, number = f"{name} ({number})", number + 1
+        named.append(replace(one, name=unique))
+    return named
 
 
-def _unique(name: str, sets: Sequence[_Set]) -> str:
-    taken = {one.name for one in sets}
-    number = 2
-    unique = name
-    while unique in taken:
-        unique, number = f"{name} ({number})", number + 1
-    return unique
-
-
-def _is_unknown(row: dict[str, Any], patient_of: dict[str, str]) -> bool:
-    """Whether neither the tags nor a table name the patient."""
-    return "patient_unknown" in row["flags"].split(",") and row["patient"] == patient_of.get(row["series_id"])
-
-
-def _patients(one: _Set) -> dict[str, str]:
-    """The store's pseudonym for the patient of each series of a set, whatever a table says."""
-    wanted = {row["series_id"] for row in one.rows}
-    return {series: patient for series, patient in patients_of(one.store).items() if series in wanted}
-
-
-def _summary(one: _Set) -> SetSummary:
-    tagged = _patients(one)
-    unknown = {row["series_id"] for row in one.rows if _is_unknown(row, tagged)}
+def _summary(one: AuditSet) -> SetSummary:
+    unknown = {item.series_id for item in one.items if item.unknown}
     return SetSummary(
         name=one.name,
         kind=one.kind,
-        series=len({row["series_id"] for row in one.rows}),
-        slices=len(one.rows),
-        patients=len({row["patient"] for row in one.rows if row["series_id"] not in unknown}),
+        series=len({item.series_id for item in one.items}),
+        slices=len(one.items),
+        patients=len({item.patient for item in one.items if item.series_id not in unknown}),
         patients_unknown=len(unknown),
+        classes=dict(sorted(Counter(item.label for item in one.items if item.label).items())),
     )
 
 
-def _unknown(sets: Sequence[_Set]) -> list[str]:
-    sentences = []
+def _unknown(sets: Sequence[AuditSet]) -> Iterator[str]:
     for one in map(_summary, sets):
         if one.patients_unknown:
-            sentences.append(
+            yield (
                 f"{one.name}: {one.patients_unknown} of {one.series} series name no patient, so patients "
                 "cannot be compared there; only slices are"
             )
     for first, second in combinations(sets, 2):
-        if first.store.description["key_check"] != second.store.description["key_check"]:
-            sentences.append(
+        if first.key != second.key:
+            yield (
                 f"{first.name} and {second.name}: the pseudonyms have different keys, so patients cannot be "
                 "compared; only slices are"
             )
-    return sentences
 
 
-def _harmless(first: _Set, second: _Set) -> bool:
+def _harmless(first: AuditSet, second: AuditSet) -> bool:
     return frozenset({first.kind, second.kind}) in HARMLESS or first.kind == second.kind
 
 
-def _shared(first: _Set, second: _Set) -> list[Shared]:
+def _shared(first: AuditSet, second: AuditSet) -> Iterator[Shared]:
     """Patients, and beyond them series, of both sets."""
-    found = []
-    mine, yours = _patients(first), _patients(second)
+    mine, yours = first.patients, second.patients
     patients = set(mine.values()) & set(yours.values())
     series = {name for name in set(mine) & set(yours) if mine[name] not in patients}
     for what, names in (("patients", patients), ("series", series)):
         if names:
-            found.append(Shared(first.name, second.name, what, tuple(sorted(names)), _harmless(first, second)))
-    return found
+            yield Shared(first.name, second.name, what, tuple(sorted(names)), _harmless(first, second))
 
 
-def _near_duplicates(first: _Set, second: _Set, distance: int) -> list[NearDuplicate]:
-    """Series of different patients with slices that look alike."""
-    mine, yours = _patients(first), _patients(second)
-    both = set(mine.values()) & set(yours.values())
+def _within(one: AuditSet, distance: int) -> Iterator[NearDuplicate]:
+    """What looks alike within a set and has two labels; of pictures, whose patients are mostly unknown, all."""
+    if any(item.digests[1] for item in one.items):
+        yield from _near_duplicates(one, one, distance)
+        return
+    by_label: dict[str, list[Audited]] = defaultdict(list)
+    for item in one.items:
+        if item.label:
+            by_label[item.label].append(item)
+    parts = [replace(one, items=items) for _, items in sorted(by_label.items())]
+    for number, part in enumerate(parts[:-1]):
+        others = [item for other in parts[number + 1 :] for item in other.items]
+        yield from _near_duplicates(part, replace(one, items=others), distance)
+
+
+def _near_duplicates(first: AuditSet, second: AuditSet, distance: int) -> Iterator[NearDuplicate]:
+    """Series of different patients with slices that look alike, and equal pictures of whomever."""
+    same_set = first.name == second.name
+    both = set() if same_set else set(first.patients.values()) & set(second.patients.values())
     sides = [
-        [
-            Slice(one.store, row["series_id"], row["slice"], int(row["phash"], 16), row["modality"])
-            for row in one.rows
-            if patient_of[row["series_id"]] not in both and row["body_fraction"] > 0.02
-        ]
-        for one, patient_of in ((first, mine), (second, yours))
+        [_slice(one, item) for item in one.items if one.patients[item.series_id] not in both and item.comparable]
+        for one in (first, second)
     ]
-    by_series: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    by_series: dict[tuple[str, str], list[Pair]] = defaultdict(list)
     for pair in similar_slices(sides[0], sides[1], distance):
-        by_series[pair.first.series_id, pair.second.series_id].append(pair)
-    found = []
-    for (one, other), pairs in sorted(by_series.items()):
+        names = pair.first.series_id, pair.second.series_id
+        repeated = first is second and names[0] > names[1]
+        if not repeated and not (same_set and first.patients[names[0]] == second.patients[names[1]]):
+            by_series[names].append(pair)
+    mine, yours = ({(item.series_id, item.slice): item for item in one.items} for one in (first, second))
+    for equal in _equal(first, second):
+        by_series.setdefault((equal.first.series_id, equal.second.series_id), [equal])
+    for names, pairs in sorted(by_series.items()):
         best = max(pairs, key=lambda pair: (pair.correlation, -pair.distance))
-        found.append(
-            NearDuplicate(
-                first=first.name,
-                second=second.name,
-                first_series=one,
-                second_series=other,
-                slices=len(Counter(pair.first.slice for pair in pairs)),
-                distance=min(pair.distance for pair in pairs),
-                correlation=round(best.correlation, 4),
-                example=(best.first.slice, best.second.slice),
-                harmless=_harmless(first, second),
-            )
+        one, other = mine[names[0], best.first.slice], yours[names[1], best.second.slice]
+        contradictory = bool(one.label and other.label and one.label != other.label)
+        yield NearDuplicate(
+            first=first.name,
+            second=second.name,
+            first_series=names[0],
+            second_series=names[1],
+            first_label=one.label,
+            second_label=other.label,
+            kind=_kind(one, other, best),
+            slices=len({pair.first.slice for pair in pairs}),
+            distance=min(pair.distance for pair in pairs),
+            correlation=round(best.correlation, 4),
+            example=(best.first.slice, best.second.slice),
+            harmless=_harmless(first, second) and not contradictory,
         )
-    return found
+
+
+def _equal(first: AuditSet, second: AuditSet) -> Iterator[Pair]:
+    """Pictures with the same pixels, also where there is too little in them for a hash."""
+    held: dict[str, list[Audited]] = defaultdict(list)
+    for item in second.items:
+        if item.digests[1]:
+            held[item.digests[1]].append(item)
+    for one in first.items:
+        for other in held.get(one.digests[1], ()):
+            if one.series_id < other.series_id or (first is not second and one.series_id > other.series_id):
+                yield Pair(_slice(first, one), _slice(second, other), 0, 1.0)
+
+
+def _slice(one: AuditSet, item: Audited) -> Slice:
+    return Slice(one.pixels, item.series_id, item.slice, item.phash, item.modality)
+
+
+def _kind(one: Audited, other: Audited, best: Pair) -> str:
+    if one.digests[0] and one.digests[0] == other.digests[0]:
+        return "the same file"
+    if one.digests[1] and other.digests[1]:
+        same = one.digests[1] == other.digests[1]
+    else:
+        first, second = (side.store.read(side.series_id, side.slice) for side in (best.first, best.second))
+        same = np.array_equal(first, second)
+    return "the same pixels" if same else "alike"
+
+
+def _telltales(sets: Sequence[AuditSet]) -> Iterator[Telltale]:
+    """Of each input with files: the facts that tell the class, of all splits together."""
+    by_origin: dict[str, list[Audited]] = defaultdict(list)
+    for one in sets:
+        by_origin[one.origin] += [item for item in one.items if item.facts and item.label]
+    for origin, items in by_origin.items():
+        if items:
+            facts = {fact: [item.facts[fact] for item in items] for fact in items[0].facts}
+            yield from telltales(origin, facts, [item.label for item in items])

@@ -10,13 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medssl_monai.errors import InputError
-from medssl_monai.store.reader import SliceStore
 
 HASH_BITS = 64
 MAX_DISTANCE = 15
@@ -29,10 +28,18 @@ patients, no two of different patients differed in fewer than 12 bits, and those
 SIDE = 32
 
 
+class Pixels(Protocol):
+    """What gives the pixels of slices: a store, or pictures."""
+
+    def read(self, series_id: str, slice_: int, /) -> NDArray[Any]:
+        """(H, W) of a slice."""
+        ...
+
+
 class Slice(NamedTuple):
     """A slice and its perceptual hash."""
 
-    store: SliceStore
+    store: Pixels
     series_id: str
     slice: int
     phash: int

@@ -136,6 +136,12 @@ def read_labels(path: Path, *, multilabel: bool = False) -> LabelTable:
     return table
 
 
+def read_any_labels(path: Path) -> LabelTable:
+    """`read_labels`, with several labels per slice where a cell holds a list or the sign ``|``."""
+    cells = (row.get("label") for row in read_cells(path))
+    return read_labels(path, multilabel=any(isinstance(cell, list) or SEPARATOR in _text(cell) for cell in cells))
+
+
 def _row(path: Path, number: int, cells: dict[Any, Any], multilabel: bool) -> LabelRow:
     """One checked row."""
     for column in ("source", "label"):

@@ -13,10 +13,10 @@ import numpy as np
 import pydicom
 import pytest
 
+from medssl_monai.classify.audited import audit
 from medssl_monai.ingest import IngestSummary
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.ingest.sources.archives import ArchiveLimits, unpacked
-from medssl_monai.labels.audit import audit
 from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, phantom, tree_bytes, uid, write, write_series
 from tests.ingest.matrix import Bench, Case, cases, flags, judged, row, stored, volume
 

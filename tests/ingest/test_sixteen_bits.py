@@ -10,8 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from medssl_monai.classify.audited import audit
 from medssl_monai.ingest import Outcome, SliceStore, build_store
-from medssl_monai.labels.audit import audit
 from medssl_monai.store.measures import hamming_distance, perceptual_hash
 from medssl_monai.store.verdicts import FLAGS
 from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, write, write_series

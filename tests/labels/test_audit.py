@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from medssl_monai.classify.audited import audit
 from medssl_monai.cli import audit as audit_verb
 from medssl_monai.errors import InputError
 from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.lookup import find_series
-from medssl_monai.labels.audit import audit
 from medssl_monai.labels.near_duplicates import close_hashes
 from tests.ingest.dicom_fixtures import KEY, anatomy, uid, write_series
 
@@ -126,3 +126,41 @@ def test_command(folder: Path) -> None:
     assert len(written["sets"]) == 4
     result = CliRunner().invoke(app, [*arguments, *options, "--json"], standalone_mode=False)
     assert json.loads(result.output) == written
+
+
+def test_what_cannot_be_checked_is_no_leak(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "broken.csv").write_text("source\nx\n")
+    for name in ("nosuch.csv", "broken.csv"):
+        assert audit_verb.run([folder / name]) == 2
+        said = capsys.readouterr()
+        assert "no leak found in what could be checked" in said.out
+        assert "not checked: " in said.err
+        assert name in said.err
+    assert audit_verb.run([folder / "nosuch.csv", folder / "pre.store", folder / "few.store"]) == 2
+    # A leak in the rest is one all the same.
+    table = folder / "labels.csv"
+    table.write_text(table.read_text().replace(",train", ",T").replace(",test", ",train").replace(",T", ",test"))
+    assert audit_verb.run([folder / "nosuch.csv", folder / "pre.store", table], store=folder / "few.store") == 1
+
+
+def test_one_slice_in_two_classes_of_a_split(tmp_path: Path) -> None:
+    """Patients with two identifiers, and two labels, within the training set."""
+    for patient in "AB":
+        write_series(tmp_path / "in" / patient, anatomy(7, 4), series=patient, PatientID=patient)
+    build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    ids = [find_series(SliceStore(tmp_path / "store"), uid(patient), KEY) for patient in "AB"]
+    table = tmp_path / "labels.csv"
+    for labels, leaks in (("xy", True), ("xx", False)):
+        rows = [f"{name},{label},train" for name, label in zip(ids, labels, strict=True)]
+        table.write_text("source,label,split\n" + "\n".join(rows))
+        report = audit([table], store=tmp_path / "store", key=KEY)
+        assert report.leaks == leaks
+        found = [(one.first, one.second, one.first_label, one.second_label, one.kind) for one in report.near_duplicates]
+        assert found == [("train", "train", "x", "y", "the same pixels")] * leaks
+
+
+def test_a_table_of_several_labels_is_audited(folder: Path) -> None:
+    table = folder / "labels.csv"
+    table.write_text(table.read_text().replace(",x,", ",x|y,"))
+    report = audit([table], store=folder / "few.store", key=KEY)
+    assert (report.exit_code, report.sets[0].classes) == (0, {"x|y": 4})
