@@ -36,11 +36,11 @@ def test_wheel_and_sdist_carry_everything(tmp_path: Path) -> None:
     assert contents(ROOT) <= members
     assert {str(p.relative_to(ROOT)) for p in (ROOT / "bundle_templates").rglob("*.yaml*")} <= members
     # The installed wheel finds its bundles without the checkout.
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, cwd=tmp_path)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, cwd=tmp_path, env=clean)
     program = "from medssl_monai.resources import bundle_dir, config_file; print(bundle_dir('ct_ssl_spark'))"
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True, cwd=tmp_path, env=clean)
     assert str(environment) in run.stdout
