@@ -216,7 +216,9 @@ def draw_matches(
         panel.set_title(f"{rank}\n{series}\nslice {place}", fontsize=8, fontweight="bold" if title else "normal")
     for panel in panels:
         panel.set_axis_off()
-    figure.suptitle(f"Cases like the query ({shown})\n%: of pairs of different patients, less alike", fontsize=10)
+    figure.suptitle(
+        f"Cases like the query ({shown})\nabove N %: as many pairs of different patients are less alike", fontsize=10
+    )
     save_figure(figure, path, dpi=110)
 
 
