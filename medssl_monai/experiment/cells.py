@@ -121,6 +121,7 @@ def _overrides(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> dict[str, An
         "subset_seed": cell.seed,
         "seed": cell.seed,
         "confidence": False,  # a cell is judged, and its weights are dropped
+        "audit": False,  # the study looks for leaks once
     }
 
 
@@ -129,7 +130,8 @@ def _finetune(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) ->
     place = inputs.overrides
     run = finetune(place["dataset_dir"], folder / "run", config=inputs.overlays, **_overrides(plan, inputs, cell))
     store = place.get("store_dir")
-    evaluate(run.folder, place["dataset_dir"], folder / "evaluation", store=store, explanations=0, figures=False)
+    quiet: dict[str, Any] = {"explanations": 0, "figures": False, "audit": False}
+    evaluate(run.folder, place["dataset_dir"], folder / "evaluation", store=store, **quiet)
     for heavy in ("checkpoints", "models"):
         shutil.rmtree(run.folder / heavy, ignore_errors=True)
     return {"steps": run.steps, "train_slices": run.train_slices, "train_patients": run.train_patients}

@@ -10,6 +10,7 @@ from typing import Any
 from medssl_monai.atomic import write_json
 from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.classify.labelled_data import LabelledData
+from medssl_monai.classify.overview import write_overview
 from medssl_monai.classify.pictures.published import image_task
 from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.experiment.made_by import made_by, settings_of
@@ -74,7 +75,7 @@ def prepare(plan: StudyPlan, out: Path, *, rerun: bool = False) -> StudyInputs:
     overlays = [config_file(name) for name in plan.overlays]
     _check_encoders(plan)
     if plan.data.get("images"):
-        return _pictures(plan, overlays)
+        return _pictures(plan, overlays, out)
     labels, store = plan.data.get("labels"), plan.data.get("store")
     key = PUBLIC_KEY if plan.data.get("phantom") else None
     if plan.data.get("phantom"):
@@ -90,6 +91,7 @@ def prepare(plan: StudyPlan, out: Path, *, rerun: bool = False) -> StudyInputs:
         key=key,
         task=plan.settings.get("task", "multiclass"),
     )
+    write_overview(data, out / "data")
     train = data.rows("train")
     patients = [row["patient"] for row in train]
     splits = SPLITS if data.table.has_split else ("train",)
@@ -132,12 +134,13 @@ def _check_encoders(plan: StudyPlan) -> None:
             )
 
 
-def _pictures(plan: StudyPlan, overlays: list[Path]) -> StudyInputs:
+def _pictures(plan: StudyPlan, overlays: list[Path], out: Path) -> StudyInputs:
     name = plan.data["images"]
     wanted = [n for n, source in plan.encoders.items() if source.bundle]
     if wanted:
         raise ConfigError(f"the encoder {wanted[0]!r} cannot be pre-trained on pictures; give its weights")
     data = image_task(name, plan.data["root"])
+    write_overview(data, out / "data")
     positions = data.splits["train"]
     patients = [data.patients[i] for i in positions]
     return StudyInputs(

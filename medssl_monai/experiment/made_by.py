@@ -28,6 +28,7 @@ NOT_FOLLOWED = (
     "medssl_monai.experiment.made_by",
     "medssl_monai.classify.explain",
     "medssl_monai.classify.figures",
+    "medssl_monai.classify.overview",
     "medssl_monai.handlers.progress_bar",
 )
 OURS = re.compile(r"\bmedssl_monai(?:\.\w+)+")

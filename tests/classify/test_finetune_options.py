@@ -149,6 +149,10 @@ def test_pictures_go_through_the_bundle(tmp_path: Path) -> None:
     settings = {"max_epochs": 6, "frozen_epochs": 0, "learning_rate": 1e-3, "class_balance": "sampling"}
     finetune(tmp_path / "data", tmp_path / "run", overlays, **settings)
     metrics = evaluate(tmp_path / "run", tmp_path / "data", tmp_path / "out").metrics
+    for folder in ("run", "out"):
+        found = json.loads((tmp_path / folder / "data.json").read_text())
+        assert {row["split"] for row in found["rows"]} == {"train", "validation", "test"}
+        assert "sets" in found["audit"]
     assert metrics["temperature_scaling"]["validation_slices"] == 2
     assert metrics["classes"] == ["bleeding", "none"]
     assert metrics["all_slices"]["binary"]["positive_class"] == "none"

@@ -77,8 +77,6 @@ def image_task(
     data = _in_order(data, given)
     if isinstance(data.images, ImageFiles):
         data.images.headers()  # refuses what cannot be read before anything is trained
-    for why, number in data.left_out.items():
-        logger.warning("%s: %d files left out, %s", name, number, why)
     for sentence in data.statements:
         logger.warning("%s: %s", name, sentence)
     if not as_reference:
