@@ -161,7 +161,7 @@ def _with_interval(point: Any) -> str:
 def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
     """Of a prediction: the class of each study and its probabilities, or that it is unlike the training slices."""
     pooling = "largest" if any(study["pooling"] == "max" for study in studies) else "mean"
-    title = f"Predictions by study ({pooling} of the slices' probabilities)"
+    title = f"Predictions by series ({pooling} of the slices' probabilities)"
     table = _table(title, "series", numbers=("slices", "flagged"))
     for name in ("predicted", "probabilities"):
         table.add_column(name, overflow="fold")

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from medssl_monai.cli.options import print_tables
 from medssl_monai.terminal import comparison_table, left_out_table, matches_table, metrics_table, studies_table
 
 FIGURES = {"slices": 1, "accuracy": 1.0, "balanced_accuracy": 1.0, "f1_macro": 1.0, "auc": None, "ece": 0.1}
@@ -33,3 +34,9 @@ def test_names_are_no_markup(name: str) -> None:
         Console(file=out, width=200, force_terminal=False).print(table)
         assert name.encode("unicode_escape").decode() in out.getvalue()
         assert "\x1b" not in out.getvalue()
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_its_content(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a class with a long name " * 6
+    print_tables(*tables(name.strip()))
+    assert capsys.readouterr().out.count(name.strip()) >= 3

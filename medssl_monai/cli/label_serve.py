@@ -57,8 +57,9 @@ def run(
         typer.echo(f"{nginx}: put it into /etc/nginx/sites-available; docs/monai_label.md says how")
         return
     from medssl_monai.label_server.launch import check_address, label_python
-    from medssl_monai.label_server.preparation import prepare_server
+    from medssl_monai.label_server.preparation import check_studies, prepare_server
 
+    check_studies(studies)
     check_address(host, port, allow_remote=allow_remote)
     found = label_python(python)
     from medssl_monai.ingest.dicom.modalities import checked_modality

@@ -44,6 +44,8 @@ Thresholds = Annotated[
 # What the verbs take by themselves, and how; bundles have components of some of these names.
 _OPTIONS = {name: f"--{name} VALUE" for name in ("config", "data", "encoder", "out", "store")} | {"method": "METHOD"}
 
+PIPE_WIDTH = 10_000  # characters: no limit that a table meets
+
 
 def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
     """``["a=1", "b=[x, y]"]`` to ``{"a": 1, "b": ["x", "y"]}``; values are YAML, and ``1e-4`` is a number.
@@ -88,9 +90,16 @@ def print_json(content: Any) -> None:
 
 
 def print_tables(*tables: Any) -> None:
-    """Print tables of `medssl_monai.terminal` to stdout, for a person to read."""
+    """Print tables of `medssl_monai.terminal` to stdout, for a person to read.
+
+    A terminal's width holds for a terminal. In a pipe or a file every table is as wide as its content.
+    """
     from rich.console import Console
+    from rich.measure import Measurement
 
     console = Console()
     for table in tables:
+        if not console.is_terminal:
+            wide = Console(width=PIPE_WIDTH)
+            console = Console(width=Measurement.get(wide, wide.options, table).maximum)
         console.print(table)

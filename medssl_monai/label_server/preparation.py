@@ -35,8 +35,7 @@ def prepare_server(
     view = None if model is None else check_model(model)
     if settings.encoder is not None:
         load_encoder(settings.encoder)
-    if not is_dicomweb(settings.studies) and not Path(settings.studies).exists():
-        raise InputError(f"--studies {settings.studies}: does not exist; name a folder or a DICOMweb address")
+    check_studies(settings.studies)
     workspace = Workspace((work or default_root(settings.studies)).resolve())
     if Path(settings.studies) == workspace.root or workspace.root in Path(settings.studies).parents:
         raise InputError(f"--work {workspace.root}: must not hold the studies; choose another folder")
@@ -54,6 +53,16 @@ def prepare_server(
     if view is not None and workspace.current_model.resolve() == (model or Path()).resolve():
         told[-1] += f": {', '.join(view.classes)}"
     return workspace, told
+
+
+def check_studies(studies: str) -> None:
+    """Refuse a folder that does not exist.
+
+    Raises:
+        InputError: neither a folder nor a DICOMweb address.
+    """
+    if not is_dicomweb(studies) and not Path(studies).exists():
+        raise InputError(f"--studies {studies}: does not exist; name a folder or a DICOMweb address")
 
 
 def _read_studies(workspace: Workspace, settings: ServerSettings) -> str:

@@ -127,6 +127,12 @@ def test_unknown_names_are_told(medssl, tmp_path: Path) -> None:  # type: ignore
     assert medssl("export", tmp_path, "--out", tmp_path / "e.safetensors")[0] == 1
 
 
+def test_studies_are_looked_for_before_environments(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = medssl("label-serve", "--studies", str(tmp_path / "nosuch"))
+    assert code == 1
+    assert "--studies" in err and "does not exist" in err and "label-env" not in err
+
+
 def test_ctrl_c_says_how_to_carry_on(medssl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     def stopped(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt("stopped after step 3; the same command carries on from here")
