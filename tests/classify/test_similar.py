@@ -41,7 +41,7 @@ def test_a_series_is_most_like_itself(some: SliceFeatures) -> None:
 
 
 def two_kinds(shared: float) -> SliceFeatures:
-    """Twelve patients, of whom eleven are of one kind and the last is of another; ``shared`` is in all features."""
+    """Twelve patients: eleven of one kind and one of another; ``shared`` is in all features."""
     rng = np.random.default_rng(0)
     kind = np.repeat([[4.0, 0.0, 0.0]] * 11 + [[0.0, 4.0, 0.0]], 5, axis=0)
     features = np.concatenate([kind + rng.normal(size=kind.shape), np.full((60, 1), shared)], axis=1)
