@@ -49,8 +49,11 @@ types: $(STAMP)
 
 test: check pytest
 
+# A process a core, one thread each: threads of two processes on the same cores wait for each other.
+RUN_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+
 pytest: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow and not ddp and not gpu and not network and not label'
+	$(RUN_TESTS) -m 'not slow and not ddp and not gpu and not network and not label'
 
 # The same tests on the other Pythons, each in an environment of its own: VERSIONS=3.12 for one of them.
 test-versions:
@@ -59,7 +62,7 @@ test-versions:
 	done; test -z "$$failed" || { echo "failed on Python$$failed"; exit 1; }
 
 test-all: check
-	$(BIN)/python -m pytest
+	$(RUN_TESTS)
 
 # MONAI Label's own requirements hold numpy below 2 and a pydicom that cannot start its server: it comes without them.
 label-env: $(LABEL_STAMP)

@@ -94,11 +94,11 @@ def test_a_cluster_process_that_dies_costs_its_item_only(cluster: str) -> None:
     assert list(workers.each(die_at_some, range(2, 5), 3, crashed=lambda item: -item)) == [2, -3, 4]
 
 
-SLEEP = """
+SLEEP = r"""
 import os, time
 
 def sleep(item):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\n".encode())  # one call: lines of two processes do not mix
     time.sleep(120)
 """
 
