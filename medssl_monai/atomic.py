@@ -37,6 +37,17 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     write_atomically(path, lambda p: p.write_bytes(content))
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Write bytes atomically to a file that its owner alone may read (mode 0600), also while it is written."""
+
+    def write(draft: Path) -> None:
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+
+    write_atomically(path, write)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -39,6 +39,12 @@ def run(
     key: Key = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet to draw (PNG).")] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html into the store.")] = True,
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            "--names", help="CSV to write or add to: the path and UID of every series; it identifies patients."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Read clinical images into a store of Hounsfield-unit slices, with a verdict for every series."""
@@ -46,6 +52,7 @@ def run(
     from medssl_monai.errors import InputError
     from medssl_monai.ingest import SliceStore, build_store, load_key
     from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb, parse_query
+    from medssl_monai.store.names_file import add_names, check_names_file
     from medssl_monai.terminal import verdict_counts, verdict_table
 
     if config is not None:
@@ -57,6 +64,8 @@ def run(
     if query and not any(map(is_dicomweb, sources)):
         raise InputError("--query: asks a PACS, and no source is one; name its https:// address, or leave --query out")
     wanted = parse_query(query or [], modality)
+    if names is not None:
+        check_names_file(names)
     with _terminable():
         summary = build_store(
             [PacsSource(one, wanted, verify_tls) if is_dicomweb(one) else one for one in sources],
@@ -67,7 +76,10 @@ def run(
             workers=workers,
             report=report,
             scheduler=scheduler,
+            names=names is not None,
         )
+    if names is not None:
+        add_names(names, summary.names)
     pages = []
     if sheet is not None:
         from medssl_monai.store.contact_sheet import contact_sheet
@@ -82,8 +94,17 @@ def run(
             typer.echo(
                 f"{pages[0]}: every series, rejected and flagged ones first, {len(pages)} page{'s' * (len(pages) > 1)}"
             )
+        if names is not None:
+            where = "inside the store: whoever is given the store is given" if _inside(names, out) else "it holds"
+            typer.echo(
+                f"{names}: {len(summary.names)} series and files; {where} paths and UIDs, which identify patients"
+            )
         if report:
             typer.echo(f"open {out / 'report.html'} to see each series")
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    return folder.resolve() in file.resolve().parents
 
 
 def _not_given(context: typer.Context, recipe: dict[str, Any]) -> dict[str, Any]:

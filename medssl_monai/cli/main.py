@@ -33,6 +33,7 @@ from medssl_monai.cli import (
     similar,
     study,
     verify,
+    where,
 )
 from medssl_monai.errors import TRACEBACK, MedSSLError
 from medssl_monai.plain_text import plain_text
@@ -68,6 +69,7 @@ VERBS = (
     ingest,
     audit,
     verify,
+    where,
     pretrain,
     keys,
     export,

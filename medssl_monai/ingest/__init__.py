@@ -4,7 +4,8 @@ Importing this does not import torch or MONAI. What needs them is imported by it
 `medssl_monai.store.dataset.SliceDataset` and `medssl_monai.ingest.monai_reader.SimpleITKReader`.
 """
 
-from medssl_monai.ingest.pipeline import IngestSummary, build_store
+from medssl_monai.ingest.pipeline import build_store
+from medssl_monai.ingest.summary import IngestSummary
 from medssl_monai.store.pseudonyms import load_key
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.verdicts import Outcome, Reason, Verdict

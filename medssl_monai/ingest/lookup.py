@@ -1,6 +1,7 @@
 """Finds the series of a store that a name stands for: a series id, a SeriesInstanceUID, or a path."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from medssl_monai.errors import LabelError, StoreError
@@ -27,9 +28,35 @@ def find_series(store: SliceStore, source: str | Path, key: bytes | None = None)
         LabelError: the source is not in the store, or stands for several series.
         StoreError: the store was made with another key.
     """
-    known = set(store.series_ids)
-    if str(source) in known:
+    if str(source) in store.series_ids:
         return str(source)
+    candidates = all_series(store, source, key)
+    if len(candidates) == 1:
+        return candidates.pop()
+    if not candidates:
+        raise LabelError(f"source {source}: is not in store {store.path}; ingest it, or correct the name")
+    raise LabelError(
+        f"source {source}: stands for {len(candidates)} series of store {store.path} "
+        f"({', '.join(sorted(candidates)[:5])}); name one of these ids, a SeriesInstanceUID or a single file"
+    )
+
+
+def all_series(
+    store: SliceStore, source: str | Path, key: bytes | None = None, known: Collection[str] | None = None
+) -> set[str]:
+    """The ids of all series that a SeriesInstanceUID, or the path of a file or folder, stands for.
+
+    Args:
+        store: the store to look in.
+        source: a UID or a path.
+        key: as of `find_series`.
+        known: the series ids to choose from; None takes those that the store holds.
+
+    Raises:
+        LabelError: the source is neither a UID nor a path that exists or was ingested.
+        StoreError: the store was made with another key.
+    """
+    known = set(store.series_ids) if known is None else set(known)
     key = load_key() if key is None else key
     if key_check(key) != store.description["key_check"]:
         raise StoreError(
@@ -39,21 +66,12 @@ def find_series(store: SliceStore, source: str | Path, key: bytes | None = None)
     path = Path(source)
     # Members of archives have paths that exist only in the store.
     if path.exists() or source_id(key, path) in store.series_by_source:
-        candidates = _by_path(store, path, key, known)
-    elif re.fullmatch(r"[0-9.]+", str(source)):
-        candidates = _by_uid(str(source), key, known)
-    else:
-        raise LabelError(
-            f"source {source}: is neither a path that exists, nor a SeriesInstanceUID, nor a series of store "
-            f"{store.path}; correct the name (a relative path starts at the current folder)"
-        )
-    if len(candidates) == 1:
-        return candidates.pop()
-    if not candidates:
-        raise LabelError(f"source {source}: is not in store {store.path}; ingest it, or correct the name")
+        return _by_path(store, path, key, known)
+    if re.fullmatch(r"[0-9.]+", str(source)):
+        return _by_uid(str(source), key, known)
     raise LabelError(
-        f"source {source}: stands for {len(candidates)} series of store {store.path} "
-        f"({', '.join(sorted(candidates)[:5])}); name one of these ids, a SeriesInstanceUID or a single file"
+        f"source {source}: is neither a path that exists, nor a SeriesInstanceUID, nor a series of store "
+        f"{store.path}; correct the name (a relative path starts at the current folder)"
     )
 
 

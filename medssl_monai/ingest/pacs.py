@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict, deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -32,7 +32,13 @@ class Batch(NamedTuple):
     verdicts: Sequence[Verdict] = ()
 
 
-def fetch_batches(source: PacsSource, folder: Path, notes: Mapping[str, SeriesNote], key: bytes) -> Iterator[Batch]:
+def fetch_batches(
+    source: PacsSource,
+    folder: Path,
+    notes: Mapping[str, SeriesNote],
+    key: bytes,
+    listed: Callable[[PacsSeries], object] | None = None,
+) -> Iterator[Batch]:
     """All series that match, in batches.
 
     Args:
@@ -40,6 +46,7 @@ def fetch_batches(source: PacsSource, folder: Path, notes: Mapping[str, SeriesNo
         folder: where files lie meanwhile; made, and removed at the end.
         notes: of the store, by series id.
         key: of the pseudonyms.
+        listed: called with each series that matches, also with those that are not fetched.
     """
     known: dict[str, list[SeriesNote]] = defaultdict(list)
     for series_id, note in notes.items():
@@ -48,6 +55,8 @@ def fetch_batches(source: PacsSource, folder: Path, notes: Mapping[str, SeriesNo
 
     def wanted() -> Iterator[tuple[PacsSeries, Path]]:
         for number, series in enumerate(source.series()):
+            if listed is not None:
+                listed(series)
             series_id = pseudonym(key, "series", series.series_uid)
             verdicts = _stored_already(series, known[series_id], key)
             if verdicts is None:

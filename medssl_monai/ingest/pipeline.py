@@ -28,12 +28,14 @@ from medssl_monai.ingest.compare import Job, StoredSeries
 from medssl_monai.ingest.dicom.admission import Rules
 from medssl_monai.ingest.dicom.modalities import checked_modality
 from medssl_monai.ingest.dicom.plan import plan_images
+from medssl_monai.ingest.origins import Origins
 from medssl_monai.ingest.pacs import fetch_batches
 from medssl_monai.ingest.scan import Found, find_files, look_at
 from medssl_monai.ingest.series_headers import SeriesHeaders
 from medssl_monai.ingest.sources.archives import RefusedFile, unpacked
 from medssl_monai.ingest.sources.dicomweb import PacsSource
 from medssl_monai.ingest.sources.paths import SourceFile, source_path
+from medssl_monai.ingest.summary import IngestSummary
 from medssl_monai.ingest.volumes.plan import VolumePlan, plan_volumes
 from medssl_monai.ingest.workers import Workers
 from medssl_monai.ingest.write_series import Plan, process
@@ -61,6 +63,7 @@ def build_store(
     scheduler: str | None = None,
     exact: bool = False,
     planned: Callable[[Plan], object] | None = None,
+    names: bool = False,
 ) -> IngestSummary:
     """Reads every image in files and folders into a slice store.
 
@@ -81,6 +84,7 @@ def build_store(
             earlier runs met and this one does not, series, images of series and verdicts, is taken out.
         planned: called with the plan of each series before it is written, also of those that are there already; the
             files, and members of archives, can be read then.
+        names: whether the summary says where series and files came from; `names_file.add_names` writes it down.
 
     Raises:
         NoImagesError: nothing there could be stored; no store is left behind, and an existing one is unchanged.
@@ -105,7 +109,9 @@ def build_store(
         try:
             writer.recover()
             with Workers(workers, scheduler, progress) as hands:
-                summary = _read_all(partial(_Run, writer, key, rules, hands, exact, planned), given)
+                summary = _read_all(
+                    partial(_Run, writer, key, rules, hands, exact, planned, Origins(key) if names else None), given
+                )
         except NoImagesError:
             if is_new:
                 shutil.rmtree(out, ignore_errors=True)
@@ -127,6 +133,7 @@ class _Run:
     workers: Workers
     exact: bool = False
     planned: Callable[[Plan], object] | None = None
+    origins: Origins | None = None
     files: int = 0
     added: int = 0
     verdicts: list[Verdict] = field(default_factory=list)
@@ -136,6 +143,8 @@ class _Run:
         """Reads files into the store."""
         self.files += len(files) + len(refused)
         headers, volumes = self._look_at(files)
+        if self.origins is not None:
+            self.origins.note_uids(headers.uids)
         self._reject(refused)
         plans, copies = plan_volumes(volumes, self.key, self.rules)
         self.verdicts += copies
@@ -152,6 +161,9 @@ class _Run:
                     self.verdicts += written
                     self.added += sum(one.outcome is not Outcome.REJECTED for one in written)
                 plans = []
+        if self.origins is not None:
+            places = (one.path for group in (files, refused) for one in group)
+            self.origins.note_places(places, self.verdicts)
 
     def _look_at(self, files: Collection[SourceFile]) -> tuple[SeriesHeaders, list[Found]]:
         """The images by series, and the volume files and pictures; other files get their verdicts."""
@@ -176,6 +188,8 @@ class _Run:
             if self.planned is not None:
                 for plan in plans:
                     self.planned(plan)
+            if self.origins is not None:
+                self.origins.note_plans(plans)
             compared = stored.compare(plans)
             self.verdicts += [*verdicts, *compared.stored, *compared.contradicting]
             self.partial_views += compared.partial_views
@@ -196,7 +210,8 @@ class _Run:
 
     def take_from_pacs(self, source: PacsSource, folder: Path) -> None:
         """Fetches series and reads them, some at a time; what is stored already is not fetched."""
-        for batch in fetch_batches(source, folder, self.writer.notes(), self.key):
+        listed = None if self.origins is None else partial(self.origins.note_pacs_series, source)
+        for batch in fetch_batches(source, folder, self.writer.notes(), self.key, listed):
             self.verdicts += batch.verdicts
             self.files += sum(verdict.files for verdict in batch.verdicts)
             if batch.files:
@@ -224,6 +239,7 @@ class _Run:
         if not taken:
             raise _nothing(sources, self.rules, self.files, self.verdicts)
         self.writer.finish(self.verdicts, alone=self.exact)
+        verdicts = tuple(merge_verdicts([], met))
         return IngestSummary(
             store=self.writer.path,
             files=self.files,
@@ -231,7 +247,8 @@ class _Run:
             slices=sum(verdict.slices for verdict in taken),
             added=self.added,
             skipped=len(taken) - self.added,
-            verdicts=tuple(merge_verdicts([], met)),
+            verdicts=verdicts,
+            names=() if self.origins is None else self.origins.names(verdicts),
         )
 
 
@@ -290,48 +307,3 @@ def _nothing(
         f"{where}: no {wanted} that could be read among {files} files{f' ({why})' if why else ''}; "
         "name a folder with DICOM, NIfTI, NRRD or MetaImage files"
     )
-
-
-@dataclass(frozen=True)
-class IngestSummary:
-    """What a run found and did.
-
-    Attributes:
-        store: the finished store's folder.
-        files: how many files were found.
-        series: series of these files that are in the store.
-        slices: slices of those series.
-        added: series that this run wrote.
-        skipped: series that were there already.
-        verdicts: one a series and one a stray file; their `files` add up to `files`.
-    """
-
-    store: Path
-    files: int
-    series: int
-    slices: int
-    added: int
-    skipped: int
-    verdicts: tuple[Verdict, ...]
-
-    def count(self, outcome: Outcome) -> int:
-        """Files that ended in this way."""
-        return sum(verdict.files for verdict in self.verdicts if verdict.outcome is outcome)
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Rejected files by reason code, most frequent first."""
-        counts: Counter[str] = Counter()
-        for verdict in self.verdicts:
-            if verdict.reason is not None:
-                counts[verdict.reason.value] += verdict.files
-        return dict(counts.most_common())
-
-    def __str__(self) -> str:
-        rejected = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
-        return (
-            f"{self.files} files: {self.series} series with {self.slices} slices in {self.store} "
-            f"({self.added} added, {self.skipped} there already); "
-            f"{self.count(Outcome.ACCEPTED)} files accepted, {self.count(Outcome.REPAIRED)} repaired, "
-            f"{self.count(Outcome.REJECTED)} rejected" + (f" ({rejected})" if rejected else "")
-        )

@@ -52,6 +52,11 @@ class SeriesHeaders:
         elif self._waiting > MOST_UNPACKED:
             self._pack(next(iter(self._unpacked)))
 
+    @property
+    def uids(self) -> list[str]:
+        """Of the series that were not given yet, see `series_uid`."""
+        return list(self._files)
+
     def count(self, need_decoder: bool | None = None) -> int:
         """How many series there are; of those that need a decoder in C for their pixels, or that need none."""
         return len(self._names(need_decoder))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from medssl_monai.cli.main import main
 from medssl_monai.cli.options import parse_overrides
 from medssl_monai.errors import ConfigError
 from medssl_monai.version import __version__
@@ -29,21 +28,6 @@ VERBS = [
     "study",
     "demo",
 ]
-
-
-@pytest.fixture
-def medssl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Call the console script's entry point; returns (exit code, stdout, stderr)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medssl", *map(str, words)])
-        monkeypatch.setenv("PYTHONWARNINGS", "error")
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 def test_help_names_every_verb(medssl) -> None:  # type: ignore[no-untyped-def]

@@ -13,8 +13,9 @@ from pydicom.dataset import Dataset
 from medssl_monai.errors import InputError
 from medssl_monai.ingest import Outcome, Reason, SliceStore
 from medssl_monai.ingest.sources.dicomweb import PacsSource
+from medssl_monai.ingest.where import whereabouts
 from tests.ingest.conftest import Ingest
-from tests.ingest.dicom_fixtures import phantom, uid, write_series
+from tests.ingest.dicom_fixtures import KEY, phantom, uid, write_series
 from tests.ingest.matrix import judged
 from tests.ingest.small_pacs import SmallPacs, small_pacs
 
@@ -68,6 +69,19 @@ def test_a_series_that_is_not_listed_or_garbled_costs_itself(pacs: SmallPacs, ru
     _, again = run(PacsSource(pacs.address))
     assert (again.added, again.skipped) == (2, 3)
     assert sum(f"series/{uid('0')}" in path and "instances" not in path for path in pacs.asked) == 0
+
+
+def test_names_lead_to_addresses_and_back(pacs: SmallPacs, run: Ingest) -> None:
+    """Of fetched series, of what the server did not give, and of what a second run does not fetch."""
+    pacs.unlisted = {uid("4")}
+    for _ in range(2):
+        store, summary = run(PacsSource(pacs.address), names=True)
+        expected = {f"{pacs.address}/studies/1.2/series/{uid(str(n))}": uid(str(n)) for n in range(5)}
+        assert {name.path: name.series_uid for name in summary.names} == expected
+        for name in summary.names:
+            assert [one.id for one in whereabouts(store, name.series_id, summary.names)] == [name.series_id]
+            assert [one.id for one in whereabouts(store, name.path, key=KEY)] == [name.series_id]
+    assert b"1.2" not in (store.path / "verdicts.jsonl").read_bytes()
 
 
 def test_a_server_that_fell_silent_ends_the_run(pacs: SmallPacs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,57 @@
+"""What an ingestion found and did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from medssl_monai.store.names_file import Name
+from medssl_monai.store.verdicts import Outcome, Verdict
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What a run found and did.
+
+    Attributes:
+        store: the finished store's folder.
+        files: how many files were found.
+        series: series of these files that are in the store.
+        slices: slices of those series.
+        added: series that this run wrote.
+        skipped: series that were there already.
+        verdicts: one a series and one a stray file; their `files` add up to `files`.
+        names: where each of them came from, if that was asked for; these identify patients.
+    """
+
+    store: Path
+    files: int
+    series: int
+    slices: int
+    added: int
+    skipped: int
+    verdicts: tuple[Verdict, ...]
+    names: tuple[Name, ...] = ()
+
+    def count(self, outcome: Outcome) -> int:
+        """Files that ended in this way."""
+        return sum(verdict.files for verdict in self.verdicts if verdict.outcome is outcome)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rejected files by reason code, most frequent first."""
+        counts: Counter[str] = Counter()
+        for verdict in self.verdicts:
+            if verdict.reason is not None:
+                counts[verdict.reason.value] += verdict.files
+        return dict(counts.most_common())
+
+    def __str__(self) -> str:
+        rejected = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
+        return (
+            f"{self.files} files: {self.series} series with {self.slices} slices in {self.store} "
+            f"({self.added} added, {self.skipped} there already); "
+            f"{self.count(Outcome.ACCEPTED)} files accepted, {self.count(Outcome.REPAIRED)} repaired, "
+            f"{self.count(Outcome.REJECTED)} rejected" + (f" ({rejected})" if rejected else "")
+        )
