@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from medssl_monai.ingest.dicom.plan import DicomPlan
@@ -77,8 +77,11 @@ class StoredSeries:
             images = set(plan.instance_ids) - broken.keys()
             kin = [i for i in self._relatives.get(uid_part(plan.series_id), ()) if i not in gone]
             home = next((i for i in kin if images <= set(notes[i].instances)), None)
-            if home is not None and _is_all(notes[home], images, broken):
+            lost = sorted((*broken.values(), *getattr(plan, "lost_ids", ())))
+            if home is not None and _is_all(notes[home], images, lost):
                 found.stored += stored_verdicts(notes[home], plan.files)
+            elif home == plan.series_id and set(lost) > set(notes[home].undecodable) and _is_all(notes[home], images):
+                found.jobs.append(Job(plan, replaces=True))
             elif home is not None:
                 found.partial_views.append(replace(notes[home].verdicts[0], files=plan.files))
             elif all(series_id in outgrown for series_id in kin):
@@ -90,8 +93,8 @@ class StoredSeries:
         return found
 
 
-def _is_all(note: SeriesNote, images: set[str], broken: Mapping[str, str]) -> bool:
-    return images == set(note.instances) and sorted(broken.values()) == list(note.undecodable)
+def _is_all(note: SeriesNote, images: set[str], lost: Sequence[str] | None = None) -> bool:
+    return images == set(note.instances) and lost in (None, list(note.undecodable))
 
 
 def _still_broken(plan: Plan, notes: Iterable[SeriesNote]) -> dict[str, str]:

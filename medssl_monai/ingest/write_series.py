@@ -65,7 +65,7 @@ class _TooHighError(Exception):
 
 def _process_dicom(plan: DicomPlan, writer: StoreWriter, key: bytes, replaces: bool) -> tuple[Verdict, ...]:
     try:
-        return _write_fitting(plan, writer, _LeftOut(), replaces)
+        return _write_fitting(plan, writer, _LeftOut(ids=plan.lost_ids), replaces)
     except _BrokenImageError:
         pass
     # Rare, so that it may cost a second decoding: find all that are broken, and write the series without them.
@@ -90,8 +90,9 @@ def _process_dicom(plan: DicomPlan, writer: StoreWriter, key: bytes, replaces: b
         for i, rejection in broken.items()
     }
     if rest.instances:
-        ids = sorted(broken_id(plan.own_ids[i], plan.instances[i].content) for i in broken)
-        return _write_fitting(rest, writer, _LeftOut(tuple(verdicts.values()), tuple(ids)), replaces)
+        ids = (broken_id(plan.own_ids[i], plan.instances[i].content) for i in broken)
+        left_out = _LeftOut(tuple(verdicts.values()), tuple(sorted((*ids, *plan.lost_ids))))
+        return _write_fitting(rest, writer, left_out, replaces)
     first, *others = verdicts.values()
     # What is left are copies of images that turned out broken.
     return (replace(first, files=first.files + rest.files), *others)
@@ -127,7 +128,7 @@ def _write_fitting(plan: DicomPlan, writer: StoreWriter, left_out: _LeftOut, rep
             )
             return (refused, *left_out.verdicts)
         declared = "took values as HU that do not look like it, as the caller declared"
-        plan = replace(plan, repairs=(*plan.repairs, declared))
+        plan = replace(plan, done=(*plan.done, declared))
     return _write_dicom(plan, writer, left_out, replaces, checked=True)
 
 

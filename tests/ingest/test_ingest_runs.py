@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pydicom
 import pytest
 
 from medssl_monai.errors import InputError, LabelError, NoImagesError, StoreError
-from medssl_monai.ingest import SliceStore, build_store
+from medssl_monai.ingest import Outcome, Reason, SliceStore, build_store
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.store.pseudonyms import default_key_path, load_key, pseudonym
 from medssl_monai.store.writer import StoreWriter
@@ -91,6 +92,27 @@ def test_a_file_that_was_mended_is_read(tmp_path: Path, split: bool) -> None:
     store = SliceStore(tmp_path / "store")
     assert store.fingerprint == SliceStore(tmp_path / "whole").fingerprint
     assert max(len(store.read_series(one)) for one in store.series_ids) == 6
+
+
+def test_every_image_that_is_gone_is_counted(tmp_path: Path) -> None:
+    """Whether it is alone or there are damaged copies of it; in one run, in two, and again."""
+    paths = write_series(tmp_path / "in", phantom(6))
+    for path in paths[2:4]:
+        path.write_bytes(path.read_bytes()[:-200])
+    shutil.copy(paths[2], tmp_path / "in" / "copy.dcm")
+    shutil.copy(paths[0], tmp_path / "in" / "damaged_copy.dcm")
+    with (tmp_path / "in" / "damaged_copy.dcm").open("r+b") as file:
+        file.truncate(paths[0].stat().st_size - 200)
+    first = build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    (series,) = (verdict for verdict in first.verdicts if verdict.kind == "series")
+    assert (series.outcome, series.files, series.slices) == (Outcome.REPAIRED, 4, 4)
+    assert series.repairs == ("left out 2 images that cannot be decoded",)
+    assert [verdict.reason for verdict in first.verdicts if verdict.kind == "file"] == [Reason.UNDECODABLE] * 4
+    again = build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
+    assert (again.added, again.verdicts) == (0, first.verdicts)
+    build_store([paths[0], paths[1], *paths[4:]], tmp_path / "parts", key=KEY, progress=False)
+    build_store([tmp_path / "in"], tmp_path / "parts", key=KEY, progress=False)
+    assert tree_bytes(tmp_path / "parts") == tree_bytes(tmp_path / "store")
 
 
 def test_images_that_share_one_uid_are_told_apart(tmp_path: Path) -> None:

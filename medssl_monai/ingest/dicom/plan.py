@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medssl_monai.ingest.dicom.admission import Rules
 from medssl_monai.ingest.dicom.instance import DISCRIMINATORS, Instance
-from medssl_monai.ingest.dicom.stacks import Copies, depth_mm, drop_copies, separate
+from medssl_monai.ingest.dicom.stacks import Copies, depth_mm, drop_copies, lost_images, separate
 from medssl_monai.ingest.geometry import (
     Orientation,
     canonical_orientation,
@@ -20,6 +20,7 @@ from medssl_monai.ingest.geometry import (
 )
 from medssl_monai.ingest.scan import Found
 from medssl_monai.store.pseudonyms import pseudonym, shifted_day, source_id
+from medssl_monai.store.records import broken_id
 from medssl_monai.store.verdicts import Outcome, Reason, Verdict
 
 TILT_DEGREES = 1.0
@@ -41,7 +42,10 @@ class DicomPlan:
         shifted_day: of the study, see `pseudonyms.shifted_day`; None where no date is known.
         depths_mm: position of each instance along the slice direction; empty where there is no orientation.
         owned: the files it accounts for, dropped copies included; a file's frames may be in several plans.
-        flags, repairs: see `Verdict`.
+        flags: see `Verdict`.
+        done: what was done, sentences as of `Verdict.repairs`.
+        lost: images that cannot be decoded, none of whose copies can be.
+        lost_ids: `broken_id` of the files of those of them that were compared with others, and are in no plan.
         assume_hu: whether its values are in HU also where they do not look like it.
     """
 
@@ -56,13 +60,21 @@ class DicomPlan:
     depths_mm: tuple[float, ...]
     owned: frozenset[Path]
     flags: frozenset[str]
-    repairs: tuple[str, ...]
+    done: tuple[str, ...]
+    lost: int = 0
+    lost_ids: tuple[str, ...] = ()
     assume_hu: bool = False
 
     @property
     def files(self) -> int:
         """How many files it accounts for."""
         return len(self.owned)
+
+    @property
+    def repairs(self) -> tuple[str, ...]:
+        """See `Verdict`."""
+        plural = "s" * (self.lost > 1)
+        return (*self.done, *[f"left out {self.lost} image{plural} that cannot be decoded"] * bool(self.lost))
 
     def without(self, broken: set[int]) -> DicomPlan:
         """The plan without the instances of these positions, which have verdicts of their own.
@@ -76,7 +88,6 @@ class DicomPlan:
         lost = {self.instances[i].path for i in broken} - {instance.path for instance in instances}
         own_ids = tuple(self.own_ids[i] for i in kept)
         lost_ids = {self.own_ids[i] for i in broken} - set(own_ids)
-        left_out = f"left out {len(broken)} image{'s' * (len(broken) > 1)} that cannot be decoded"
         return replace(
             self,
             instances=instances,
@@ -85,7 +96,7 @@ class DicomPlan:
             depths_mm=depths,
             owned=self.owned - lost,
             flags=flags,
-            repairs=(*self.repairs, left_out),
+            lost=self.lost + len(broken),
         )
 
 
@@ -144,7 +155,11 @@ def _plan_one_uid(uid: str, members: list[Instance], key: bytes) -> tuple[list[D
     short = _short_acquisitions(single)
     stacks, tangled = separate(single, copies)
     several, account = len(stacks) + len(tangled) > 1, _Account()
-    plans = [_plan(base, source, stack, copies, account, short, several, key) for stack in stacks]
+    lost = lost_images(stacks, copies)
+    plans = [
+        _with_lost(_plan(base, source, stack, copies, account, short, several, key), gone, key)
+        for stack, gone in zip(stacks, lost, strict=True)
+    ]
     detail = "several images share a position and no tag tells them apart; split the series before ingestion"
     verdicts = [
         Verdict(
@@ -172,6 +187,11 @@ def _plan_one_uid(uid: str, members: list[Instance], key: bytes) -> tuple[list[D
         for member, rejection in copies.broken.items()
     ]
     return plans, verdicts
+
+
+def _with_lost(plan: DicomPlan, lost: Sequence[Instance], key: bytes) -> DicomPlan:
+    ids = (broken_id(pseudonym(key, "instance", member.identity), member.content) for member in lost)
+    return replace(plan, lost=len({member.identity for member in lost}), lost_ids=tuple(sorted(ids)))
 
 
 def _plan(
@@ -203,12 +223,12 @@ def _plan(
     flags |= _spacing_flags(stack, depths)
     if short & {_acquisition(member) for member in stack}:
         flags.add("incomplete")
-    repairs = []
+    done = []
     if dropped:
-        repairs.append(f"dropped {dropped} cop{'ies' if dropped > 1 else 'y'} of images")
+        done.append(f"dropped {dropped} cop{'ies' if dropped > 1 else 'y'} of images")
     if several:
         flags.add("split")
-        repairs.append("split from others of the same SeriesInstanceUID by geometry or acquisition")
+        done.append("split from others of the same SeriesInstanceUID by geometry or acquisition")
     if any(member.unreadable for member in stack):
         flags.add("unreadable_tags")
     if any(len(set(values)) > 1 for values in zip(*(member.entities for member in stack), strict=True)):
@@ -220,7 +240,7 @@ def _plan(
     if any(member.imager_spacing for member in stack):
         flags.add("spacing_from_imager")
     if first.modality == "CT" and any(m.slope is None or m.intercept is None for m in stack if not m.has_lut):
-        repairs.append("took stored values as HU where rescale tags are missing, as the caller declared")
+        done.append("took stored values as HU where rescale tags are missing, as the caller declared")
     if not first.patient_id:
         flags.add("patient_unknown")
     # Without a PatientID the series stands for the patient: two of them are then never taken for one.
@@ -240,7 +260,7 @@ def _plan(
         depths_mm=depths,
         owned=account.take(stack, copies),
         flags=frozenset(flags),
-        repairs=tuple(repairs),
+        done=tuple(done),
     )
 
 

@@ -8,8 +8,11 @@ encodings; images that differ and share a SOPInstanceUID, as bad anonymisers lea
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -89,6 +92,21 @@ def separate(members: list[Instance], copies: Copies) -> tuple[list[list[Instanc
         if not parts and (rest := [member for member in group if member not in copies.broken]):
             tangled.append(rest)
     return stacks, tangled
+
+
+def lost_images(stacks: Sequence[Sequence[Instance]], copies: Copies) -> list[list[Instance]]:
+    """Files of images that could not be compared, of which there is no copy: beside the stack that each belongs to."""
+    kept = {member.identity for stack in stacks for member in stack}
+    lost: list[list[Instance]] = [[] for _ in stacks]
+    for member in copies.broken:
+        homes = [i for i, stack in enumerate(stacks) if _stackable(stack[0], member)]
+        if homes and member.identity not in kept:
+            lost[max(homes, key=partial(_tags_in_common, member, stacks))].append(member)
+    return lost
+
+
+def _tags_in_common(member: Instance, stacks: Sequence[Sequence[Instance]], number: int) -> int:
+    return sum(map(operator.eq, member.discriminators, stacks[number][0].discriminators))
 
 
 def _by_entity(members: list[Instance], position: int = 0) -> list[list[Instance]]:
