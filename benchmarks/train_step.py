@@ -24,7 +24,7 @@ from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK
 from medssl_monai.methods.swav import SwAV
 from medssl_monai.networks.masked import masked_features
-from medssl_monai.networks.packed import Cells, packed_features
+from medssl_monai.networks.packed import Cells, packed_features, visible_index
 from medssl_monai.optimizers.factories import byol_adam, moco_sgd, spark_lamb, swav_lars
 
 METHODS = ("spark", "moco", "byol", "swav")
@@ -156,7 +156,7 @@ def measure_encoder(options: Any) -> dict[str, float]:
 
         return once
 
-    packed = run(lambda: packed_features(model.encoder, image, Cells(host_mask, image.device)))
+    packed = run(lambda: packed_features(model.encoder, image, Cells(visible_index(host_mask).to(image.device), mask)))
     print(f"spark's encoder: {options.batch} x {options.size} px, resnet50, {options.layout}, amp {bool(options.amp)}")
     candidates = {
         "packed": packed,

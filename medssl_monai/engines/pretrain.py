@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
+from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
+from medssl_monai.engines.captured_step import Batch, captured_step
 from medssl_monai.engines.loader import StepLoader
 from medssl_monai.engines.precision import check_bfloat16
 from medssl_monai.engines.resumable import ResumableTrainer
@@ -15,8 +17,6 @@ from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
 from medssl_monai.processes import average_gradients, process_count, process_mean
-
-Batch = dict[str, Any]
 
 
 class Schedule(Protocol):
@@ -47,10 +47,14 @@ class PretrainTrainer(ResumableTrainer):
             other CPUs it would be many times slower.
         channels_last: memory format of weights and views.
         compile_method: compile the forward pass with ``torch.compile``.
+        cuda_graph: record forward and backward pass as a CUDA graph and replay it (`CapturedStep`), with the same
+            results. "auto" does so on a GPU, in one process, without accumulation or recomputation, and for methods
+            that are `capturable`; otherwise one line in the log says why not. True refuses to run without.
         train_handlers: MONAI/Ignite handlers, attached in this order.
 
     Raises:
-        ConfigError: the batch cannot be split evenly, or `amp` on a CPU without bfloat16.
+        ConfigError: the batch cannot be split evenly, `amp` on a CPU without bfloat16, or `cuda_graph` is true where
+            the step cannot be recorded.
 
     Example:
         >>> loader = StepLoader(dataset, batch_size=64, seed=0)  # doctest: +SKIP
@@ -73,6 +77,7 @@ class PretrainTrainer(ResumableTrainer):
         amp: bool = False,
         channels_last: bool = True,
         compile_method: bool = False,
+        cuda_graph: bool | Literal["auto"] = "auto",
         train_handlers: Sequence[Any] = (),
     ) -> None:
         device = torch.device(device)
@@ -99,6 +104,8 @@ class PretrainTrainer(ResumableTrainer):
             handlers=list(train_handlers),
         )
         self.autocast = amp
+        self.captured = captured_step(self.method, self._compute, device, accumulation_steps, cuda_graph)
+        self.add_event_handler(Events.COMPLETED, self._release)
 
     @property
     def progress(self) -> Progress:
@@ -128,15 +135,24 @@ class PretrainTrainer(ResumableTrainer):
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
 
+    def _release(self) -> None:
+        if self.captured is not None:
+            self.captured.forget()  # the graph holds the memory of a whole step
+
     def _accumulate(self, batchdata: Batch, progress: Progress) -> dict[str, Tensor]:
         """Accumulate gradients of the mean loss over the micro-batches; return the means of their scalars, detached."""
         parts: list[dict[str, Tensor]] = []
+        compute = self._compute if self.captured is None else self.captured
         for part in split_batch(batchdata, self.accumulation_steps):
-            result = self._forward(self._to_device(part), progress)
-            torch.autograd.backward(result["loss"] / self.accumulation_steps)
-            parts.append({name: value.detach() for name, value in result.items()})
+            parts.append(compute(self._to_device(part), progress))
         means = {name: torch.stack([part[name].float() for part in parts]).mean(0) for name in parts[0]}
         return {name: process_mean(value) for name, value in means.items()}
+
+    def _compute(self, part: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Forward and backward pass of a part on the device; its scalars, detached."""
+        result = self._forward(part, progress)
+        torch.autograd.backward(result["loss"] / self.accumulation_steps)
+        return {name: value.detach() for name, value in result.items()}
 
     def _forward(self, part: Batch, progress: Progress) -> dict[str, Tensor]:
         try:
@@ -154,15 +170,15 @@ class PretrainTrainer(ResumableTrainer):
         return torch.autocast(self.state.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
     def _to_device(self, batch: Batch) -> Batch:
-        moved: Batch = {
-            k: v if k in self.method.host_keys else v.to(self.state.device, non_blocking=True)
-            for k, v in batch.items()
-            if isinstance(v, Tensor)
-        }
-        moved["views"] = [
-            view.to(self.state.device, non_blocking=True, memory_format=self.memory_format) for view in batch["views"]
-        ]
+        prepared = self.method.prepare(batch)
+        moved: Batch = {k: self._moved(v) for k, v in prepared.items() if isinstance(v, Tensor)}
+        moved["views"] = [self._moved(view, self.memory_format) for view in prepared["views"]]
         return moved
+
+    def _moved(self, value: Tensor, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
+        if self.state.device.type == "cuda" and not value.is_cuda and not value.is_pinned():
+            value = value.pin_memory()  # a copy from pageable memory would wait for the device
+        return value.to(self.state.device, non_blocking=True, memory_format=memory_format)
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:

@@ -1,6 +1,6 @@
 """The interface between a self-supervised method and the trainer."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,22 +30,48 @@ class Progress:
 class Method(nn.Module):
     """A self-supervised method: an encoder, its heads, and a loss.
 
-    For each optimizer step the trainer calls `before_step`, then `forward` and backward (several times with gradient
-    accumulation), then `after_backward`, the optimizer, and `after_step`. State that a resumed run needs must be in
-    `state_dict()`.
+    For each optimizer step the trainer calls `before_step`, then `prepare`, `forward` and backward (several times with
+    gradient accumulation), then `after_backward`, the optimizer, and `after_step`. State that a resumed run needs must
+    be in `state_dict()`.
+
+    On a GPU the trainer can record `forward` and backward once as a CUDA graph and replay them. A replay runs kernels,
+    but no Python. A method that sets `capturable` promises for `forward` in training mode:
+
+    - it reads no value from the device, and no tensor on the host;
+    - what it reads of `progress` and of its own Python attributes is in `capture_key`, or never changes;
+    - it changes nothing but buffers, in place, and `arrivals`.
 
     Attributes:
         encoder: the network that is kept after pre-training.
-        host_keys: keys of a batch that stay on the host, because shapes depend on their values.
         advice: what to try after a collapse.
+        capturable: whether `forward` keeps the promise above.
+        arrivals: tensors that `forward` leaves for `after_backward`, one for each forward pass of the step.
     """
 
     encoder: ResNetEncoder
-    host_keys: tuple[str, ...] = ()
     advice: str = "lower learning_rate, lengthen the warm-up, or look at the views"
+    capturable: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrivals: list[Tensor] = []
 
     def before_step(self, progress: Progress) -> None:
         """Called before a step's first forward pass."""
+
+    def prepare(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A batch with what `forward` needs to know of its values on the host, as tensors of fixed shape.
+
+        Called with the batch as the loader gives it, before it is moved to the device.
+        """
+        return batch
+
+    def capture_key(self, progress: Progress) -> Hashable:
+        """A value that differs between steps with different computations; a new one records the step again.
+
+        Called after `before_step`.
+        """
+        return None
 
     def forward(self, batch: Mapping[str, Any], progress: Progress) -> dict[str, Tensor]:
         """Scalars of a batch: "loss", which is minimised, and others, which are logged."""

@@ -46,6 +46,7 @@ class BYOL(Method):
     advice = (
         "raise momentum towards 1, lower learning_rate, keep the predictor and its batch norm, or use larger batches"
     )
+    capturable = True
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class MoCo(Method):
     """
 
     advice = "lower learning_rate, raise momentum towards 0.999, or make the views differ more"
+    capturable = True
 
     def __init__(
         self,
@@ -80,12 +81,11 @@ class MoCo(Method):
         self.momentum = momentum
         self.temperature = temperature
         self.norm_groups = norm_groups
-        self._arrivals: list[Tensor] = []  # keys (B, D) of this step, not yet in the queue
         self._batch_size = 0  # of the last step
 
     def before_step(self, progress: Progress) -> None:
         """Update the key encoder."""
-        self._arrivals.clear()
+        self.arrivals.clear()
         follow(self.key_encoder, self.encoder, self.momentum)
         follow(self.key_head, self.head, self.momentum)
 
@@ -100,7 +100,7 @@ class MoCo(Method):
         keys = self.keys(key_view)
         logits = info_nce_logits(queries, keys, self.queue.features, self.temperature)
         if self.training:
-            self._arrivals.append(keys)
+            self.arrivals.append(keys)
         accuracy = (logits.detach().argmax(dim=1) == 0).to(logits.dtype).mean()
         return {"loss": info_nce_loss(logits), "accuracy": accuracy}
 
@@ -144,8 +144,8 @@ class MoCo(Method):
 
     def after_backward(self, progress: Progress) -> None:
         """Add the step's keys to the queue."""
-        if self._arrivals:
-            arrived = process_cat(torch.cat(self._arrivals))
+        if self.arrivals:
+            arrived = process_cat(torch.cat(self.arrivals))  # keys (B, D), one tensor for each forward pass
             self._batch_size = arrived.shape[0]
             self.queue.enter(arrived)
-        self._arrivals.clear()
+        self.arrivals.clear()

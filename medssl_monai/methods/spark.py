@@ -18,7 +18,7 @@ from medssl_monai.losses.masked_reconstruction import (
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.light_decoder import Densify, LightDecoder
 from medssl_monai.networks.masked import GRID_STRIDE, STAGE_STRIDES, masked_features, visible_at
-from medssl_monai.networks.packed import Cells, packed_features
+from medssl_monai.networks.packed import Cells, packed_features, visible_index
 from medssl_monai.networks.resnet import ResNetEncoder, resnet_encoder
 from medssl_monai.transforms.draws import visible_cells
 
@@ -35,7 +35,8 @@ class SparK(Method):
         packed: compute the visible cells only (`packed_features`) instead of multiplying hidden ones by zero. A
             compiled graph then begins after the mask.
 
-    Keep masks on the host: the number of visible cells is a shape, and reading it from a device would wait for it.
+    Keep masks on the host: the number of visible cells is a shape, and reading it from a device would wait for it. A
+    batch from `prepare` has their numbers beside the mask, and may be on the device.
 
     Raises:
         ValueError: a setting is out of range.
@@ -49,7 +50,7 @@ class SparK(Method):
         torch.Size([2, 1, 64, 64])
     """
 
-    host_keys = ("mask",)
+    capturable = True
 
     def __init__(
         self,
@@ -79,16 +80,23 @@ class SparK(Method):
         )
         self.decoder = LightDecoder(decoder_width, image_channels)
 
+    def prepare(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch with "visible", the numbers (N,) of the mask's visible cells (`visible_index`)."""
+        return {**batch, "visible": visible_index(batch["mask"])} if self.packed and "mask" in batch else batch
+
     def forward(self, batch: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
         """Loss of one batch: "views" a list with first element (B, C, H, W), "mask" (B, 1, H/32, W/32) bool.
 
-        Raises ValueError if the two do not fit each other or this model.
+        The batch may have been through `prepare`. Raises ValueError if the two do not fit each other or this model.
         """
         if "mask" not in batch:
             raise ValueError("batch: SparK needs a mask (B, 1, H/32, W/32), found none; use SparK's views")
         image, mask = batch["views"][0], batch["mask"]
         self._check(image, mask)
-        visible = self._visible(mask, image.device)
+        if self.packed and "visible" in batch:
+            visible: Cells | Tensor = Cells(batch["visible"], mask)
+        else:
+            visible = self._visible(mask, image.device)
         prediction = self._predict(image, visible)
         return {"loss": masked_reconstruction_loss(prediction, image, mask.to(image.device, non_blocking=True))}
 
@@ -160,7 +168,7 @@ class SparK(Method):
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _cells(mask: Tensor, device: torch.device) -> Cells:
-    return Cells(mask, device)
+    return Cells(visible_index(mask).to(device), mask)
 
 
 def draw_mask(

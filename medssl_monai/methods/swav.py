@@ -4,7 +4,7 @@ Shapes: V views, A = 2 of them large and with codes, B images, D dimensions, K p
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -59,6 +59,7 @@ class SwAV(Method):
         "freeze the prototypes for longer, lower epsilon towards 0.03, use a queue where batches are smaller than the "
         "number of prototypes, or lower learning_rate"
     )
+    capturable = True
 
     def __init__(
         self,
@@ -92,16 +93,19 @@ class SwAV(Method):
         self.queue_start_epoch = queue_start_epoch
         self.freeze_prototypes_steps = freeze_prototypes_steps
         self.freeze_prototypes_epochs = freeze_prototypes_epochs
-        self._arrivals: list[Tensor] = []  # embeddings (A, B, D) of this step, not yet in the queue
         # Set before each step, so that the forward pass neither waits for the device nor breaks a compiled graph.
         self._queue_fills = self._queue_counts = False
 
     def before_step(self, progress: Progress) -> None:
         """Normalise the prototypes; determine whether the queue is being filled, and whether it is full."""
-        self._arrivals.clear()
+        self.arrivals.clear()
         self.prototypes.normalise()
         self._queue_fills = self.queue is not None and progress.epoch >= self.queue_start_epoch
         self._queue_counts = self._queue_fills and self.queue is not None and self.queue.is_full
+
+    def capture_key(self, progress: Progress) -> Hashable:
+        """Whether codes are balanced with the queue; frozen prototypes only lose their gradient afterwards."""
+        return self._queue_counts
 
     def forward(self, batch: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
         """Loss of one batch: "views" a list (V) of (B, 1|3, h, w), the two large crops first.
@@ -114,8 +118,8 @@ class SwAV(Method):
         embeddings = self.embeddings(views)  # (V, B, D)
         scores = self.prototypes(embeddings)  # (V, B, K)
         codes = self.codes(scores[:CODE_VIEWS])
-        if self.training and self._queue_fills:
-            self._arrivals.append(embeddings[:CODE_VIEWS].detach())
+        if self.training and self.queue is not None:
+            self.arrivals.append(embeddings[:CODE_VIEWS].detach())
         return {
             "loss": swapped_prediction_loss(scores, codes, self.temperature),
             "prototype_entropy": _usage_entropy(scores[:CODE_VIEWS].detach()),
@@ -156,9 +160,9 @@ class SwAV(Method):
 
     def after_backward(self, progress: Progress) -> None:
         """Add the step's embeddings to the queue; drop the prototypes' gradients while they are frozen."""
-        if self.queue is not None and self._arrivals:
-            self.queue.enter(process_cat(torch.cat(self._arrivals, dim=1), dim=1))
-        self._arrivals.clear()
+        if self.queue is not None and self._queue_fills and self.arrivals:
+            self.queue.enter(process_cat(torch.cat(self.arrivals, dim=1), dim=1))  # embeddings (A, B, D)
+        self.arrivals.clear()
         if progress.step < self.freeze_prototypes_steps or progress.epoch < self.freeze_prototypes_epochs:
             # None rather than zero, so that momentum and weight decay do not change them either.
             self.prototypes.weight.grad = None

@@ -25,18 +25,17 @@ SMALL = 2  # up to this side a 3×3 convolution is columns times a matrix; above
 
 
 class Cells:
-    """The visible cells of a mask (B, 1, rows, columns) bool and their neighbours, as tables on `device`.
+    """The visible cells of a mask and their neighbours, as tables on the device of `index`, without a wait for it.
 
-    The mask is read on its own device; a mask on the host causes no wait.
+    Args:
+        index: the mask's visible cells (N,), from `visible_index`.
+        mask: (B, 1, rows, columns), of which only the shape is read.
     """
 
-    def __init__(self, mask: Tensor, device: torch.device | None = None) -> None:
-        device = device or mask.device
+    def __init__(self, index: Tensor, mask: Tensor) -> None:
+        device = index.device
         self.grid = (mask.shape[0], mask.shape[2], mask.shape[3])
-        index = mask.flatten().nonzero()[:, 0]  # (N,) of B · rows · columns
-        if device.type == "cuda" and index.device.type == "cpu":
-            index = index.pin_memory()  # a copy from pageable memory would wait for the device
-        self.index = index.to(device, non_blocking=True)
+        self.index = index
         self.count = len(index)
         self.image = self.index // (mask.shape[2] * mask.shape[3])  # (N,)
         # Number of each visible cell, N for hidden ones and beyond the border.
@@ -55,6 +54,14 @@ class Cells:
         neighbour = self._number[self.image[:, None, None], y[:, :, None], x[:, None, :]]
         inside = neighbour * side**2 + place[:, None] * side + place
         return torch.where(neighbour == self.count, self.count * side**2, inside)
+
+
+def visible_index(mask: Tensor) -> Tensor:
+    """Numbers (N,) int64 of the visible cells among the B · rows · columns of a mask (B, 1, rows, columns) bool.
+
+    N is a value of the mask: on a GPU this waits for the device, so call it on the host.
+    """
+    return mask.flatten().nonzero()[:, 0]
 
 
 def packed_features(encoder: ResNetEncoder, image: Tensor, cells: Cells, drop_path_rate: float = 0.0) -> list[Tensor]:

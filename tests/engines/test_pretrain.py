@@ -66,7 +66,7 @@ def parts(name: str) -> tuple[Method, torch.optim.Optimizer, Callable[[dict[str,
 
 
 def make_trainer(
-    folder: Path, epochs: int = 3, workers: int = 0, name: str = "spark", **kwargs: Any
+    folder: Path, epochs: int = 3, workers: int = 0, name: str = "spark", device: str = "cpu", **kwargs: Any
 ) -> PretrainTrainer:
     torch.manual_seed(0)
     method, optimizer, views = parts(name)
@@ -77,7 +77,7 @@ def make_trainer(
         History(folder, optimizer),
         RunCheckpoint(folder / "checkpoints", {"method": method, "optimizer": optimizer}, signature={"seed": 1}),
     ]
-    return PretrainTrainer("cpu", epochs, loader, method, optimizer, [schedule], train_handlers=handlers, **kwargs)
+    return PretrainTrainer(device, epochs, loader, method, optimizer, [schedule], train_handlers=handlers, **kwargs)
 
 
 def final_state(trainer: PretrainTrainer) -> dict[str, Tensor]:

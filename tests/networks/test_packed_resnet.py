@@ -8,7 +8,7 @@ from torch import nn
 
 from medssl_monai.methods.spark import SparK, draw_mask
 from medssl_monai.networks.masked import masked_features
-from medssl_monai.networks.packed import Cells, packed_block, packed_features, spread
+from medssl_monai.networks.packed import Cells, packed_block, packed_features, spread, visible_index
 from medssl_monai.networks.resnet import resnet_encoder
 
 
@@ -33,7 +33,7 @@ def test_packed_is_masked(arch: str, channels: int, training: bool, drop: float)
     torch.manual_seed(1)
     wanted = masked_features(masked, image, mask, drop)
     torch.manual_seed(1)
-    cells = Cells(mask)
+    cells = Cells(visible_index(mask), mask)
     tiles = packed_features(packed, image, cells, drop)
     maps = [spread(x, cells, x.new_zeros(x.shape[3])) for x in tiles]
     torch.testing.assert_close(maps, wanted)
@@ -63,7 +63,7 @@ def test_spark_is_the_same_either_way() -> None:
 def test_rims_hold_the_neighbours() -> None:
     """Against a dense map of row numbers, padded and cut."""
     mask = some_mask()
-    cells, side = Cells(mask), 4
+    cells, side = Cells(visible_index(mask), mask), 4
     numbers = torch.arange(1, cells.count * side**2 + 1).view(-1, side, side, 1).float()
     dense = spread(numbers, cells, torch.zeros(1))
     windows = nn.functional.pad(dense, (1, 1, 1, 1)).unfold(2, side + 2, side).unfold(3, side + 2, side)
@@ -73,5 +73,6 @@ def test_rims_hold_the_neighbours() -> None:
 
 
 def test_other_blocks_are_refused() -> None:
+    cells = Cells(torch.zeros(1, dtype=torch.long), torch.ones(1, 1, 1, 1, dtype=torch.bool))
     with pytest.raises(TypeError, match="must be torchvision's BasicBlock or Bottleneck"):
-        packed_block(nn.Identity(), torch.zeros(1, 2, 2, 1), Cells(torch.ones(1, 1, 1, 1, dtype=torch.bool)), 0.0)
+        packed_block(nn.Identity(), torch.zeros(1, 2, 2, 1), cells, 0.0)
