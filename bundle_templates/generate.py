@@ -32,6 +32,7 @@ DEFAULTS = {
 # Keys that a run does not record: they say where things lie and how it carries on, not what it computes.
 NOT_RECORDED = {
     *("bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "store_dir", "cache_dir", "encoder_weights", "device"),
+    *("patient_from", "patients"),
     *("resume", "check_weights", "confidence", "audit", "learning_rate_short", "probe_labels"),
     *("overlays", "tracking", "save_execute_config"),
 }

@@ -17,7 +17,7 @@ import yaml
 from medssl_monai.errors import ConfigError
 from medssl_monai.resources import resource_dir
 
-AdaptiveWindow: TypeAlias = Literal["tags", "minmax"]
+AdaptiveWindow: TypeAlias = Literal["tags", "minmax", "picture"]
 WindowSpec: TypeAlias = str | Sequence[float] | Sequence[str | Sequence[float]]
 
 
@@ -104,7 +104,7 @@ def resolve_window(window: str | Sequence[float]) -> tuple[float, float]:
     """Limits (low, high) in HU of one fixed window.
 
     Raises:
-        ConfigError: unknown name, or ``tags`` or ``minmax``, which depend on the image.
+        ConfigError: unknown name, or ``tags``, ``minmax`` or ``picture``, which depend on the image.
     """
     parsed = _parse_one(window)
     if not isinstance(parsed, HUWindow):
@@ -115,7 +115,7 @@ def resolve_window(window: str | Sequence[float]) -> tuple[float, float]:
 def fixed_limits(window: WindowSpec) -> list[list[float]] | None:
     """Limits [[low, high], ...] in HU of one window or several, as plain numbers for a configuration file.
 
-    None where one of them depends on the image (``tags``, ``minmax``).
+    None where one of them depends on the image (``tags``, ``minmax``, ``picture``).
 
     Raises:
         ConfigError: unknown name or wrong form.

@@ -20,6 +20,9 @@ from monai.utils.enums import TraceKeys
 from medssl_monai.errors import ConfigError, NotHounsfieldError
 from medssl_monai.windows import AdaptiveWindow, HUWindow, WindowSpec, parse_windows, resolve_window
 
+EIGHT_BITS = HUWindow(0, 255)
+"""The range of a picture of 8 bits, whose values are not HU."""
+
 
 def tags_window(level: float | None, width: float | None, fallback: HUWindow | None = None) -> HUWindow:
     """The window of an image's own tags, or ``fallback`` where they give none (None or NaN).
@@ -44,8 +47,9 @@ def window_limits(
     width: float | None = None,
     fallback: HUWindow | None = None,
 ) -> tuple[tuple[float, float], ...]:
-    """(low, high) of each window for this image; ``minmax`` reads the image, ``tags`` level and width.
+    """(low, high) of each window for this image.
 
+    ``minmax`` reads the image, ``tags`` level and width; so does ``picture``, for which 0 .. 255 is the fallback.
     A constant image under ``minmax`` gets a width of 1, so that it maps to 0.
     """
     limits: list[tuple[float, float]] = []
@@ -54,7 +58,8 @@ def window_limits(
             low, high = float(image.min()), float(image.max())
             limits.append((low, high if high > low else low + 1.0))
         else:
-            fixed = window if isinstance(window, HUWindow) else tags_window(level, width, fallback)
+            instead = EIGHT_BITS if window == "picture" else fallback
+            fixed = window if isinstance(window, HUWindow) else tags_window(level, width, instead)
             limits.append((fixed.low, fixed.high))
     return tuple(limits)
 
@@ -62,17 +67,24 @@ def window_limits(
 def require_hounsfield(
     data: Mapping[Any, Any], windows: Sequence[HUWindow | AdaptiveWindow], fallback: HUWindow | None = None
 ) -> None:
-    """Refuse windows in HU for an item with a ``modality`` other than CT; an item without one passes.
+    """Refuse windows in HU for an item with a ``modality`` other than CT, and ``picture`` for CT.
+
+    An item without a modality passes.
 
     Raises:
-        NotHounsfieldError: the modality is not CT and a window is given in HU.
+        NotHounsfieldError: the modality is not CT and a window is in HU, or it is CT and the window is for pictures.
     """
     modality = data.get("modality")
+    if modality == "CT" and "picture" in windows:
+        raise NotHounsfieldError(
+            "window 'picture' on CT in Hounsfield units: it is for picture files, which have none; choose a window in "
+            "HU, and weights that were trained on HU"
+        )
     in_hu = fallback is not None or any(isinstance(window, HUWindow) for window in windows)
     if modality and modality != "CT" and in_hu:
         raise NotHounsfieldError(
             f"window in HU on an image of modality {modality!r}: only CT is in Hounsfield units; "
-            "choose window 'minmax' or 'tags', or filter the store by modality CT"
+            "choose window 'picture' for picture files, 'minmax' or 'tags', or filter the store by modality CT"
         )
 
 

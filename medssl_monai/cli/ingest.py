@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medssl_monai.cli.options import Json, Key, Query, VerifyTls, print_json, print_tables
+from medssl_monai.cli.options import Json, Key, PatientFrom, Patients, Query, VerifyTls, print_json, print_tables
 
 
 def run(
@@ -31,6 +31,8 @@ def run(
             "--assume-hu", help="CT without rescale tags, and NIfTI and the like whatever their values, is in HU."
         ),
     ] = False,
+    patient_from: PatientFrom = None,
+    patients: Patients = None,
     query: Query = None,
     verify_tls: VerifyTls = True,
     config: Annotated[
@@ -52,6 +54,7 @@ def run(
     from medssl_monai.errors import InputError
     from medssl_monai.ingest import SliceStore, build_store, load_key
     from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb, parse_query
+    from medssl_monai.ingest.volumes.patients import NamedPatients
     from medssl_monai.store.names_file import add_names, check_names_file
     from medssl_monai.terminal import verdict_counts, verdict_table
 
@@ -60,6 +63,7 @@ def run(
         modality, workers = recipe.get("modality", modality), recipe.get("workers", workers)
         scheduler, query = recipe.get("scheduler", scheduler), recipe.get("query", query)
         assume_hu = recipe.get("assume_hu", assume_hu)
+        patient_from = recipe.get("patient_from", patient_from)
         verify_tls, report = recipe.get("verify_tls", verify_tls), recipe.get("report", report)
     if query and not any(map(is_dicomweb, sources)):
         raise InputError("--query: asks a PACS, and no source is one; name its https:// address, or leave --query out")
@@ -77,6 +81,7 @@ def run(
             report=report,
             scheduler=scheduler,
             names=names is not None,
+            patients=NamedPatients(patient_from, patients),
         )
     if names is not None:
         add_names(names, summary.names)
@@ -89,7 +94,7 @@ def run(
         print_json(verdict_counts(summary.verdicts))
     else:
         print_tables(verdict_table(summary.verdicts))
-        typer.echo(f"{out}: {len(SliceStore(out))} slices; verdicts in {out / 'verdicts.jsonl'}")
+        typer.echo(f"{out}: {len(SliceStore(out))} slices of {summary.patients}; verdicts in {out / 'verdicts.jsonl'}")
         if pages:
             typer.echo(
                 f"{pages[0]}: every series, rejected and flagged ones first, {len(pages)} page{'s' * (len(pages) > 1)}"

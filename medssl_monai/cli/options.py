@@ -18,6 +18,17 @@ Overrides = Annotated[
 Key = Annotated[
     Path | None, typer.Option("--key", help="File with the pseudonym key; by default MEDSSL_KEY or your own key.")
 ]
+PatientFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--patient-from",
+        metavar="REGEX",
+        help="Finds the patient in names of pictures and volumes (with / in paths): group 'patient' or the first.",
+    ),
+]
+Patients = Annotated[
+    Path | None, typer.Option("--patients", help="Their patients by a table instead: CSV with source and patient.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Query = Annotated[
     list[str] | None,

@@ -5,20 +5,24 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Config, Overrides, parse_overrides
+from medssl_monai.cli.options import Config, Overrides, PatientFrom, Patients, parse_overrides
 
 
 def run(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="spark, swav, moco or byol.")],
     overrides: Overrides = None,
-    data: Annotated[Path, typer.Option("--data", help="Slice store, or folder of DICOM or NIfTI.")] = ...,  # type: ignore[assignment]
+    data: Annotated[Path, typer.Option("--data", help="Slice store, or folder of DICOM, NIfTI or pictures.")] = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = ...,  # type: ignore[assignment]
     config: Config = None,
+    patient_from: PatientFrom = None,
+    patients: Patients = None,
 ) -> None:
     """Pre-train an encoder without labels. Stopped runs carry on when the same command is given again."""
     from medssl_monai.runs.pretrain import pretrain
 
-    done = pretrain(method, data, out, config=config or [], **parse_overrides(overrides))
+    named = {"patient_from": patient_from, "patients": None if patients is None else str(patients)}
+    settings = {**parse_overrides(overrides), **{key: value for key, value in named.items() if value is not None}}
+    done = pretrain(method, data, out, config=config or [], **settings)
     for line in done.summary():
         typer.echo(line)
     typer.echo(f"{out}: encoder in {done.encoder}, pictures in {out / 'figures'}")

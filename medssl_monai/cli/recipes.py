@@ -14,6 +14,7 @@ OPTIONS: dict[str, type] = {
     "assume_hu": bool,
     "workers": int,
     "scheduler": str,
+    "patient_from": str,
     "query": list,
     "verify_tls": bool,
     "report": bool,

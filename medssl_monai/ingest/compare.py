@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from medssl_monai.ingest.dicom.plan import DicomPlan
+from medssl_monai.ingest.volumes.plan import VolumePlan
 from medssl_monai.ingest.write_series import Plan
 from medssl_monai.store.records import SeriesNote, broken_id
 from medssl_monai.store.verdicts import Outcome, Reason, Verdict
@@ -78,7 +79,9 @@ class StoredSeries:
             kin = [i for i in self._relatives.get(uid_part(plan.series_id), ()) if i not in gone]
             home = next((i for i in kin if images <= set(notes[i].instances)), None)
             lost = sorted((*broken.values(), *getattr(plan, "lost_ids", ())))
-            if home is not None and _is_all(notes[home], images, lost):
+            if home is not None and _of_another_patient(plan, notes[home]):
+                found.jobs.append(Job(plan, replaces=True))
+            elif home is not None and _is_all(notes[home], images, lost):
                 found.stored += stored_verdicts(notes[home], plan.files)
             elif home == plan.series_id and set(lost) > set(notes[home].undecodable) and _is_all(notes[home], images):
                 found.jobs.append(Job(plan, replaces=True))
@@ -91,6 +94,11 @@ class StoredSeries:
         for series_id in sorted(gone):
             self._writer.remove(series_id)
         return found
+
+
+def _of_another_patient(plan: Plan, note: SeriesNote) -> bool:
+    """Whether the caller names another patient than when it was stored; who names none leaves it as it is."""
+    return isinstance(plan, VolumePlan) and plan.patient_known and plan.patient != note.patient
 
 
 def _is_all(note: SeriesNote, images: set[str], lost: Sequence[str] | None = None) -> bool:

@@ -11,6 +11,7 @@ from medssl_monai.errors import BusyStoreError, InputError
 from medssl_monai.ingest.dicom.modalities import checked_modality
 from medssl_monai.ingest.pipeline import build_store
 from medssl_monai.ingest.sources.paths import source_path
+from medssl_monai.ingest.volumes.patients import NamedPatients
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import SCHEMA_VERSION
 
@@ -26,13 +27,17 @@ def cache_root() -> Path:
 
 
 def cached_store_path(
-    sources: Sequence[Path], cache_dir: str | Path | None = None, modality: str | None = "CT"
+    sources: Sequence[Path],
+    cache_dir: str | Path | None = None,
+    modality: str | None = "CT",
+    patients: NamedPatients | None = None,
 ) -> Path:
     """Where the store of these files and folders is kept.
 
-    The schema is part of the name: what an older version of this program cached is made anew, not refused.
+    The schema is part of the name: what an older version of this program cached is made again, not refused.
     """
-    names = "\n".join((*sorted(str(s.resolve()) for s in sources), str(modality), f"schema {SCHEMA_VERSION}"))
+    parts = [*sorted(str(s.resolve()) for s in sources), str(modality), f"schema {SCHEMA_VERSION}"]
+    names = "\n".join([*parts, patients.digest] if patients else parts)
     folder = Path(cache_dir) if cache_dir is not None else cache_root()
     return folder / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -44,6 +49,8 @@ def open_store(
     cache_dir: str | Path | None = None,
     key: bytes | None = None,
     workers: int = 1,
+    patient_from: str | None = None,
+    patients: str | Path | None = None,
 ) -> SliceStore:
     """The store at ``data``, or one made from the files there.
 
@@ -58,9 +65,12 @@ def open_store(
         cache_dir: folder of such stores; by default `cache_root`.
         key: of the pseudonyms; by default the user's own.
         workers: processes that ingest.
+        patient_from: regular expression that finds the patient in names of files without tags, see `NamedPatients`.
+        patients: CSV table of sources and their patients, likewise.
 
     Raises:
-        InputError: ``data`` is empty, or there is nothing there; DICOM knows no such modality.
+        InputError: ``data`` is empty, or there is nothing there; DICOM knows no such modality; patients are named for
+            a store, which has them.
         NoImagesError: nothing there is of the modality.
     """
     sources = [source_path(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
@@ -68,13 +78,21 @@ def open_store(
         if not source.exists():
             raise InputError(f"{source} does not exist; give a slice store, or a folder of DICOM or NIfTI files")
     if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
+        if patient_from is not None or patients is not None:
+            raise InputError(
+                f"{sources[0]}: is a store, and patients are named when it is made; give patient_from or patients to "
+                "`medssl ingest`, or the folder of pictures as data"
+            )
         return SliceStore(sources[0])
+    named = NamedPatients(patient_from, patients)
     modality = None if modality is None else checked_modality(modality)
-    out = cached_store_path(sources, cache_dir, modality)
+    out = cached_store_path(sources, cache_dir, modality, named)
     while True:
         try:
-            build_store(sources, out, key=key, modality=modality, workers=workers, exact=True)
-            return SliceStore(out)
+            build_store(sources, out, key=key, modality=modality, workers=workers, exact=True, patients=named)
+            store = SliceStore(out)
+            logger.info("%s slices of %s", len(store), store.patients_told())
+            return store
         except BusyStoreError:  # a run on the same files, or another process of this one, makes the very store
             logger.info("waiting for another run that ingests the same files")
             time.sleep(WAIT_SECONDS)

@@ -30,12 +30,13 @@ from medssl_monai.ingest.dicom.modalities import checked_modality
 from medssl_monai.ingest.dicom.plan import plan_images
 from medssl_monai.ingest.origins import Origins
 from medssl_monai.ingest.pacs import fetch_batches
-from medssl_monai.ingest.scan import Found, find_files, look_at
+from medssl_monai.ingest.scan import PICTURE_AS_CT, Found, find_files, look_at
 from medssl_monai.ingest.series_headers import SeriesHeaders
 from medssl_monai.ingest.sources.archives import RefusedFile, unpacked
 from medssl_monai.ingest.sources.dicomweb import PacsSource
 from medssl_monai.ingest.sources.paths import SourceFile, source_path
 from medssl_monai.ingest.summary import IngestSummary
+from medssl_monai.ingest.volumes.patients import NamedPatients
 from medssl_monai.ingest.volumes.plan import VolumePlan, plan_volumes
 from medssl_monai.ingest.workers import Workers
 from medssl_monai.ingest.write_series import Plan, process
@@ -64,11 +65,12 @@ def build_store(
     exact: bool = False,
     planned: Callable[[Plan], object] | None = None,
     names: bool = False,
+    patients: NamedPatients | None = None,
 ) -> IngestSummary:
     """Reads every image in files and folders into a slice store.
 
     Args:
-        sources: files, and folders with all that is in them; DICOM, NIfTI, NRRD, MetaImage, PNG and JPEG are told by
+        sources: files, and folders with all that is in them; DICOM, NIfTI, NRRD, MetaImage and pictures are told by
             content and name, archives are read as folders, whatever else is there ends in a verdict. Or a PACS.
         out: the store; made, or added to.
         key: of the pseudonyms; None loads the user's own (see `pseudonyms.load_key`).
@@ -85,6 +87,7 @@ def build_store(
         planned: called with the plan of each series before it is written, also of those that are there already; the
             files, and members of archives, can be read then.
         names: whether the summary says where series and files came from; `names_file.add_names` writes it down.
+        patients: who the patients of volume files and pictures are; without it each file stands for a patient.
 
     Raises:
         NoImagesError: nothing there could be stored; no store is left behind, and an existing one is unchanged.
@@ -109,9 +112,9 @@ def build_store(
         try:
             writer.recover()
             with Workers(workers, scheduler, progress) as hands:
-                summary = _read_all(
-                    partial(_Run, writer, key, rules, hands, exact, planned, Origins(key) if names else None), given
-                )
+                origins = Origins(key) if names else None
+                named = patients or NamedPatients()
+                summary = _read_all(partial(_Run, writer, key, rules, hands, named, exact, planned, origins), given)
         except NoImagesError:
             if is_new:
                 shutil.rmtree(out, ignore_errors=True)
@@ -131,6 +134,7 @@ class _Run:
     key: bytes
     rules: Rules
     workers: Workers
+    patients: NamedPatients
     exact: bool = False
     planned: Callable[[Plan], object] | None = None
     origins: Origins | None = None
@@ -146,7 +150,7 @@ class _Run:
         if self.origins is not None:
             self.origins.note_uids(headers.uids)
         self._reject(refused)
-        plans, copies = plan_volumes(volumes, self.key, self.rules)
+        plans, copies = plan_volumes(volumes, self.key, self.rules, self.patients)
         self.verdicts += copies
         work = partial(_process_one, writer=self.writer, key=self.key)
         # With one worker, another process decodes only what may end it; else both kinds are shared out together.
@@ -249,6 +253,7 @@ class _Run:
             skipped=len(taken) - self.added,
             verdicts=verdicts,
             names=() if self.origins is None else self.origins.names(verdicts),
+            patients=SliceStore(self.writer.path).patients_told(),
         )
 
 
@@ -302,8 +307,10 @@ def _nothing(
         if verdict.reason is not None:
             reasons[verdict.reason.value] += verdict.files
             example.setdefault(verdict.reason.value, verdict.detail)
+    if set(example.values()) == {PICTURE_AS_CT}:
+        return NoImagesError(f"{where}: no {wanted} among {files} files: each {PICTURE_AS_CT}")
     why = "; ".join(f"{count} {reason}: {example[reason]}" for reason, count in reasons.most_common(3))
     return NoImagesError(
         f"{where}: no {wanted} that could be read among {files} files{f' ({why})' if why else ''}; "
-        "name a folder with DICOM, NIfTI, NRRD or MetaImage files"
+        "name a folder with DICOM, NIfTI, NRRD, MetaImage or picture files"
     )

@@ -22,6 +22,11 @@ from medssl_monai.ingest.volumes.detached import header_of
 from medssl_monai.ingest.volumes.digest import file_digest
 from medssl_monai.store.verdicts import Reason, RejectedError
 
+PICTURE_AS_CT = (
+    "is a picture, whose grey values are not Hounsfield units; pre-train on pictures with `--config pictures`, and "
+    "ingest them without `--modality CT`"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -58,8 +63,7 @@ def look_at(file: SourceFile, rules: Rules) -> Found:
             return Found(file, digest=file_digest(file.content))
         if is_picture_file(file.path):
             if rules.modality == "CT":
-                what = "is a picture, whose grey values are not Hounsfield units; ingest it without `modality` CT"
-                return Found(file, refused=(Reason.NOT_HOUNSFIELD, what))
+                return Found(file, refused=(Reason.NOT_HOUNSFIELD, PICTURE_AS_CT))
             return Found(file, digest=file_digest(file.content))
         with file.content.open("rb", buffering=0) as opened:
             head = opened.read(HEAD_BYTES)

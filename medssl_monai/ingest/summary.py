@@ -23,6 +23,7 @@ class IngestSummary:
         skipped: series that were there already.
         verdicts: one a series and one a stray file; their `files` add up to `files`.
         names: where each of them came from, if that was asked for; these identify patients.
+        patients: of the whole store, see `SliceStore.patients_told`.
     """
 
     store: Path
@@ -33,6 +34,7 @@ class IngestSummary:
     skipped: int
     verdicts: tuple[Verdict, ...]
     names: tuple[Name, ...] = ()
+    patients: str = ""
 
     def count(self, outcome: Outcome) -> int:
         """Files that ended in this way."""
@@ -51,7 +53,7 @@ class IngestSummary:
         rejected = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
         return (
             f"{self.files} files: {self.series} series with {self.slices} slices in {self.store} "
-            f"({self.added} added, {self.skipped} there already); "
+            f"({self.added} added, {self.skipped} there already), {self.patients}; "
             f"{self.count(Outcome.ACCEPTED)} files accepted, {self.count(Outcome.REPAIRED)} repaired, "
             f"{self.count(Outcome.REJECTED)} rejected" + (f" ({rejected})" if rejected else "")
         )

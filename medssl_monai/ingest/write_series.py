@@ -261,20 +261,21 @@ def _process_volume(plan: VolumePlan, writer: StoreWriter, replaces: bool) -> tu
         modality=plan.modality,
         plane=slices.orientation.plane,
         shape=(count, height, width),
-        flags=slices.flags | {"patient_unknown"},
+        flags=slices.flags | _of_patient(plan),
         affine=tuple(float(value) for value in slices.affine.reshape(-1)),
     )
     repairs = ("took values as HU unseen, as the caller declared",) if plan.assume_hu else ()
 
     def note(slice_flags: frozenset[str]) -> SeriesNote:
-        return SeriesNote(plan.instance_ids, (_taken(header, plan.files, repairs, slice_flags),), writer.key_check)
+        verdicts = (_taken(header, plan.files, repairs, slice_flags),)
+        return SeriesNote(plan.instance_ids, verdicts, writer.key_check, patient=plan.patient)
 
     return writer.write(header, slices.slices(plan.modality), note, replace=replaces).verdicts
 
 
 def _process_picture(plan: VolumePlan, writer: StoreWriter, replaces: bool) -> tuple[Verdict, ...]:
     try:
-        pixels, slice_flags = read_picture(plan.path)
+        picture = read_picture(plan.path)
     except RejectedError as rejection:
         return (_refused(plan, rejection.reason, rejection.detail),)
     header = SeriesHeader(
@@ -283,14 +284,21 @@ def _process_picture(plan: VolumePlan, writer: StoreWriter, replaces: bool) -> t
         source_id=plan.source_id,
         modality=plan.modality,
         plane="unknown",
-        shape=(1, pixels.shape[0], pixels.shape[1]),
-        flags=frozenset({"no_geometry", "patient_unknown"}),
+        shape=(1, picture.pixels.shape[0], picture.pixels.shape[1]),
+        flags=frozenset({"no_geometry"}) | _of_patient(plan),
     )
 
     def note(flags: frozenset[str]) -> SeriesNote:
-        return SeriesNote(plan.instance_ids, (_taken(header, plan.files, (), flags),), writer.key_check)
+        verdicts = (_taken(header, plan.files, (), flags),)
+        return SeriesNote(plan.instance_ids, verdicts, writer.key_check, patient=plan.patient)
 
-    return writer.write(header, [SliceRecord(pixels, flags=slice_flags)], note, replace=replaces).verdicts
+    level, width = picture.window
+    slices = [SliceRecord(picture.pixels, window_level=level, window_width=width, flags=picture.flags)]
+    return writer.write(header, slices, note, replace=replaces).verdicts
+
+
+def _of_patient(plan: VolumePlan) -> frozenset[str]:
+    return frozenset() if plan.patient_known else frozenset({"patient_unknown"})
 
 
 def _refused(plan: VolumePlan, reason: Reason, detail: str) -> Verdict:

@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from medssl_monai.errors import TRACEBACK, ConfigError, MedSSLError, suggestion
 from medssl_monai.mappings import read_mapping
 from medssl_monai.runs.keys import FOR_BUNDLES, check_keys
-from medssl_monai.runs.settings import PLACES, check_settings, literal
+from medssl_monai.runs.settings import PLACES, TEXTS, check_settings, literal, literal_text
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ def run_bundle(
             raise ConfigError(f"{key!r} is not a key of {config_files[0].name}{hint}; the keys are {', '.join(known)}")
     check_settings({**content, **overrides})
     places = {key: literal(overrides[key]) for key in (*PLACES, "overlays") if key in overrides}
+    places |= {key: literal_text(overrides[key]) for key in TEXTS if isinstance(overrides.get(key), str)}
     try:
         with _quiet_monai():
             workflow = ConfigWorkflow(

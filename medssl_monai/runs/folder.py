@@ -18,12 +18,12 @@ from medssl_monai.checkpoints.manifests import LAYOUTS
 from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.mappings import read_mapping
 from medssl_monai.processes import process_count, process_rank
-from medssl_monai.runs.settings import PLACES, literal
+from medssl_monai.runs.settings import PLACES, TEXTS, literal
 from medssl_monai.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "monai", "pytorch-ignite", "numpy", "timm")
 # Where the data lie may name a patient, and is nobody's business once the run is handed on.
-_PRIVATE = {*PLACES, "resume", "overlays", "tracking_uri"}
+_PRIVATE = {*PLACES, *TEXTS, "resume", "overlays", "tracking_uri"}
 
 
 def check_output(output_dir: str | Path, bundle_root: str | Path, bundle: str) -> None:

@@ -19,7 +19,7 @@ _ABOVE_NOUGHT = {"learning_rate", "layer_decay"}
 _TRUTHS = {"resume", "augment", "amp", "confidence", "check_weights", "train_batch_norm", "figures"}
 PLACES = {
     *("dataset_dir", "store_dir", "cache_dir", "output_dir", "ckpt_dir", "bundle_root"),
-    *("encoder_weights", "probe_labels"),
+    *("encoder_weights", "probe_labels", "patients"),
 }
 """Keys that say where files lie."""
 _FOLDERS = {"output_dir": "--out", "ckpt_dir": "ckpt_dir"}
@@ -51,6 +51,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name}: must be a number above 0, found {value!r}; give for instance 1e-4")
         if name in _TRUTHS and not isinstance(value, bool):
             raise ConfigError(f"{name}: must be true or false, found {value!r}; give one of them")
+        if name in TEXTS and not isinstance(value, str):
+            raise ConfigError(f"{name}: must be text, found {value!r}; put it in quotes")
         if name in PLACES and isinstance(value, (Real, dict)):
             raise ConfigError(
                 f"{name}: must be a path, found {value!r}; a name that reads as a number is written ./{value}"
@@ -59,6 +61,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             _check_device(value)
         if name in _FOLDERS:
             check_folder(value, _FOLDERS[name])
+
+
+TEXTS = {"patient_from"}
+"""Keys of text that may hold any character."""
 
 
 def literal(value: Any) -> Any:
@@ -77,9 +83,14 @@ def literal(value: Any) -> Any:
         return value
     text = str(value)
     if "#" in text:
-        parts = [f"chr({ord(part)})" if part in "#@" else repr(part) for part in re.split("([#@])", text) if part]
-        return "$" + " + ".join(parts)
+        return literal_text(text)
     return f"./{text}" if text.startswith(("$", "@", "%")) else text
+
+
+def literal_text(text: str) -> str:
+    """Text of any characters, in a form that MONAI's parser takes as it stands."""
+    parts = [f"chr({ord(part)})" if part in "#@%" else repr(part) for part in re.split("([#@%])", text) if part]
+    return "$" + " + ".join(parts or ["''"])
 
 
 def check_folder(path: str | Path, option: str) -> None:

@@ -138,7 +138,10 @@ class SliceDataset(EpochDataset):
             length = len(rows)
         if length == 0:
             wanted = f"filters {filters!r} leave" if rows is None else "rows hold"
-            raise NoImagesError(f"store {self.store.path}: the {wanted} no slice; the store has {len(self.store)}")
+            hint = ", all of pictures: give `--config pictures`" if _of_pictures(self.store) else ""
+            raise NoImagesError(
+                f"store {self.store.path}: the {wanted} no slice; the store has {len(self.store)}{hint}"
+            )
         super().__init__(length)
 
     def __getitem__(self, key: int | SampleKey) -> Any:
@@ -162,6 +165,12 @@ class SliceDataset(EpochDataset):
         if self._extra is not None:
             return dict(self._extra[index])
         return {name: column[index].as_py() for name, column in self._columns.items()}
+
+
+def _of_pictures(store: SliceStore) -> bool:
+    """Whether all slices are of picture files, as far as the index tells: not of CT, and of no known plane."""
+    others = store.select_table([[["modality", "==", "CT"]], [["plane", "!=", "unknown"]]])
+    return len(store) > 0 and others.num_rows == 0
 
 
 def _completed(store: SliceStore, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -84,6 +85,14 @@ class SliceStore:
         for pair in pairs.to_pylist():
             found.setdefault(pair["source_id"], set()).add(pair["series_id"])
         return found
+
+    def patients_told(self) -> str:
+        """How many patients there are, and of how many series the patient is unknown, as text."""
+        unknown = pc.match_substring(self.index.column("flags"), "patient_unknown")
+        nameless = pc.count_distinct(self.index.filter(unknown).column("series_id")).as_py()
+        known = pc.count_distinct(self.index.filter(pc.invert(unknown)).column("patient")).as_py()
+        told = [f"{known} patient{'s' * (known != 1)}"] if known or not nameless else []
+        return " and ".join([*told, *[f"{nameless} series of unknown patients"] * bool(nameless)])
 
     @property
     def verdicts(self) -> list[Verdict]:

@@ -100,6 +100,7 @@ class SeriesNote:
         array_sha256: of the series' b2nd file; empty until written.
         undecodable: `broken_id` of each image that could not be decoded, sorted.
         voi: what the tags propose for showing the slices, each with the first slice from which on it holds.
+        patient: pseudonym, of a volume file or picture, which may be ingested again under another; else empty.
     """
 
     instances: tuple[str, ...]
@@ -108,6 +109,7 @@ class SeriesNote:
     array_sha256: str = ""
     undecodable: tuple[str, ...] = ()
     voi: tuple[tuple[int, Voi], ...] = ()
+    patient: str = ""
 
     def voi_of(self, slice: int) -> Voi:
         """All windows of a slice's tags, their function, and its VOI LUTs."""
@@ -128,7 +130,15 @@ class SeriesNote:
         # Stores of version 2 had neither of these at first.
         undecodable = tuple(values.get("undecodable", ()))
         voi = tuple((int(first), Voi.from_json(one)) for first, one in values.get("voi", ()))
-        return cls(tuple(values["instances"]), verdicts, values["key_check"], values["array_sha256"], undecodable, voi)
+        return cls(
+            tuple(values["instances"]),
+            verdicts,
+            values["key_check"],
+            values["array_sha256"],
+            undecodable,
+            voi,
+            values.get("patient", ""),
+        )
 
 
 def broken_id(own_id: str, content: Path) -> str:

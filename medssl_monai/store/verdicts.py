@@ -62,6 +62,7 @@ FLAGS: dict[str, str] = {
     "burned_in": "the tags say that text is burned into the pixels",
     "by_slice_location": "no positions: the slices are in the order of SliceLocation, a number of the scanner's",
     "clipped": "values beyond int16 were clipped",
+    "colour": "a colour picture: its luma was stored (ITU-R BT.601: 0.299 red, 0.587 green, 0.114 blue)",
     "gantry_tilt": "slices are sheared against their normal; the affine carries the shear",
     "incomplete": "fewer images than the tags say the acquisition has: slices are missing, perhaps at an end",
     "high_bits": "bits above BitsStored were not empty; they were dropped",
@@ -83,13 +84,16 @@ FLAGS: dict[str, str] = {
     "sign_corrected": "only one of PixelRepresentation and JPEG 2000 codestream says that values have a sign: they do",
     "spacing_from_imager": "spacing is that of the detector (ImagerPixelSpacing), not of the patient",
     "split": "one of several series that shared a SeriesInstanceUID",
+    "transparent": "a picture with transparency, which was dropped: its colours or grey values were stored",
     "undeclared_padding": "padding that no tag declares was found, and set to -1024",
     "unreadable_tags": "tags of the geometry are there and are not the numbers that they should be",
     "variable_spacing": "the distance between slices changes within the series",
 }
 """The words that may stand in the index's `flags` column, and what they say."""
 
-REPAIRING_FLAGS = frozenset({"clipped", "inverted", "lowered", "non_finite", "sign_corrected", "undeclared_padding"})
+REPAIRING_FLAGS = frozenset(
+    {"clipped", "colour", "inverted", "lowered", "non_finite", "sign_corrected", "transparent", "undeclared_padding"}
+)
 """Flags that say that values were changed: a series with one of them counts as repaired."""
 
 

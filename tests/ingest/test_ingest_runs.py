@@ -312,7 +312,7 @@ def test_store_inside_its_source(source: Path) -> None:
 def test_summary_reads_well(source: Path, tmp_path: Path) -> None:
     summary = build_store([source], tmp_path / "out", key=KEY, progress=False)
     assert str(summary) == (
-        f"17 files: 4 series with 16 slices in {tmp_path / 'out'} (4 added, 0 there already); "
+        f"17 files: 4 series with 16 slices in {tmp_path / 'out'} (4 added, 0 there already), 1 patient; "
         "16 files accepted, 0 repaired, 1 rejected (1 NOT_AN_IMAGE_FILE)"
     )
 

@@ -15,10 +15,10 @@ from monai.transforms.compose import Compose
 from medssl_monai.errors import ConfigError, NotHounsfieldError
 from medssl_monai.transforms import CTWindow, CTWindowd, ct_window
 from medssl_monai.transforms.ct_window import window_limits
-from medssl_monai.windows import resolve_window, window_presets
+from medssl_monai.windows import parse_windows, resolve_window, window_presets
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-FIXED = [name for name in window_presets() if name not in ("tags", "minmax")]
+FIXED = [name for name in window_presets() if name not in ("tags", "minmax", "picture")]
 LIMITS = st.tuples(st.integers(-2000, 2000), st.integers(1, 4000)).map(lambda p: [p[0], p[0] + p[1]])
 HU = hnp.arrays(np.int16, hnp.array_shapes(min_dims=3, max_dims=4, max_side=6).map(lambda s: (1, *s[1:])))
 
@@ -106,9 +106,19 @@ def test_only_ct_is_in_hounsfield_units() -> None:
         CTWindowd("image", "lung")(item)
     with pytest.raises(NotHounsfieldError):
         CTWindowd("image", "tags", window_fallback="lung")(item)
-    for name in ("minmax", "tags"):
+    for name in ("minmax", "tags", "picture"):
         CTWindowd("image", name)(item)
     CTWindowd("image", "lung")({**item, "modality": "CT"})
+    with pytest.raises(NotHounsfieldError, match="'picture' on CT"):
+        CTWindowd("image", ["lung", "picture"])({**item, "modality": "CT"})
+
+
+@pytest.mark.parametrize(
+    ("level", "width", "limits"), [(None, None, (0, 255)), (127.5, 255, (0, 255)), (50, 20, (40, 60))]
+)
+def test_a_picture_has_the_range_of_its_bits(level: float | None, width: float | None, limits: tuple[int, int]) -> None:
+    """0 .. 255, whatever values the picture has; of 16 bits what ingestion noted."""
+    assert window_limits(parse_windows("picture"), np.array([[[7, 90]]]), level, width) == (limits,)
 
 
 def test_a_tracked_metatensor_inverts_even_what_depends_on_the_image() -> None:

@@ -12,8 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from medssl_monai.errors import LabelError
+from medssl_monai.ingest.sources.paths import PICTURE_SUFFIXES
+from medssl_monai.ingest.volumes.pictures import picture_count
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})  # endings of file names
+PICTURES = frozenset(PICTURE_SUFFIXES)
 KINDS = "PNG, JPEG, BMP, TIFF"
 
 Bytes = npt.NDArray[np.uint8]
@@ -98,7 +100,5 @@ def _refusal(picture: Image.Image) -> str:
         return (
             f"must have 8 bits a channel, found {mode}; window it to 8 bits, or give DICOM or NIfTI with a label table"
         )
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1 and picture.format != "MPO":  # photographs with a preview
-        return f"must be one picture, found {frames} in one file; save each as a file of its own"
-    return ""
+    count = picture_count(picture)
+    return f"must be one picture, found {count} in one file; save each as a file of its own" if count > 1 else ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from medssl_monai.ingest.dicom.admission import Rules
 from medssl_monai.ingest.scan import Found
 from medssl_monai.ingest.sources.paths import is_picture_file
+from medssl_monai.ingest.volumes.patients import NamedPatients
 from medssl_monai.ingest.volumes.pictures import PICTURE_MODALITY
 from medssl_monai.store.pseudonyms import pseudonym, source_id
 from medssl_monai.store.verdicts import Outcome, Reason, Verdict
@@ -24,12 +25,15 @@ class VolumePlan:
     source_id: str
     path: Path
     modality: str
+    patient_known: bool
     assume_hu: bool
     instance_ids: tuple[str, ...]
     files: int = 1
 
 
-def plan_volumes(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list[VolumePlan], list[Verdict]]:
+def plan_volumes(
+    found: Sequence[Found], key: bytes, rules: Rules, patients: NamedPatients
+) -> tuple[list[VolumePlan], list[Verdict]]:
     """One series for each distinct volume file or picture; further files with the same bytes are copies.
 
     Files that hold the data of another one's header are counted with it.
@@ -48,10 +52,12 @@ def plan_volumes(found: Sequence[Found], key: bytes, rules: Rules) -> tuple[list
                 Verdict(Outcome.REJECTED, "file", source, files=files, reason=Reason.DUPLICATE, detail=detail)
             )
             continue
+        named = patients.of(one.file.path)
         plans[series_id] = VolumePlan(
             series_id=series_id,
-            # Nothing in a volume file says whose it is: the file stands for the patient.
-            patient=pseudonym(key, "patient", f"file {one.digest}"),
+            # Nothing in such a file says whose it is: where its name does not either, it stands for the patient.
+            patient=pseudonym(key, "patient", named or f"file {one.digest}"),
+            patient_known=bool(named),
             source_id=source,
             path=one.file.content,
             modality=rules.modality or (PICTURE_MODALITY if is_picture_file(one.file.content) else "CT"),
