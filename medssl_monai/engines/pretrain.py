@@ -16,6 +16,7 @@ from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
+from medssl_monai.optimizers.kernels import choose_kernels
 from medssl_monai.processes import average_gradients, process_count, process_mean
 
 
@@ -90,6 +91,7 @@ class PretrainTrainer(ResumableTrainer):
         self.forward: Callable[..., dict[str, Tensor]] = torch.compile(self.method) if compile_method else self.method
         self.device_views = train_data_loader.device_views
         self.optimizer = optimizer
+        choose_kernels(optimizer, fused=device.type == "cuda")
         self.schedules = tuple(schedules)
         self.accumulation_steps = accumulation_steps
         self.clip_norm = clip_norm

@@ -1,5 +1,6 @@
 """An optimizer step is a few operations on lists of tensors, not a loop over tensors: each is a launch on a GPU."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from medssl_monai.methods.base import Progress
 from medssl_monai.networks.moving_average import follow, follower
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.optimizers.factories import byol_adam, moco_sgd, spark_lamb, swav_lars
+from medssl_monai.optimizers.kernels import choose_kernels
+from medssl_monai.optimizers.schedules import WarmupCosine
 
 MOST = 200  # operations of a step on ResNet-50, which has 161 tensors of parameters
 
@@ -50,6 +54,50 @@ def test_a_step_is_no_loop_over_tensors(make: Callable[..., torch.optim.Optimize
         optimizer.step()
     assert any("_foreach" in name for name in count.names)
     assert len(count.names) < MOST
+
+
+@pytest.mark.parametrize("make", [moco_sgd, byol_adam])
+def test_a_fused_step_is_one_operation_a_group(make: Callable[..., torch.optim.Optimizer], network: nn.Module) -> None:
+    optimizer = make(network, lr=1e-3)
+    choose_kernels(optimizer, fused=True)
+    optimizer.step()
+    with Count() as count:
+        optimizer.step()
+    fused = [name for name in count.names if "_fused_" in name]
+    assert len(fused) == len(optimizer.param_groups)
+    assert len(count.names) <= 3 * len(fused)
+
+
+@pytest.mark.parametrize("make", [moco_sgd, byol_adam])
+@pytest.mark.parametrize("saved_fused", [True, False])
+def test_a_state_moves_between_fused_and_plain_steps(
+    make: Callable[..., torch.optim.Optimizer], saved_fused: bool
+) -> None:
+    def fresh(fused: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        network = nn.Linear(3, 2)
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer = make(network, lr=0.1)
+        choose_kernels(optimizer, fused)
+        return network, optimizer
+
+    first, before = fresh(saved_fused)
+    before.step()
+    second, after = fresh(not saved_fused)
+    second.load_state_dict(first.state_dict())
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    assert all(bool(group["fused"]) is not saved_fused for group in after.param_groups)
+    before.step()
+    after.step()
+    torch.testing.assert_close(second.state_dict(), first.state_dict())
+
+
+def test_schedules_write_numbers() -> None:
+    """A tensor as a learning rate would switch multi-tensor steps off."""
+    optimizer = moco_sgd(nn.Linear(2, 2), lr=0.1)
+    WarmupCosine(0.1, 1.0, 0.04, 0.2).apply(optimizer, Progress(3, 20, 0, 5))
+    assert all(type(group[name]) is float for group in optimizer.param_groups for name in ("lr", "weight_decay"))
 
 
 def test_the_moving_average_is_no_loop_over_tensors(network: nn.Module) -> None:
