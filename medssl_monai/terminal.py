@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "–"
 LOOK_ALIKES = 40  # rows of a table for a terminal
+_SOURCE = ("source",)
 METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -162,7 +163,7 @@ def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
     """Of a prediction: the class of each study and its probabilities, or that it is unlike the training slices."""
     pooling = "largest" if any(study["pooling"] == "max" for study in studies) else "mean"
     title = f"Predictions by series ({pooling} of the slices' probabilities)"
-    table = _table(title, "series", numbers=("slices", "flagged"))
+    table = _table(title, "series", *_SOURCE * _named(studies), numbers=("slices", "flagged"))
     for name in ("predicted", "probabilities"):
         table.add_column(name, overflow="fold")
     for study in studies:
@@ -172,17 +173,25 @@ def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
             predicted = "not classified: unlike training"
             shares = f"distance {study['score']}, at most {study['threshold']}"
         flagged = study.get("flagged_slices", 0)
-        table.add_row(study["series_id"], str(study["slices"]), str(flagged), predicted, shares)
+        named = [study.get("source", "")] * _named(studies)
+        table.add_row(study["series_id"], *named, str(study["slices"]), str(flagged), predicted, shares)
     return table
 
 
 def left_out_table(entries: Sequence[Mapping[str, Any]]) -> Table:
     """Of a prediction: what was not classified, and why."""
-    table = _table("Not classified", "series or file", "reason", "what it is", numbers=("files",))
+    words = ("series or file", *_SOURCE * _named(entries), "reason", "what it is")
+    table = _table("Not classified", *words, numbers=("files",))
     for entry in entries:
         subject = entry["series_id"] or entry["source_id"]
-        table.add_row(subject, entry["reason"], entry["detail"], str(entry["files"]))
+        named = [entry.get("source", "")] * _named(entries)
+        table.add_row(subject, *named, entry["reason"], entry["detail"], str(entry["files"]))
     return table
+
+
+def _named(entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether paths of sources are known."""
+    return any("source" in entry for entry in entries)
 
 
 def matches_table(found: Mapping[str, Any]) -> Table:

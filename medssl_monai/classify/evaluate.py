@@ -16,6 +16,7 @@ from medssl_monai.classify.confidence import fit_confidence
 from medssl_monai.classify.explain import choose_examples
 from medssl_monai.classify.forward import forward
 from medssl_monai.classify.heat_maps import draw_explanations
+from medssl_monai.classify.pictures.data import ImageData
 from medssl_monai.classify.pictures.view import ImageViewd
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.errors import LabelError
@@ -25,6 +26,7 @@ from medssl_monai.statistics.calibration import expected_calibration_error
 from medssl_monai.statistics.metrics import mean_log_loss
 from medssl_monai.statistics.multilabel import best_thresholds, multilabel_metrics
 from medssl_monai.statistics.temperature import at_temperature, fit_temperature, probabilities_of
+from medssl_monai.store.names_file import paths_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ def evaluate(
     *,
     store: str | Path | None = None,
     split: str = "test",
+    names: str | Path | None = None,
     **overrides: Any,
 ) -> Evaluation:
     """Evaluate a run's classifier by its bundle's ``evaluate.yaml``.
@@ -67,6 +70,8 @@ def evaluate(
         out: folder for the files.
         store: holds the table's sources; None ingests those that are paths.
         split: rows of the table that are used.
+        names: names file of the store (see `store.names_file`): paths are written into the tables and figures. Pictures
+            always have their path in the folder of the data set there.
         overrides: top-level keys of the bundle: ``explanations`` (slices that are drawn with Grad-CAM, 6 by default),
             ``calibrate`` (fit the run's temperature and reference again by this table, see `fit_confidence`),
             ``figures`` (False saves seconds), ``thresholds`` and others.
@@ -89,6 +94,7 @@ def evaluate(
             "store_dir": None if store is None else str(store),
             "output_dir": str(out),
             "split": split,
+            **({} if names is None else {"names": str(names)}),
             **overrides,
         },
     )
@@ -109,6 +115,7 @@ def write_evaluation(
     calibrate: str | Path | None = None,
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
+    names: str | Path | None = None,
 ) -> Evaluation:
     """Write what an evaluator has predicted; the last step of ``evaluate.yaml``.
 
@@ -124,8 +131,10 @@ def write_evaluation(
         calibrate: folder of the run, whose confidence is fitted again; None leaves it.
         mean: that views are normalised by.
         std: likewise.
+        names: see `evaluate`.
     """
     folder = Path(output_dir)
+    predictions.sources = _sources(data, predictions.series, names)
     if calibrate is not None:
         fit_confidence(calibrate, network, data, view, predictions.task)
     validation: Any = []
@@ -153,8 +162,23 @@ def write_evaluation(
             std=std,
             pictures=data.dataset(split) if stretched else None,
             transposed=stretched and view.transpose,
+            captions=[_caption(predictions, example.index, stretched) for example in examples],
         )
     return Evaluation(folder, metrics, predictions.table())
+
+
+def _sources(data: Any, series: Sequence[str], names: str | Path | None) -> dict[str, str]:
+    """Paths by series: of pictures those within their folder, which need no names file."""
+    if isinstance(data, ImageData):
+        return data.files_by_key()
+    return {} if names is None else paths_of(Path(names), set(series))
+
+
+def _caption(predictions: Predictions, index: int, is_picture: bool) -> str:
+    """What a slice is called in a figure: its file or series, and its number."""
+    series = predictions.series[index]
+    name = Path(predictions.sources.get(series, series)).name
+    return name if is_picture else f"{name}, slice {predictions.slices[index]}"
 
 
 def temperature_figures(network: nn.Module, validation: Slices, predictions: Predictions) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from medssl_monai.classify.explain import Example, grad_cam
 from medssl_monai.classify.prediction_result import PredictionResult
 from medssl_monai.drawing import picture_text, save_figure
+from medssl_monai.plain_text import plain_text
 from medssl_monai.transforms.ct_window import window_limits
 from medssl_monai.windows import WindowSpec, parse_windows
 
@@ -182,6 +183,7 @@ def draw_explanations(
     std: float | Sequence[float] = 1.0,
     pictures: Dataset[dict[str, Any]] | None = None,
     transposed: bool = False,
+    captions: Sequence[str] = (),
 ) -> None:
     """Draw each example's view, and over it what spoke for the predicted class.
 
@@ -196,6 +198,7 @@ def draw_explanations(
         pictures: the same items with ``image`` uint8 (3, H, W), where the view stretches them to a square: these are
             drawn then, in their own proportions.
         transposed: whether views have rows for columns of these pictures.
+        captions: what each example is called, written under it.
     """
     shown = []
     for example in examples:
@@ -218,6 +221,8 @@ def draw_explanations(
         names = [picture_text(classes[c]) for c in (example.label, example.predicted)]
         verdict = "right" if example.label == example.predicted else "wrong"
         upper.set_title(f"{names[0]}\npredicted {names[1]}\n{example.confidence:.2f}, {verdict}", fontsize=9)
+    for lower, caption in zip(panels[1], captions, strict=bool(captions)):
+        lower.set_title(plain_text(caption), fontsize=7, y=-0.02, va="top", parse_math=False)
     figure.colorbar(
         ScalarMappable(cmap=COLOURS),
         ax=panels[1].tolist(),

@@ -37,7 +37,8 @@ class PredictionInput:
         headers: whether the headers of DICOM images are kept, for `sources`.
 
     Attributes:
-        sources: where the series came from; unknown of a store.
+        sources: the headers behind the slices, if they are kept; none of a store.
+        names: path of each series and file by its pseudonym, which may name a patient; none of a store.
         store: the slices.
         rows: of the index that are to be classified.
         left_out: everything that is not, and why, rejected files and series first.
@@ -57,7 +58,8 @@ class PredictionInput:
         left_out: Sequence[Mapping[str, Any]] = (),
         headers: bool = False,
     ) -> None:
-        self.sources = Sources(headers, key)
+        self.sources = Sources()
+        self.names: dict[str, str] = {}
         self._private: tempfile.TemporaryDirectory[str] | None = None
         sources = [Path(data)] if isinstance(data, (str, Path)) else [Path(one) for one in data]
         if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
@@ -65,8 +67,10 @@ class PredictionInput:
             met = list(self.store.verdicts)
         else:
             out = self._store_folder(sources, cache_dir, modality)
-            summary = build_store(sources, out, key=key, modality=modality, progress=False, planned=self.sources.note)
+            planned = self.sources.note if headers else None
+            summary = build_store(sources, out, key=key, modality=modality, progress=False, planned=planned, names=True)
             self.store = SliceStore(out)
+            self.names = {name.series_id or name.source_id: name.path for name in summary.names}
             met = list(summary.verdicts)
         # A kept store may hold what lay in these folders at another time.
         here = {one.series_id for one in met if one.outcome is not Outcome.REJECTED}
@@ -82,11 +86,6 @@ class PredictionInput:
         if not self.rows:
             why = "; ".join(sorted({one["detail"] for one in self.left_out})[:3])
             raise NoImagesError(f"{_named(sources)}: no axial CT slice to classify ({why}); give an axial CT series")
-
-    @property
-    def names(self) -> dict[str, str]:
-        """Path of each series that is to be classified, by its id; it may name a patient."""
-        return {row["series_id"]: path for row in self.rows if (path := self.sources.paths.get(row["series_id"]))}
 
     def close(self) -> None:
         """Remove a private store; what was read from it cannot be read again."""
@@ -137,10 +136,12 @@ class Fetched:
     Attributes:
         paths: files and folders.
         left_out: series that a PACS did not give.
+        addresses: of each series that it gave, by the private folder in which it lies meanwhile.
     """
 
     paths: list[Path]
     left_out: list[dict[str, Any]]
+    addresses: dict[str, str]
 
 
 @contextmanager
@@ -158,20 +159,19 @@ def fetched(
         InputError: an address names no study, and no query narrows it down; the PACS does not answer; or nothing there
             matches.
     """
-    paths: list[Path] = []
-    left_out: list[dict[str, Any]] = []
+    found = Fetched([], [], {})
     with tempfile.TemporaryDirectory(prefix="medssl-pacs-") as folder:
         for number, source in enumerate(sources):
             if not is_dicomweb(source):
-                paths.append(Path(source))
+                found.paths.append(Path(source))
                 continue
             url, wanted = parse_dicomweb(str(source), query or {})
             pacs = PacsSource(url, wanted, verify_tls)
             home = Path(folder) / str(number)
             home.mkdir()
-            paths.append(home)
-            left_out += _fetch(pacs, home)
-        yield Fetched(paths, left_out)
+            found.paths.append(home)
+            _fetch(pacs, home, found)
+        yield found
 
 
 def parse_dicomweb(address: str, query: Mapping[str, str]) -> tuple[str, dict[str, str]]:
@@ -196,15 +196,17 @@ def parse_dicomweb(address: str, query: Mapping[str, str]) -> tuple[str, dict[st
     return "/".join(parts), wanted
 
 
-def _fetch(pacs: PacsSource, folder: Path) -> list[dict[str, Any]]:
+def _fetch(pacs: PacsSource, folder: Path, found: Fetched) -> None:
     key = load_key()
-    left_out, count = [], 0
+    count = 0
     for number, series in enumerate(pacs.series()):
         count += 1
+        place = folder / str(number)
         try:
-            pacs.retrieve(series, folder / str(number))
+            pacs.retrieve(series, place)
         except RejectedError as rejection:
-            left_out.append(left_out_entry(not_retrieved(series, pacs, rejection, key)))
+            found.left_out.append(left_out_entry(not_retrieved(series, pacs, rejection, key)))
+        else:
+            found.addresses[str(place.resolve())] = pacs.address(series)
     if not count:
         raise InputError(f"source {pacs.url}: no CT series matches; correct the UID or the query")
-    return left_out

@@ -23,6 +23,7 @@ from medssl_monai.ingest.sources.paths import is_picture_file
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import run_settings
 from medssl_monai.runs.settings import check_folder
+from medssl_monai.store.names_file import paths_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ class PredictionOptions:
         heat_maps: slices of each study that are drawn with Grad-CAM.
         occlusion: draw occlusion beside it (some 200 forward passes a slice).
         dicom_out: folder for a DICOM report and picture of each study, which hold the patient's identity.
-        names: whether paths of sources are written into the results; they may name a patient.
+        names: True writes the paths of sources into the results, and the names file of a store (see
+            `store.names_file`) those of its series; they may name a patient. Pictures are always named.
         query: QIDO-RS attributes, for DICOMweb sources.
         verify_tls: whether a PACS's certificate is verified.
     """
@@ -45,7 +47,7 @@ class PredictionOptions:
     heat_maps: int = 0
     occlusion: bool = False
     dicom_out: Path | None = None
-    names: bool = False
+    names: bool | str | Path = False
     query: Mapping[str, str] = field(default_factory=dict)
     verify_tls: bool = True
 
@@ -112,8 +114,8 @@ def predict(
             overrides = {"cache_dir": private, "headers": options.dicom_out is not None, **overrides}
             work = _slice_work(Path(run), local, folder, overrides)
         result = work.result
-        if options.names:
-            result = replace(result, names=work.input.names)
+        if names := _names(work.input, options.names, local.addresses):
+            result = replace(result, names=names)
             result.write(folder)
         count = options.heat_maps or (options.dicom_out is not None)
         maps = _heat_maps(work, settings, int(count), options.occlusion) if count else []
@@ -128,6 +130,29 @@ def predict(
     content = result.as_json()
     about = {key: value for key, value in content.items() if key not in ("studies", "slices", "left_out")}
     return Prediction(folder, content["studies"], answer_table(content["slices"]), content["left_out"], about)
+
+
+def _names(source: Any, wanted: bool | str | Path, addresses: Mapping[str, str]) -> dict[str, str]:
+    """Paths by pseudonym; what was fetched from a PACS has its address."""
+    if isinstance(source, PictureInput):
+        return source.names
+    if not wanted:
+        return {}
+    if isinstance(wanted, bool):
+        if not source.names:
+            raise InputError(
+                f"{source.store.path}: a store holds no paths; give the names file that `medssl ingest --names FILE` "
+                "wrote with it (--names FILE)"
+            )
+        return {pseudonym: _address(path, addresses) for pseudonym, path in source.names.items()}
+    if source.names:
+        raise InputError(f"--names {wanted}: is for a store; the paths of files are known: give --paths instead")
+    left_out = {one["series_id"] or one["source_id"] for one in source.left_out}
+    return paths_of(Path(wanted), left_out | {row["series_id"] for row in source.rows})
+
+
+def _address(path: str, addresses: Mapping[str, str]) -> str:
+    return next((addresses[one] for one in (path, *map(str, Path(path).parents)) if one in addresses), path)
 
 
 def is_picture_run(settings: Mapping[str, Any]) -> bool:

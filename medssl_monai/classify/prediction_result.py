@@ -45,7 +45,7 @@ class PredictionResult:
         task: ``multiclass``, or ``multilabel`` where several classes may hold at once.
         thresholds: (C,) of ``multilabel``: from which of the network's own probabilities a class is named, as in an
             evaluation.
-        names: of sources by series, where the user asked for them.
+        names: paths of sources by series, and by file where it belongs to none; empty where nobody asked for them.
         own: (N, C) the network's own probabilities, before the temperature; None where ``probabilities`` are.
     """
 
@@ -106,6 +106,7 @@ class PredictionResult:
                 "series_id": self.series[i],
                 "slice": self.slices[i],
                 "patient": self.patients[i],
+                **self._source(self.series[i]),
                 "predicted": None if self.flagged[i] else self.named([i]),
                 "probabilities": self.rule.shares(self.probabilities[i]),
                 "flag": FLAG if self.flagged[i] else None,
@@ -126,11 +127,10 @@ class PredictionResult:
         flagged = bool(flags.mean() > 0.5)
         used = [i for i in rows if flagged or not self.flagged[i]]
         pooled = self.rule.pooled(self.probabilities[used])
-        named = {"source": self.names[series]} if series in self.names else {}
         return {
             "series_id": series,
             "patient": self.patients[rows[0]],
-            **named,
+            **self._source(series),
             "slices": len(rows),
             "pooling": self.rule.pooling,
             "pooled_slices": len(used),
@@ -142,6 +142,9 @@ class PredictionResult:
             "threshold": None if self.threshold is None else round(self.threshold, 4),
         }
 
+    def _source(self, *pseudonyms: str) -> dict[str, str]:
+        return next(({"source": self.names[one]} for one in pseudonyms if one in self.names), {})
+
     def as_json(self) -> dict[str, Any]:
         """Everything, as ``prediction.json`` holds it."""
         return {
@@ -152,8 +155,11 @@ class PredictionResult:
             "pooling": POOLING[self.task],
             "studies": self.studies,
             "slices": self.slice_rows(),
-            "left_out": [dict(one) for one in self.left_out],
+            "left_out": self._left_out(),
         }
+
+    def _left_out(self) -> list[dict[str, Any]]:
+        return [{**one, **self._source(one.get("series_id", ""), one.get("source_id", ""))} for one in self.left_out]
 
     def _label_thresholds(self) -> dict[str, list[float]]:
         return {"label_thresholds": self.label_thresholds, "label_thresholds_as_set": list(self.thresholds)}
@@ -166,4 +172,5 @@ class PredictionResult:
         for name, rows in (("predictions", self.slice_rows()), ("studies", self.studies)):
             write_answers(folder / f"{name}.csv", [{**row, "temperature": self.confidence.temperature} for row in rows])
         keys = ["kind", "series_id", "source_id", "modality", "files", "reason", "detail"]
-        write_csv(folder / "left_out.csv", keys, ([one.get(key, "") for key in keys] for one in self.left_out))
+        keys += ["source"] * bool(self.names)
+        write_csv(folder / "left_out.csv", keys, ([one.get(key, "") for key in keys] for one in self._left_out()))

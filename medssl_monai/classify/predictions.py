@@ -41,6 +41,7 @@ class Predictions:
         series: series pseudonym per slice.
         slices: number of the slice in its series, from 0 = most inferior.
         patients: per slice.
+        sources: paths of series, or of pictures, where they are to be written down; they may name a patient.
         labels: per slice a class index, of ``multilabel`` a vector (C,) of what holds; None where it is unknown.
     """
 
@@ -52,6 +53,7 @@ class Predictions:
     slices: list[int] = field(default_factory=list)
     patients: list[str] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def add(
         self, probability: npt.NDArray[np.float64], series: str, slice_number: int, patient: str, label: Any
@@ -123,6 +125,7 @@ class Predictions:
                 "series_id": series,
                 "slice": self.slices[i],
                 "patient": self.patients[i],
+                **self._source(series),
                 "label": self._label(i),
                 "predicted": self.rule.named(self.probabilities[i]),
                 "probabilities": self.rule.shares(self.probabilities[i]),
@@ -130,6 +133,9 @@ class Predictions:
             for series, rows in rows_by_series(self.series, self.slices).items()
             for i in rows
         ]
+
+    def _source(self, series: str) -> dict[str, str]:
+        return {"source": self.sources[series]} if series in self.sources else {}
 
     def _label(self, i: int) -> str | None:
         label = self.labels[i]
@@ -150,6 +156,7 @@ class Predictions:
                 {
                     "series_id": series,
                     "patient": self.patients[rows[0]],
+                    **self._source(series),
                     "slices": len(rows),
                     "pooling": self.rule.pooling,
                     "predicted": self.rule.named(pooled),
@@ -159,7 +166,10 @@ class Predictions:
         return found
 
     def table(self) -> pa.Table:
-        """``series_id``, ``slice``, ``patient``, ``label``, ``predicted`` and a column ``p_CLASS`` for each class."""
+        """``series_id``, ``slice``, ``patient``, ``label``, ``predicted`` and a column ``p_CLASS`` for each class.
+
+        Where `sources` are known also ``source``.
+        """
         return answer_table(self.slice_rows())
 
     def write(self, folder: Path, *, figures: bool = True, more: Mapping[str, Any] | None = None) -> dict[str, Any]:

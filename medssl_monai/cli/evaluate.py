@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Json, RunDir, Store, Thresholds, print_json, print_tables
+from medssl_monai.cli.options import Json, Names, RunDir, Store, Thresholds, print_json, print_tables
 from medssl_monai.plain_text import plain_text
 
 
@@ -22,6 +22,7 @@ def run(
         ),
     ] = False,
     thresholds: Thresholds = None,
+    names: Names = None,
     json: Json = False,
 ) -> None:
     """Judge a run's classifier on labelled slices, by patient."""
@@ -31,7 +32,7 @@ def run(
     from medssl_monai.terminal import metrics_table
 
     cuts = chosen_thresholds(thresholds, run_settings(run_dir))
-    metrics = evaluate(run_dir, data, out, store=store, split=split, calibrate=calibrate, **cuts).metrics
+    metrics = evaluate(run_dir, data, out, store=store, split=split, calibrate=calibrate, names=names, **cuts).metrics
     if json:
         print_json(metrics)
     else:

@@ -40,6 +40,12 @@ Query = Annotated[
 ]
 VerifyTls = Annotated[bool, typer.Option("--verify-tls/--no-verify-tls", help="For a PACS: verify its certificate.")]
 Store = Annotated[Path | None, typer.Option("--store", help="Store that holds the table's sources.")]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        "--names", help="Of a store: its names file (`medssl ingest --names`); paths are written into the results."
+    ),
+]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 Thresholds = Annotated[

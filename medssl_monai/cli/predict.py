@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Json, Query, RunDir, Thresholds, VerifyTls, print_json, print_tables
+from medssl_monai.cli.options import Json, Names, Query, RunDir, Thresholds, VerifyTls, print_json, print_tables
 
 
 def run(
@@ -29,9 +29,10 @@ def run(
             help="Folder for DICOM reports and pictures: these hold the patient's identity.",
         ),
     ] = None,
-    names: Annotated[
-        bool, typer.Option("--names", help="Write paths of the sources into the results; they may name a patient.")
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Write paths of the sources into the results; they may name a patient.")
     ] = False,
+    names: Names = None,
     query: Query = None,
     verify_tls: VerifyTls = True,
     thresholds: Thresholds = None,
@@ -45,7 +46,7 @@ def run(
     from medssl_monai.terminal import left_out_table, studies_table
 
     options = PredictionOptions(
-        max(heatmaps, int(occlusion)), occlusion, dicom_out, names, parse_query(query or []), verify_tls
+        max(heatmaps, int(occlusion)), occlusion, dicom_out, names or paths, parse_query(query or []), verify_tls
     )
     cuts = chosen_thresholds(thresholds, run_settings(run_dir))
     done = predict(run_dir, sources, out, options, **cuts)

@@ -11,7 +11,7 @@ from medssl_monai.ingest.compare import uid_part
 from medssl_monai.ingest.sources.dicomweb import PacsSeries, PacsSource
 from medssl_monai.ingest.write_series import Plan
 from medssl_monai.store.names_file import Name
-from medssl_monai.store.pseudonyms import pseudonym
+from medssl_monai.store.pseudonyms import pseudonym, source_id
 from medssl_monai.store.verdicts import Verdict
 
 
@@ -40,8 +40,7 @@ class Origins:
     def note_pacs_series(self, source: PacsSource, series: PacsSeries) -> None:
         """Keep a series that a PACS lists, whether it is fetched or not."""
         self.note_uids([series.series_uid])
-        place = str(source.path(series))
-        self._paths[pseudonym(self.key, "source", place)] = place
+        self._paths[source_id(self.key, source.path(series))] = source.address(series)
 
     def note_places(self, files: Iterable[Path], verdicts: Iterable[Verdict]) -> None:
         """Keep the paths that the verdicts speak of: files, and folders that hold them."""

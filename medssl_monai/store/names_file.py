@@ -6,13 +6,16 @@ It is a CSV with the columns of `Name`, one row a series or file that ingestion 
 from __future__ import annotations
 
 import csv
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from medssl_monai.atomic import csv_text, write_private
 from medssl_monai.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class Name(NamedTuple):
@@ -52,6 +55,24 @@ def read_names(file: Path) -> list[Name]:
             "name one that `medssl ingest --names` wrote"
         )
     return [Name(*row) for row in rows]
+
+
+def paths_of(file: Path, pseudonyms: Collection[str]) -> dict[str, str]:
+    """The path of each of these series, and of these files of no series, that a names file has.
+
+    Raises:
+        InputError: it has none of them; or see `read_names`.
+    """
+    rows = {row.series_id or row.source_id: row.path for row in read_names(file)}
+    found = {one: rows[one] for one in pseudonyms if one in rows}
+    if not found:
+        raise InputError(
+            f"names file {file}: has none of the {len(pseudonyms)} series and files; give the one that "
+            "`medssl ingest --names` wrote with this store"
+        )
+    if missing := len(pseudonyms) - len(found):
+        logger.warning("%s: has no row on %d of %d series and files", file, missing, len(pseudonyms))
+    return found
 
 
 def check_names_file(file: Path) -> None:

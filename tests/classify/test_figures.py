@@ -99,9 +99,17 @@ def test_pictures_are_explained_in_their_own_proportions(tmp_path: Path, drawn: 
         examples = [Example(0, 0, 1, 0.5)]
         pictures: Any = [{"image": picture}]
         draw_explanations(
-            Bright(), items, examples, ["a", "b"], tmp_path / "x.png", pictures=pictures, transposed=turned
+            Bright(),
+            items,
+            examples,
+            ["a", "b"],
+            tmp_path / "x.png",
+            pictures=pictures,
+            transposed=turned,
+            captions=["case_1$.png"],
         )
         upper, lower = drawn[-1].axes[:2]
+        assert lower.get_title() == "case_1$.png"
         heat = np.asarray(lower.images[0].get_array()) - np.asarray(upper.images[0].get_array())
         row, column = np.unravel_index(np.abs(heat).sum(axis=2).argmax(), (40, 80))
         assert row >= 28 and column <= 12

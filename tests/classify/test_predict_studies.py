@@ -1,5 +1,6 @@
 """Predictions of clinical files and of pictures, as a user asks for them."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -29,6 +30,7 @@ from medssl_monai.cli.main import main
 from medssl_monai.errors import CheckpointError, InputError, NoImagesError, NotHounsfieldError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.ingest.sources.dicomweb import PacsSeries, PacsSource
+from medssl_monai.store.names_file import add_names
 from medssl_monai.store.verdicts import Reason, RejectedError
 
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "device": "cpu"}
@@ -148,6 +150,45 @@ def test_folder_archive_and_volume_with_heat_maps(fine_tuned: Path, study: Path,
     predict(fine_tuned, [mixed], tmp_path / "c", PredictionOptions(names=True))
     assert content(tmp_path / "c")["studies"][0]["source"].startswith(str(mixed))
     assert str(tmp_path) not in (tmp_path / "a" / "prediction.json").read_text(encoding="utf-8")
+    assert {row["source"] for row in rows(tmp_path / "c" / "left_out.csv")} == {str(mixed / "letter.txt")}
+
+
+def rows(table: Path) -> list[dict[str, str]]:
+    with table.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_slices_of_a_store_are_named_by_its_names_file(
+    fine_tuned: Path, phantom_labels: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["medssl", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0)
+
+    store, names = tmp_path / "store", tmp_path / "names.csv"
+    assert call("ingest", phantom_labels.parent, "--out", store, "--modality", "CT", "--names", names) == 0
+    assert call("predict", fine_tuned, store, "--out", tmp_path / "out", "--names", names) == 0
+    found = rows(tmp_path / "out" / "predictions.csv")
+    places = {Path(row["source"]).relative_to(phantom_labels.parent).parts[0] for row in found}
+    assert places == {path.name for path in phantom_labels.parent.glob("phantom-*")}
+    left_out = {row["source"] for row in rows(tmp_path / "out" / "left_out.csv")}
+    assert left_out == {str(path) for path in phantom_labels.parent.glob("*.*")}
+    table = phantom_labels.with_name("labels_for_predictions.csv")
+    words = ("evaluate", fine_tuned, "--data", table, "--store", store, "--out", tmp_path / "judged")
+    assert call(*words, "--names", names) == 0
+    judged = rows(tmp_path / "judged" / "predictions.csv")
+    assert {(row["series_id"], row["source"]) for row in judged} < {(r["series_id"], r["source"]) for r in found}
+    assert call(*words) == 0
+    assert "source" not in rows(tmp_path / "judged" / "predictions.csv")[0]
+    with pytest.raises(InputError, match="has none of the [0-9]+ series and files"):
+        add_names(tmp_path / "other.csv", [])
+        predict(fine_tuned, store, tmp_path / "no", PredictionOptions(names=tmp_path / "other.csv"))
+    with pytest.raises(InputError, match="a store holds no paths"):
+        predict(fine_tuned, store, tmp_path / "no", PredictionOptions(names=True))
+    with pytest.raises(InputError, match="give --paths instead"):
+        predict(fine_tuned, study, tmp_path / "no", PredictionOptions(names=names))
 
 
 def test_no_heat_map_of_an_earlier_patient_stays(
@@ -238,6 +279,9 @@ def test_a_study_of_a_pacs(fine_tuned: Path, study: Path, tmp_path: Path, monkey
     monkeypatch.setattr(PacsSource, "series", series)
     monkeypatch.setattr(PacsSource, "retrieve", retrieve)
     address = "https://pacs.example/dicom-web/studies/1.2"
+    named = predict(fine_tuned, [address], tmp_path / "named", PredictionOptions(names=True)).studies
+    assert named[0]["source"] == f"{address}/series/1.2.0"
+    places.clear()
     options = PredictionOptions(dicom_out=tmp_path / "objects")
     (found,) = predict(fine_tuned, [address], tmp_path / "out", options).studies
     assert found["slices"] == 6
@@ -265,7 +309,9 @@ def test_runs_on_pictures_predict_pictures(
         main()
     assert not stopped.value.code
     assert "temperature" in capsys.readouterr().out
-    assert len(content(tmp_path / "out")["slices"]) == 2
+    assert [row["source"] for row in content(tmp_path / "out")["slices"]] == [str(path) for path in chosen]
+    judged = evaluate(tmp_path / "run", tmp_path / "pictures", tmp_path / "judged", figures=False).predictions
+    assert {source.rpartition("/")[0] for source in judged.column("source").to_pylist()} == {"dark", "light"}
     assert (tmp_path / "out" / "heat_maps" / "picture-000000_slice-0000.png").is_file()
     with pytest.raises(NoImagesError, match="fine-tuned on pictures"):
         predict(tmp_path / "run", [study], tmp_path / "no")

@@ -15,7 +15,6 @@ from medssl_monai.ingest.dicom.instance import Instance
 from medssl_monai.ingest.dicom.plan import DicomPlan
 from medssl_monai.ingest.dicom.tags import reading
 from medssl_monai.ingest.write_series import Plan
-from medssl_monai.store.pseudonyms import load_key, source_id
 
 logger = logging.getLogger(__name__)
 
@@ -34,34 +33,22 @@ class SourceImage:
 
 
 class Sources:
-    """Where the series of an ingestion came from; `note` is given to `build_store`.
+    """The images of the series of an ingestion; `note` is given to `build_store`."""
 
-    Args:
-        headers: whether headers are kept, for `image`.
-        key: of the pseudonyms; by default the user's own.
-    """
-
-    def __init__(self, headers: bool = False, key: bytes | None = None) -> None:
-        self.headers, self._key = headers, key
-        self.paths: dict[str, str] = {}
+    def __init__(self) -> None:
         self._instances: dict[str, Sequence[Instance]] = {}
         self._headers: dict[Path, Any] = {}
 
     def note(self, plan: Plan) -> None:
-        """Keep a series' path, and the headers of its images where these are asked for."""
-        self._key = load_key() if self._key is None else self._key
+        """Keep the headers of a series' images."""
         instances = plan.instances if isinstance(plan, DicomPlan) else ()
-        file = plan.instances[0].path if isinstance(plan, DicomPlan) else plan.path
-        place = next((one for one in (file, *file.parents) if source_id(self._key, one) == plan.source_id), file)
-        self.paths[plan.series_id] = str(place)
-        if self.headers:
-            self._instances[plan.series_id] = instances
-            for content in {instance.content for instance in instances} - self._headers.keys():
-                try:
-                    with reading():
-                        self._headers[content] = pydicom.dcmread(content, stop_before_pixels=True)
-                except Exception as error:  # whatever pydicom meets in a broken file
-                    logger.warning("series %s: a header cannot be read (%s)", plan.series_id, type(error).__name__)
+        self._instances[plan.series_id] = instances
+        for content in {instance.content for instance in instances} - self._headers.keys():
+            try:
+                with reading():
+                    self._headers[content] = pydicom.dcmread(content, stop_before_pixels=True)
+            except Exception as error:  # whatever pydicom meets in a broken file
+                logger.warning("series %s: a header cannot be read (%s)", plan.series_id, type(error).__name__)
 
     def image(self, row: dict[str, Any]) -> SourceImage | None:
         """The image behind a slice of the index; None where it is not DICOM, or its header is not kept."""

@@ -82,8 +82,12 @@ class ImageData:
         return digest.hexdigest()
 
     def key(self, place: int) -> tuple[str, int]:
-        """What a picture is called in predictions: a number, not its name, and slice 0."""
+        """What a picture is called where series and slices are: a number and 0."""
         return f"image-{place:06d}", 0
+
+    def files_by_key(self) -> dict[str, str]:
+        """`file_of` of every picture, by what it is called instead of a series."""
+        return {self.key(place)[0]: self.file_of(place) for place in range(len(self.images))}
 
     def file_of(self, place: int) -> str:
         """Path of a picture from the data set's folder; of arrays the place in them."""

@@ -1,6 +1,6 @@
 """Pictures (PNG, JPEG, BMP, TIFF) to be classified by a run that was fine-tuned on pictures.
 
-Their names stay out of the results: a picture is ``picture-000012``, by the order of the paths.
+A picture is ``picture-000012``, by the order of the paths; `PictureInput.names` has the path.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ class PictureInput(Dataset[dict[str, Any]]):
 
     Attributes:
         left_out: files that are no pictures of 8 bits, and why.
-        names: path of each picture by its ``series_id``.
+        names: path of each picture by its ``series_id``, and of each other file by its pseudonym.
 
     Raises:
         InputError: a source does not exist.
@@ -49,11 +49,11 @@ class PictureInput(Dataset[dict[str, Any]]):
             unpacked(find_files(sources), Path(folder) / "archives") as (files, refused),
         ):
             for one in refused:
-                self._leave_out(source_id(key, one.path), one.reason.value, one.detail)
+                self._leave_out(key, one.path, one.reason.value, one.detail)
             for file in files:
                 detail = self._refusal(file.path, file.content)
                 if detail:
-                    self._leave_out(source_id(key, file.path), "NOT_A_PICTURE", detail)
+                    self._leave_out(key, file.path, "NOT_A_PICTURE", detail)
                     continue
                 self.names[f"picture-{len(found):06d}"] = str(file.path)
                 pixels = ImageFiles([file.content])[0] if file.content != file.path else None
@@ -99,6 +99,8 @@ class PictureInput(Dataset[dict[str, Any]]):
             return "is no picture of 8 bits that can be read"
         return ""
 
-    def _leave_out(self, source: str, reason: str, detail: str) -> None:
+    def _leave_out(self, key: bytes, path: Path, reason: str, detail: str) -> None:
+        source = source_id(key, path)
+        self.names[source] = str(path)
         entry = {"kind": "file", "series_id": "", "source_id": source, "modality": "", "files": 1}
         self.left_out.append({**entry, "reason": reason, "detail": detail})

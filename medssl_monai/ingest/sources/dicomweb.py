@@ -150,6 +150,10 @@ class PacsSource:
         """Where a series or an image stands: a path that no file system has, for source ids."""
         return Path("/", self.url.rstrip("/"), "studies", series.study_uid, "series", series.series_uid, instance_uid)
 
+    def address(self, series: PacsSeries) -> str:
+        """Where a series stands, as a user would write it; it holds real UIDs."""
+        return f"{self.url.rstrip('/')}/studies/{series.study_uid}/series/{series.series_uid}"
+
     def retrieve(self, series: PacsSeries, folder: Path) -> list[SourceFile]:
         """Fetches a whole series into a folder, which is made.
 
