@@ -182,7 +182,7 @@ def test_slices_of_a_store_are_named_by_its_names_file(
     assert {(row["series_id"], row["source"]) for row in judged} < {(r["series_id"], r["source"]) for r in found}
     assert call(*words) == 0
     assert "source" not in rows(tmp_path / "judged" / "predictions.csv")[0]
-    with pytest.raises(InputError, match="has none of the [0-9]+ series and files"):
+    with pytest.raises(InputError, match="series and files; give the one"):
         add_names(tmp_path / "other.csv", [])
         predict(fine_tuned, store, tmp_path / "no", PredictionOptions(names=tmp_path / "other.csv"))
     with pytest.raises(InputError, match="a store holds no paths"):
