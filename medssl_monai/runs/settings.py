@@ -16,7 +16,7 @@ _WHOLE = {
     **dict.fromkeys(("num_workers", "frozen_epochs", "seed", "subset_seed"), 0),
 }
 _ABOVE_NOUGHT = {"learning_rate", "layer_decay"}
-_TRUTHS = {"resume", "augment", "amp", "confidence", "check_weights", "train_batch_norm", "figures"}
+_TRUTHS = {"resume", "augment", "amp", "confidence", "check_weights", "train_batch_norm", "figures", "deterministic"}
 PLACES = {
     *("dataset_dir", "store_dir", "cache_dir", "output_dir", "ckpt_dir", "bundle_root"),
     *("encoder_weights", "probe_labels", "patients"),
