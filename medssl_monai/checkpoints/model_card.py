@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, get_args
 
+from medssl_monai.checkpoints.preprocessing import HOUNSFIELD
 from medssl_monai.windows import AdaptiveWindow
 
 # Settings of a run that the section on preprocessing has, or that concern the computer of the run alone.
@@ -99,7 +100,7 @@ def _code(code: str) -> list[str]:
 def _preprocessing(metadata: Mapping[str, str]) -> dict[str, str]:
     unknown = "not recorded"
     return {
-        "intensities": "Hounsfield units, windowed to 0 .. 1, then (x - mean) / std",
+        "intensities": f"{metadata.get('intensities', HOUNSFIELD)}, windowed to 0 .. 1, then (x - mean) / std",
         "window": metadata.get("window", unknown).strip('"'),
         "window limits": _limits(metadata),
         "mean": metadata.get("mean", unknown),

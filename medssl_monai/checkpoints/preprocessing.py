@@ -55,19 +55,24 @@ class Preprocessing:
 REFERENCE = Preprocessing("minmax", (0.1806,) * 3, (0.1907,) * 3, 1)
 IMAGENET = Preprocessing(None, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 3)
 UNKNOWN = Preprocessing()
+
+PICTURE_WINDOW, PICTURES, HOUNSFIELD = "picture", "8-bit pictures, per-slice range", "Hounsfield units"
+"""The window of picture files, and in words what a window takes for its input."""
 REFERENCE_SPARK = replace(IMAGENET, window="minmax", channels=1)
 
 
 def with_window_limits(metadata: Mapping[str, str]) -> dict[str, str]:
     """A header's strings with ``window_hu``: the limits [[low, high], …] in HU of their ``window``, as JSON.
 
-    There is none for a window that depends on the image or is unknown here.
+    There is none for a window that depends on the image or is unknown here. Weights of pictures get ``intensities``.
     """
     try:
         limits = fixed_limits(json.loads(metadata["window"]))
     except (KeyError, ValueError):  # a ConfigError is a ValueError
         limits = None
-    kept = {key: value for key, value in metadata.items() if key != "window_hu"}
+    kept = {key: value for key, value in metadata.items() if key not in ("window_hu", "intensities")}
+    if PICTURE_WINDOW in kept.get("window", ""):
+        kept["intensities"] = PICTURES
     return kept if limits is None else {**kept, "window_hu": json.dumps(limits)}
 
 
@@ -105,14 +110,16 @@ def check_preprocessing(
     """Compare a transform with the weights' preprocessing; values that either side leaves open are not compared.
 
     Windows are compared by their limits, so that a name equals the pair [low, high] that it stands for; one constant
-    equals three equal ones.
+    equals three equal ones. The window ``picture`` equals every window that is not in HU.
 
     Raises:
         CheckpointError: they differ. The message names each difference and the value to set.
     """
     trained = metadata if isinstance(metadata, Preprocessing) else Preprocessing.from_metadata(metadata, source)
+    check_intensities(trained, window, source)
     differences = []
-    if window is not None and trained.window is not None and _limits(window) != _limits(trained.window):
+    compared = window is not None and trained.window is not None and input_of(window) != PICTURES
+    if compared and _limits(window) != _limits(trained.window):  # type: ignore[arg-type]
         differences.append(f"window {_shown(trained.window)}, not {_shown(window)}")
     for name, here, there in (("mean", mean, trained.mean), ("std", std, trained.std)):
         if here is not None and there is not None and not _close(here, there):
@@ -123,6 +130,28 @@ def check_preprocessing(
         raise CheckpointError(
             f"{source}: images must be prepared as in pre-training, found {'; '.join(differences)}; "
             f"set these keys, or switch the check off where the difference is meant"
+        )
+
+
+def input_of(window: WindowSpec | None) -> str | None:
+    """`PICTURES` or `HOUNSFIELD`, whichever a window is for; None where it is unknown or takes both."""
+    channels = () if window is None else _limits(window)
+    if PICTURE_WINDOW in channels:
+        return PICTURES
+    return HOUNSFIELD if any(isinstance(one, tuple) for one in channels) else None
+
+
+def check_intensities(trained: Preprocessing, window: WindowSpec | None, source: str) -> None:
+    """Refuse weights of pictures for images in HU, and the other way round.
+
+    Raises:
+        CheckpointError: `window`, of the images at hand, is for the one and the weights' own for the other.
+    """
+    here, there = input_of(window), input_of(trained.window)
+    if here is not None and there is not None and here != there:
+        raise CheckpointError(
+            f"{source}: was trained on {there}, and the images are {here}; give an encoder that was trained on such "
+            "images, or set check_weights=false to use it all the same"
         )
 
 

@@ -2,12 +2,20 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medssl_monai.checkpoints.load import load_encoder
-from medssl_monai.checkpoints.preprocessing import Constants, Preprocessing, check_preprocessing
+from medssl_monai.checkpoints.preprocessing import (
+    HOUNSFIELD,
+    PICTURES,
+    Constants,
+    Preprocessing,
+    check_intensities,
+    check_preprocessing,
+    input_of,
+)
 from medssl_monai.windows import WindowSpec
 
 logger = logging.getLogger(__name__)
@@ -42,17 +50,22 @@ def start_from(
         mean: see `window`.
         std: see `window`.
         default: values for what neither the user nor the weights tell, by name.
-        check: refuse a window, mean or std that contradicts the weights.
+        check: refuse a window, mean or std that contradicts the weights, and weights of pictures for images in HU or
+            the other way round. Without it such weights do not tell window, mean and std.
 
     Raises:
         CheckpointError: the weights cannot be read, or `check` and the user's values differ from theirs.
     """
+    images = window if window is not None else (default or {}).get("window")
     trained: dict[str, Any] = {}
     if path:
         _, report = load_encoder(path)
         known = Preprocessing.from_metadata(report.metadata, report.source)
         if check:
+            check_intensities(known, images, Path(path).name)
             check_preprocessing(known, window=window, mean=mean, std=std, source=Path(path).name)
+        elif {input_of(images), input_of(known.window)} == {PICTURES, HOUNSFIELD}:
+            known = replace(known, window=None, mean=None, std=None)
         trained = {"arch": report.arch, **vars(known)}
     asked: dict[str, Any] = {"arch": arch, "image_size": image_size, "window": window, "mean": mean, "std": std}
     layers: tuple[Mapping[str, Any], ...] = (default or {}, trained, asked)

@@ -12,6 +12,7 @@ from medssl_monai.checkpoints.export import export_encoder
 from medssl_monai.checkpoints.load import load_encoder, preprocessing_of
 from medssl_monai.checkpoints.preprocessing import (
     IMAGENET,
+    PICTURES,
     REFERENCE,
     REFERENCE_SPARK,
     Preprocessing,
@@ -68,6 +69,46 @@ def test_a_network_takes_what_the_weights_had_unless_told_otherwise(
         assert start_from(nothing, mean=0.1, default=default) == NetworkStart(
             "resnet50", Preprocessing("wide", 0.1, 0.5)
         )
+
+
+@pytest.mark.parametrize(
+    ("trained", "window", "default", "refused"),
+    [
+        (
+            "picture",
+            None,
+            "wide",
+            "was trained on 8-bit pictures, .* and the images are Hounsfield units",
+        ),
+        (
+            "picture",
+            "lung",
+            "wide",
+            "was trained on 8-bit pictures, .* and the images are Hounsfield units",
+        ),
+        ("wide", "picture", "picture", "was trained on Hounsfield units, and the images are 8-bit pictures"),
+        ("picture", "picture", "picture", ""),
+        ("minmax", "picture", "picture", ""),
+        ("minmax", None, "wide", ""),
+        (None, "picture", "picture", ""),
+        ("wide", None, "wide", ""),
+    ],
+)
+def test_weights_of_pictures_are_not_for_hounsfield_units(
+    tmp_path: Path, trained: str | None, window: str | None, default: str, refused: str
+) -> None:
+    path, told = tmp_path / "encoder.safetensors", {"arch": "resnet50", "window": default, "mean": 0.5, "std": 0.5}
+    known = Preprocessing(trained, 0.2, 0.3, image_size=64)
+    export_encoder(resnet_encoder("resnet18"), path, metadata=known.to_metadata())
+    assert load_encoder(path)[1].metadata.get("intensities") == (PICTURES if trained == "picture" else None)
+    if refused:
+        with pytest.raises(CheckpointError, match=rf"encoder\.safetensors: {refused}.*check_weights=false"):
+            start_from(path, window=window, default=told)
+        crossed = start_from(path, window=window, default=told, check=False)
+        assert crossed == NetworkStart("resnet18", Preprocessing(window or default, 0.5, 0.5, image_size=64))
+    else:
+        prepared = start_from(path, window=window, default=told).prepared
+        assert (prepared.mean, prepared.std, prepared.window) == (0.2, 0.3, window or trained or default)
 
 
 @pytest.mark.parametrize("name", [name for name in window_presets() if name not in {"tags", "minmax", "picture"}])

@@ -27,7 +27,7 @@ class ImageViewd:
 
     Args:
         image_size: S.
-        mean: of the channels, on the scale [0, 1].
+        mean: of the channels, on the scale [0, 1]; one or three.
         std: likewise.
         augment: mirror left and right in half of the views, drawn from (seed, epoch, index).
         seed: of the run.
@@ -38,8 +38,8 @@ class ImageViewd:
     def __init__(
         self,
         image_size: int = 224,
-        mean: Sequence[float] = COVID_STATISTICS[0],
-        std: Sequence[float] = COVID_STATISTICS[1],
+        mean: float | Sequence[float] = COVID_STATISTICS[0],
+        std: float | Sequence[float] = COVID_STATISTICS[1],
         *,
         augment: bool = False,
         seed: int = 0,
@@ -48,7 +48,7 @@ class ImageViewd:
     ) -> None:
         self.image_size, self.augment, self.seed = image_size, augment, seed
         self.as_reference, self.transpose = as_reference, transpose
-        self.mean, self.std = (torch.tensor(v, dtype=torch.float32).reshape(3, 1, 1) for v in (mean, std))
+        self.mean, self.std = (torch.tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (mean, std))
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Item with a picture -> the same item with its view."""
