@@ -20,6 +20,7 @@ from medssl_monai.classify.pictures.data import ImageData
 from medssl_monai.classify.pictures.view import ImageViewd
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.errors import LabelError
+from medssl_monai.labels.names import checked_split
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import run_settings
 from medssl_monai.statistics.calibration import expected_calibration_error
@@ -93,7 +94,7 @@ def evaluate(
             "dataset_dir": str(data),
             "store_dir": None if store is None else str(store),
             "output_dir": str(out),
-            "split": split,
+            "split": checked_split(split),
             **({} if names is None else {"names": str(names)}),
             **overrides,
         },

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+
+from medssl_monai.progress import progress_bar
 
 BATCH = 32
 
@@ -32,5 +33,5 @@ def forward(
     parameter = next(network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     loader: DataLoader[dict[str, Any]] = DataLoader(dataset, batch_size=batch_size)
-    for batch in tqdm(loader, desc=description, unit="batch", disable=description is None):
+    for batch in progress_bar(loader, desc=description, unit="batch", shown=description is not None):
         yield batch, network(batch["image"].to(device)).float().cpu().numpy()

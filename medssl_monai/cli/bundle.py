@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medssl_monai.cli.options import Json, print_json
+from medssl_monai.cli.options import Json, bundles, print_json
 
 
 def list_(json: Json = False) -> None:
@@ -22,7 +22,9 @@ def list_(json: Json = False) -> None:
 
 
 def pack(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A bundle, such as ct_classification.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A bundle, such as ct_classification.", autocompletion=bundles)
+    ],
     run: Annotated[Path, typer.Option("--run", help="Finished run of that bundle, with the weights to pack.")],
     out: Annotated[Path | None, typer.Option("--out", help="Zip to write; NAME.zip by default.")] = None,
     licence: Annotated[str | None, typer.Option("--licence", help="Terms of the weights, for the card.")] = None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Json, Names, RunDir, Store, Thresholds, print_json, print_tables
+from medssl_monai.cli.options import Json, Names, RunDir, Store, Thresholds, print_json, print_tables, splits
 from medssl_monai.plain_text import plain_text
 
 
@@ -14,7 +14,9 @@ def run(
     data: Annotated[Path, typer.Option("--data", help="Label table (CSV or JSON).")],
     out: Annotated[Path, typer.Option("--out", help="Folder for figures and tables.")],
     store: Store = None,
-    split: Annotated[str, typer.Option("--split", help="Rows of the table that are used.")] = "test",
+    split: Annotated[
+        str, typer.Option("--split", help="Rows of the table that are used.", autocompletion=splits)
+    ] = "test",
     calibrate: Annotated[
         bool,
         typer.Option(

@@ -4,12 +4,15 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Json, print_json
+from medssl_monai.cli.options import Json, bundles, print_json
 
 
 def run(
     bundle: Annotated[
-        str, typer.Argument(metavar="BUNDLE", help="A bundle, such as ct_ssl_spark: `medssl bundle list`.")
+        str,
+        typer.Argument(
+            metavar="BUNDLE", help="A bundle, such as ct_ssl_spark: `medssl bundle list`.", autocompletion=bundles
+        ),
     ],
     json: Json = False,
 ) -> None:

@@ -6,12 +6,14 @@ Neither this module nor those of the verbs import anything heavy, so that ``--he
 """
 
 import functools
+import inspect
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Annotated, Any
 
 import typer
 
@@ -37,30 +39,52 @@ from medssl_monai.cli import (
 )
 from medssl_monai.errors import TRACEBACK, MedSSLError
 from medssl_monai.plain_text import plain_text
+from medssl_monai.progress import QUIET
 from medssl_monai.version import __version__
 
 app = typer.Typer(
     name="medssl",
     help="Turn an archive of CT into a good classifier: ingest, pre-train without labels, fine-tune on few.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def _stoppable(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """The verb with a message at Ctrl-C that says how to continue; typer alone exits silently."""
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results, warnings and errors alone: no progress.")]
+
+
+def _command(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The verb with ``--quiet``, and with a message at Ctrl-C that says how to continue; typer alone exits silently."""
 
     @functools.wraps(verb)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, quiet: bool = False, **kwargs: Any) -> Any:
         try:
-            return verb(*args, **kwargs)
+            with _quiet() if quiet else nullcontext():
+                return verb(*args, **kwargs)
         except KeyboardInterrupt as stopped:
             typer.echo(f"medssl: {str(stopped) or 'interrupted'}", err=True)
             raise typer.Exit(130) from stopped
 
+    own = inspect.signature(verb)
+    option = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    vars(run)["__signature__"] = own.replace(parameters=[*own.parameters.values(), option])
+    run.__annotations__ = {**verb.__annotations__, "quiet": Quiet}
     return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither progress bars, in this process and those that it starts, nor what is logged below a warning."""
+    _log_from(logging.WARNING)
+    before = os.environ.get(QUIET)
+    os.environ[QUIET] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(QUIET)
+        if before is not None:
+            os.environ[QUIET] = before
 
 
 VERBS = (
@@ -84,10 +108,10 @@ VERBS = (
 )
 for verb in VERBS:
     name = verb.__name__.rsplit(".", 1)[-1].replace("_", "-")
-    app.command(name)(_stoppable(verb.run))
+    app.command(name)(_command(verb.run))
 bundles = typer.Typer(help="List the bundles; pack one with a run's weights.", no_args_is_help=True)
 for name, run in bundle.VERBS.items():
-    bundles.command(name)(_stoppable(run))
+    bundles.command(name)(_command(run))
 app.add_typer(bundles, name="bundle")
 
 
@@ -102,9 +126,9 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 def main() -> None:
     """Entry point of the console script."""
     _quieten()
-    _show_log()
+    _log_from(logging.INFO)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="medssl", standalone_mode=False)
     except typer.Abort:
         sys.exit(130)
     except MedSSLError as error:
@@ -120,11 +144,11 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _show_log() -> None:
-    """Lines that this package logs, such as what a training takes from its weights and how long it will take."""
-    logging.getLogger("medssl_monai").setLevel(logging.INFO)
+def _log_from(level: int) -> None:
+    """Show what this package logs from a level on: INFO tells how a training starts and how long it will take."""
+    logging.getLogger("medssl_monai").setLevel(level)
     if logging.lastResort is not None:  # where nobody has configured logging: stderr, as it is at that moment
-        logging.lastResort.setLevel(logging.INFO)
+        logging.lastResort.setLevel(level)
 
 
 def _quieten() -> None:

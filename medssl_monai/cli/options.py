@@ -61,6 +61,24 @@ Thresholds = Annotated[
 # What the verbs take by themselves, and how; bundles have components of some of these names.
 _OPTIONS = {name: f"--{name} VALUE" for name in ("config", "data", "encoder", "out", "store")} | {"method": "METHOD"}
 
+
+def methods(incomplete: str) -> list[str]:
+    """Completes a method of pre-training."""
+    return [name.removeprefix("ct_ssl_") for name in bundles(f"ct_ssl_{incomplete}")]
+
+
+def splits(incomplete: str) -> list[str]:
+    """Completes a split."""
+    return [name for name in ("train", "validation", "test") if name.startswith(incomplete)]
+
+
+def bundles(incomplete: str) -> list[str]:
+    """Completes the name of a bundle."""
+    from medssl_monai.resources import resource_dir
+
+    return sorted(one.parents[1].name for one in resource_dir("bundles").glob(f"{incomplete}*/configs/metadata.json"))
+
+
 PIPE_WIDTH = 10_000  # characters: no limit that a table meets
 
 

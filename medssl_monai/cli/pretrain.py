@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from medssl_monai.cli.options import Config, Overrides, PatientFrom, Patients, parse_overrides
+from medssl_monai.cli.options import Config, Overrides, PatientFrom, Patients, methods, parse_overrides
 
 
 def run(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="spark, swav, moco or byol.")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="spark, swav, moco or byol.", autocompletion=methods)],
     overrides: Overrides = None,
     data: Annotated[Path, typer.Option("--data", help="Slice store, or folder of DICOM, NIfTI or pictures.")] = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = ...,  # type: ignore[assignment]

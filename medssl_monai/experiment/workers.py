@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from medssl_monai.cluster import cluster_client
 from medssl_monai.errors import InputError
 from medssl_monai.experiment.cells import run_cell
 from medssl_monai.experiment.inputs import StudyInputs
 from medssl_monai.experiment.plan import Cell, StudyPlan
+from medssl_monai.progress import progress_bar
 
 
 def run_cells(
@@ -33,7 +32,7 @@ def run_cells(
     Raises:
         InputError: the scheduler cannot be used.
     """
-    bar: Any = tqdm(total=len(plan.cells), initial=len(plan.cells) - len(cells), desc="study", unit="cell")
+    bar = progress_bar(total=len(plan.cells), initial=len(plan.cells) - len(cells), desc="study", unit="cell")
     with bar:
         if scheduler is not None and cells:
             done = _on_cluster(scheduler, partial(run_cell, plan, inputs, out=out), cells)

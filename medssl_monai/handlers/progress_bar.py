@@ -3,9 +3,9 @@
 from typing import Any
 
 from ignite.engine import Engine, Events
-from tqdm.auto import tqdm
 
 from medssl_monai.processes import process_rank
+from medssl_monai.progress import progress_bar
 
 
 class RunProgress:
@@ -32,12 +32,12 @@ class RunProgress:
     def _open(self, engine: Any) -> None:
         if self.bar is None:
             total = engine.state.max_epochs * engine.state.epoch_length
-            self.bar = tqdm(
+            self.bar = progress_bar(
                 total=total,
                 initial=engine.state.iteration,
                 desc=self.description,
                 unit="step",
-                disable=process_rank() > 0,
+                shown=process_rank() == 0,
             )
 
     def _advance(self, engine: Any) -> None:

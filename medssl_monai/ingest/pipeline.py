@@ -21,8 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.compare import Job, StoredSeries
 from medssl_monai.ingest.dicom.admission import Rules
@@ -185,7 +183,7 @@ class _Run:
         return headers, volumes
 
     def _jobs(
-        self, groups: Iterable[list[Found]], volumes: Sequence[VolumePlan], stored: StoredSeries, bar: tqdm[Any]
+        self, groups: Iterable[list[Found]], volumes: Sequence[VolumePlan], stored: StoredSeries, bar: Any
     ) -> Iterator[Job]:
         """The series to be written; all others get their verdicts."""
         for plans, verdicts in self._planned(groups, volumes):

@@ -20,10 +20,9 @@ from multiprocessing import connection, spawn
 from types import FunctionType, SimpleNamespace
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from medssl_monai.cluster import cluster_client
 from medssl_monai.errors import InputError
+from medssl_monai.progress import progress_bar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -99,9 +98,9 @@ class Workers:
             yield from map(work, islice(left, 0 if apart else here))
             yield from self._in_processes(work, left, chunk, crashed)
 
-    def bar(self, count: int, title: str) -> tqdm[Any]:
+    def bar(self, count: int, title: str) -> Any:
         """A bar on stderr; a silent one where there is nothing to do."""
-        return tqdm(total=count, desc=title, disable=not self.progress or not count, leave=False)
+        return progress_bar(total=count, desc=title, shown=self.progress and count > 0, leave=False)
 
     def _in_processes(
         self, work: Callable[[T], R], items: Iterator[T], chunk: int, crashed: Callable[[T], R] | None

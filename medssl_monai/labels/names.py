@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
-from medssl_monai.errors import LabelError
+from medssl_monai.errors import LabelError, suggestion
 
 SPLITS = ("train", "validation", "test")
 _SPELLINGS = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
@@ -20,6 +20,23 @@ def split_named(text: str) -> str | None:
     name = text.strip().casefold()
     name = _SPELLINGS.get(name, name)
     return name if name in SPLITS else None
+
+
+def checked_split(text: str) -> str:
+    """The split of that name, see `split_named`.
+
+    Raises:
+        LabelError: there is none.
+    """
+    split = split_named(text)
+    if split is None:
+        raise LabelError(f"split {text!r}: must be one of {', '.join(SPLITS)}{split_suggestion(text)}; correct it")
+    return split
+
+
+def split_suggestion(text: str) -> str:
+    """See `errors.suggestion`, of all spellings of splits."""
+    return suggestion(text.strip().casefold(), (*SPLITS, *_SPELLINGS))
 
 
 def class_named(text: str) -> str:

@@ -15,7 +15,7 @@ from medssl_monai.atomic import write_csv
 from medssl_monai.errors import LabelError
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.labels.labelled_slices import patients_of
-from medssl_monai.labels.names import SPLITS
+from medssl_monai.labels.names import SPLITS, split_suggestion
 from medssl_monai.labels.table import LabelTable
 from medssl_monai.store.reader import SliceStore
 
@@ -103,7 +103,8 @@ def split_table(
     """
     unknown = sorted(set(shares) - set(SPLITS))
     if unknown:
-        raise LabelError(f"splits: {unknown[0]!r} is none of {', '.join(SPLITS)}; correct the shares")
+        hint = split_suggestion(unknown[0])
+        raise LabelError(f"splits: {unknown[0]!r} is none of {', '.join(SPLITS)}{hint}; correct the shares")
     series = {source: find_series(store, source, key) for source in sorted({row.source for row in table.rows})}
     patient_of = patients_of(store)
     patients = [row.patient or patient_of[series[row.source]] for row in table.rows]

@@ -23,7 +23,15 @@ from typing import Any
 
 from medssl_monai.errors import ContradictionError, LabelError
 from medssl_monai.labels.cells import read_cells
-from medssl_monai.labels.names import SPLITS, check_class_name, class_named, is_missing, split_named, two_forms
+from medssl_monai.labels.names import (
+    SPLITS,
+    check_class_name,
+    class_named,
+    is_missing,
+    split_named,
+    split_suggestion,
+    two_forms,
+)
 from medssl_monai.labels.queries import check_query, is_query
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095
@@ -170,8 +178,9 @@ def _row(path: Path, number: int, cells: dict[Any, Any], multilabel: bool) -> La
             )
     split = split_named(texts["split"])
     if texts["split"] and split is None:
+        hint = split_suggestion(texts["split"])
         raise LabelError(
-            f"{path}, row {number}: 'split' is one of {', '.join(SPLITS)}, found {texts['split']!r}; correct it"
+            f"{path}, row {number}: 'split' is one of {', '.join(SPLITS)}, found {texts['split']!r}{hint}; correct it"
         )
     if is_missing(texts["patient"]):
         raise LabelError(

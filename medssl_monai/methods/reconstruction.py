@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from medssl_monai.atomic import write_json
 from medssl_monai.errors import CheckpointError
 from medssl_monai.methods.spark import SparK
+from medssl_monai.progress import progress_bar
 from medssl_monai.store.dataset import EpochDataset, SampleKey
 
 
@@ -57,7 +57,7 @@ def evaluate_reconstruction(
     losses: dict[str, list[float]] = defaultdict(list)
     keys = [SampleKey(0, index) for index in range(len(dataset))]
     loader = DataLoader(dataset, batch_size, sampler=keys)
-    for batch in tqdm(loader, desc="evaluating", unit="batch"):
+    for batch in progress_bar(loader, desc="evaluating", unit="batch"):
         image, mask = batch["views"][0].to(device), batch["mask"].to(device)
         for i, series in enumerate(batch["series_id"]):  # one by one: a batch's loss is weighted by masked patches
             one = method({"views": [image[i : i + 1]], "mask": mask[i : i + 1]}, None)

@@ -1,6 +1,8 @@
 """The ``medssl`` command as a user types it: help, exit codes, one-sentence errors."""
 
 import json
+import logging
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from medssl_monai.cli.options import parse_overrides
-from medssl_monai.errors import ConfigError
+from medssl_monai.errors import ConfigError, LabelError
+from medssl_monai.labels.names import checked_split
+from medssl_monai.progress import QUIET
 from medssl_monai.version import __version__
 
 VERBS = [
@@ -115,6 +119,51 @@ def test_studies_are_looked_for_before_environments(medssl, tmp_path: Path) -> N
     code, _, err = medssl("label-serve", "--studies", str(tmp_path / "nosuch"))
     assert code == 1
     assert "--studies" in err and "does not exist" in err and "label-env" not in err
+
+
+def test_quiet_shows_results_alone(medssl, phantom_labels: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    ingest = ("ingest", phantom_labels.parent / "phantom-001", "--out", tmp_path / "store")
+    _, out, err = medssl(*ingest)
+    assert "reading series" in err
+    assert logging.getLogger("medssl_monai").level == logging.INFO
+    code, again, err = medssl(*ingest, "--quiet")
+    assert (code, again, err) == (0, out, "")
+    assert logging.getLogger("medssl_monai").level == logging.WARNING
+    assert QUIET not in os.environ
+    assert "medssl: " in medssl("ingest", tmp_path / "nowhere", "--out", tmp_path / "other", "-q")[2]
+    assert logging.getLogger("medssl_monai").level == logging.WARNING
+    assert medssl("keys", "nosuch")[0] == 1
+    assert logging.getLogger("medssl_monai").level == logging.INFO
+    for verb in (*VERBS, "keys", "verify", "where", "label-serve"):
+        assert "--quiet" in medssl(verb, "--help")[1], verb
+    assert "--quiet" in medssl("bundle", "list", "--help")[1]
+
+
+@pytest.mark.parametrize(
+    "typed, expected",
+    [
+        ("medssl pre", {"pretrain", "predict"}),
+        ("medssl pretrain s", {"spark", "swav"}),
+        ("medssl keys ct_c", {"ct_classification"}),
+        ("medssl bundle pack ct_ssl_b", {"ct_ssl_byol"}),
+        ("medssl evaluate RUN --split va", {"validation"}),
+        ("medssl where --na", {"--names"}),
+    ],
+)
+def test_a_shell_completes(medssl, monkeypatch: pytest.MonkeyPatch, typed: str, expected: set[str]) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("_MEDSSL_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    assert set(medssl()[1].split()) == expected
+
+
+def test_splits_get_a_suggestion(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "labels.csv").write_text("source,label,split\na,x,trian\n", encoding="utf-8")
+    err = medssl("audit", tmp_path / "labels.csv")[2]
+    assert "found 'trian' (did you mean 'train'?)" in err
+    assert checked_split("Val") == "validation"
+    with pytest.raises(LabelError, match="did you mean 'test'"):
+        checked_split("tset")
 
 
 def test_ctrl_c_says_how_to_carry_on(medssl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -20,6 +20,7 @@ LAYERS = [
         "page",
         "windows",
         "processes",
+        "progress",
         "cluster",
         "plain_text",
         "drawing",

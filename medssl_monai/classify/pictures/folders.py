@@ -9,7 +9,7 @@ import numpy as np
 from medssl_monai.classify.pictures.data import ImageData
 from medssl_monai.classify.pictures.files import KINDS, PICTURES, ImageFiles
 from medssl_monai.errors import LabelError, suggestion
-from medssl_monai.labels.names import SPLITS, check_class_name, class_named, split_named, two_forms
+from medssl_monai.labels.names import SPLITS, check_class_name, class_named, split_named, split_suggestion, two_forms
 from medssl_monai.labels.subsets import grouped_split, reference_split
 
 Classes = dict[str, list[Path]]  # folders of each class; several where they differ in their Unicode form
@@ -114,7 +114,8 @@ def _parts(folder: Path, classes: Sequence[str] | None) -> tuple[dict[str, Path]
     beside = Counter[str]()
     for place in set(inside) - set(parts.values()):
         if files := _files(place):
-            beside[f"in the folder {place.name!r}, which is no split"] = len(files)
+            hint = split_suggestion(place.name)
+            beside[f"in the folder {place.name!r}, which is no split{hint}"] = len(files)
     return {split: parts[split] for split in SPLITS if split in parts}, beside
 
 
