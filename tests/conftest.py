@@ -1,7 +1,10 @@
-"""What many tests need: a small phantom study tree, its store, and a user's folders of their own."""
+"""What many tests need: a small phantom study tree, its store, a user's folders of their own, a browser."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,3 +35,17 @@ def phantom_store(phantom_labels: Path, tmp_path_factory: pytest.TempPathFactory
     out = tmp_path_factory.mktemp("stores") / "phantom"
     build_store([phantom_labels.parent], out, key=load_key(), modality="CT", progress=False)
     return SliceStore(out)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium (CHROMIUM names it, else it is looked for on the PATH), driven by the package playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright (extra dev)")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("needs Chromium (Debian: chromium)")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield running
+        running.close()

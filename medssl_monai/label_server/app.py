@@ -1,6 +1,8 @@
 """The app that MONAI Label's server runs. Needs MONAI Label."""
 
 import logging
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,18 @@ from medssl_monai.label_server import stand_ins
 stand_ins.provide()  # before MONAI Label is imported
 
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
-from monailabel.tasks.activelearning.random import Random  # noqa: E402
 from monailabel.utils.async_tasks.utils import tasks  # noqa: E402
 
-from medssl_monai.errors import InputError  # noqa: E402
 from medssl_monai.label_server.choice import STRATEGIES  # noqa: E402
-from medssl_monai.label_server.datastore import StudiesDatastore  # noqa: E402
+from medssl_monai.label_server.datastore import SkippingDatastore, StudiesDatastore  # noqa: E402
+from medssl_monai.label_server.form import ReaderForm  # noqa: E402
 from medssl_monai.label_server.networks import ServedNetwork  # noqa: E402
 from medssl_monai.label_server.predictions_cache import PredictionsCache  # noqa: E402
 from medssl_monai.label_server.records import Records  # noqa: E402
-from medssl_monai.label_server.studies import UnknownImageError, open_studies  # noqa: E402
+from medssl_monai.label_server.refusals import BusyError, UnknownImageError, UnknownTaskError  # noqa: E402
+from medssl_monai.label_server.studies import open_studies  # noqa: E402
 from medssl_monai.label_server.tasks import (  # noqa: E402
+    ChooseAny,
     ChooseNext,
     ClassifyAll,
     ClassifyStudy,
@@ -32,14 +35,6 @@ from medssl_monai.label_server.workspace import Workspace  # noqa: E402
 from medssl_monai.version import __version__  # noqa: E402
 
 logger = logging.getLogger(__name__)
-
-
-class UnknownTaskError(InputError):
-    """The server has no task of that name."""
-
-
-class BusyError(InputError):
-    """A training is running."""
 
 
 class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
@@ -62,6 +57,8 @@ class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
             description="Classification of CT studies with few labels. Research only, not a medical device.",
             version=__version__,
         )
+        strategies = {name: task.description for name, task in self._strategies.items()}
+        self.reader_form = ReaderForm(self.series, self.records, self.network, self._suggest, strategies)
 
     def init_datastore(self) -> StudiesDatastore:
         """Serve a folder or a PACS through our own datastore."""
@@ -80,14 +77,25 @@ class ClassificationApp(MONAILabelApp):  # type: ignore[misc]
         }
 
     def init_strategies(self) -> dict[str, Any]:
-        """Our strategies, and MONAI Label's ``random``."""
+        """Those of `STRATEGIES`, and ``random``."""
         caches = [PredictionsCache(self.workspace, self.series, one) for one in (self.network, *self.encoders)]
         ours = {name: ChooseNext(name, self.series, self.records, caches) for name in STRATEGIES}
-        return {**ours, "random": Random()}
+        return {**ours, "random": ChooseAny()}
 
     def init_batch_infer(self) -> ClassifyAll:
         """Use our own: MONAI Label's divides by the number of GPUs, and keeps only answers that are files."""
         return ClassifyAll(self.records)
+
+    def _suggest(self, strategy: str, skipped: Collection[str]) -> str | None:
+        """As ``POST /activelearning/``, for the reader's form."""
+        datastore = SkippingDatastore(self.series, self.records, skipped)
+        found = self._strategies[strategy]({"strategy": strategy}, datastore)
+        if not found:
+            return None
+        image_id = str(found["id"])
+        known = datastore.get_image_info(image_id).get("strategy", {})
+        datastore.update_image_info(image_id, {"strategy": {**known, strategy: {"ts": int(time.time())}}})
+        return image_id
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Answer as MONAI Label does, but accept paths of uploads only: a request may name any file of this machine.

@@ -6,6 +6,7 @@ format, and a finished label may be a class.
 """
 
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,21 @@ class StudiesDatastore(Datastore):  # type: ignore[misc]  # MONAI Label has no t
 
     def _record(self, image_id: str) -> str:
         return self.studies.record_name(image_id)
+
+
+class SkippingDatastore(StudiesDatastore):
+    """The datastore for a reader who has skipped some images: strategies do not choose these.
+
+    Args:
+        studies: of the server.
+        records: of the server.
+        skipped: images.
+    """
+
+    def __init__(self, studies: Studies, records: Records, skipped: Collection[str]) -> None:
+        super().__init__(studies, records)
+        self.skipped = frozenset(skipped)
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """All others without the skipped ones."""
+        return [one for one in super().get_unlabeled_images(label_tag, labels) if one not in self.skipped]

@@ -16,18 +16,17 @@ stand_ins.provide()  # before MONAI Label is imported
 from monailabel.app import app  # noqa: E402
 from monailabel.config import settings  # noqa: E402
 from monailabel.interfaces.exception import MONAILabelException  # noqa: E402
+from monailabel.interfaces.utils.app import app_instance  # noqa: E402
 from monailabel.utils.async_tasks.utils import stop_background_task  # noqa: E402
 from starlette.middleware.cors import CORSMiddleware  # noqa: E402
 from starlette.requests import Request  # noqa: E402
 from starlette.responses import JSONResponse  # noqa: E402
 
-from medssl_monai.errors import MedSSLError, NoImagesError, StoreError  # noqa: E402
+from medssl_monai.errors import MedSSLError  # noqa: E402
 from medssl_monai.ingest.sources.dicomweb import is_dicomweb  # noqa: E402
-from medssl_monai.label_server.app import BusyError, UnknownTaskError  # noqa: E402
 from medssl_monai.label_server.endpoints import is_open  # noqa: E402
-from medssl_monai.label_server.studies import UnknownImageError  # noqa: E402
-
-STATUS = {UnknownImageError: 404, UnknownTaskError: 404, BusyError: 429, NoImagesError: 422, StoreError: 409}
+from medssl_monai.label_server.form_routes import form_routes  # noqa: E402
+from medssl_monai.label_server.refusals import http_status  # noqa: E402
 
 
 class OpenEndpoints:
@@ -68,8 +67,7 @@ async def lifespan(served: Any) -> AsyncIterator[None]:
 
 
 def _tell(request: Request, error: Exception) -> JSONResponse:
-    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
-    return JSONResponse({"detail": str(error)}, status_code=status)
+    return JSONResponse({"detail": str(error)}, status_code=http_status(error))
 
 
 def _tell_monailabel(request: Request, error: Any) -> JSONResponse:
@@ -77,7 +75,7 @@ def _tell_monailabel(request: Request, error: Any) -> JSONResponse:
 
 
 def _tell_json(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": f"params and info must be JSON: {error}"}, status_code=400)
+    return JSONResponse({"detail": f"what is sent must be JSON: {error}"}, status_code=400)
 
 
 app.add_exception_handler(MedSSLError, _tell)
@@ -87,5 +85,6 @@ app.add_exception_handler(json.JSONDecodeError, _tell_json)
 # permission.
 app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
 app.add_middleware(OpenEndpoints)
+app.router.routes.extend(form_routes(lambda: app_instance().reader_form))
 _own_lifespan = app.router.lifespan_context
 app.router.lifespan_context = lifespan

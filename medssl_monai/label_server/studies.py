@@ -19,16 +19,13 @@ from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest import SliceStore, build_store, load_key
 from medssl_monai.ingest.lookup import find_series
 from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb
+from medssl_monai.label_server.refusals import UnknownImageError
 from medssl_monai.label_server.volumes import series_volume, write_volume
 from medssl_monai.label_server.workspace import ServerSettings, Workspace, limit_folder, locked
 from medssl_monai.store.pseudonyms import pseudonym
 
 LISTING_SECONDS = 30.0
 """How long a PACS's list of series is kept."""
-
-
-class UnknownImageError(InputError):
-    """The server has no image of that name."""
 
 
 class Studies(ABC):
@@ -72,6 +69,14 @@ class Studies(ABC):
 
         Raises:
             UnknownImageError: the server has no such image.
+        """
+
+    @abstractmethod
+    def image_of(self, record: str) -> str:
+        """The image with a record of that name.
+
+        Raises:
+            UnknownImageError: the server has no such record.
         """
 
     @abstractmethod
@@ -157,6 +162,10 @@ class StudiesFolder(Studies):
         """The id itself: it is a pseudonym."""
         return self.series_of(image_id)[0]
 
+    def image_of(self, record: str) -> str:
+        """The name itself."""
+        return self.record_name(record)
+
     def series_of(self, image_id: str) -> list[str]:
         """The series itself; an id that a client gave at upload is accepted too."""
         if image_id in self.ids():
@@ -211,6 +220,13 @@ class PacsStudies(Studies):
                 "GET /datastore/?output=all lists what it has"
             )
         return self._name(image_id)
+
+    def image_of(self, record: str) -> str:
+        """The SeriesInstanceUID with this pseudonym."""
+        for uid in self.ids():
+            if self._name(uid) == record:
+                return uid
+        raise UnknownImageError(f"series {record[:80]!r}: must be on this server; choose the next one")
 
     def series_of(self, image_id: str) -> list[str]:
         """Parts of the series in the store."""

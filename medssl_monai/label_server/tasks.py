@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -254,6 +255,26 @@ class ChooseNext(Strategy):  # type: ignore[misc]
     def _was_suggested(self, image_id: str) -> bool:
         info = self.records.read(self.studies.record_name(image_id))["info"]
         return self.name in info.get("strategy", {})
+
+
+class ChooseAny(Strategy):  # type: ignore[misc]
+    """Suggests any unlabelled study; those suggested long ago are more likely.
+
+    MONAI Label's own fails if all unlabelled studies were suggested within the last second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("any study")
+
+    def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any] | None:
+        """``id``, or None if every study is labelled."""
+        unlabelled = datastore.get_unlabeled_images()
+        if not unlabelled:
+            return None
+        suggested = [datastore.get_image_info(one).get("strategy", {}).get("random", {}) for one in unlabelled]
+        seconds = [max(1, int(time.time()) - one.get("ts", 0)) for one in suggested]
+        (chosen,) = random.choices(unlabelled, weights=seconds)
+        return {"id": chosen, "name": chosen, "unlabelled": len(unlabelled)}
 
 
 def _one_slice(rows: list[dict[str, Any]], request: Mapping[str, Any]) -> list[dict[str, Any]]:

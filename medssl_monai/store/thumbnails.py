@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,14 +34,22 @@ def picture(pixels: NDArray[np.int16], row: dict[str, Any]) -> str:
     else:
         low, high = (float(value) for value in np.percentile(pixels, (1, 99)))
     grey = np.clip((pixels.astype(np.float32) - low) / max(high - low, 1) * 255, 0, 255).astype(np.uint8)
-    height = pixels.shape[0] * (row["spacing_row_mm"] or 1.0)
-    width_mm = pixels.shape[1] * (row["spacing_column_mm"] or 1.0)
-    scale = PICTURE_SIDE / max(height, width_mm)
-    size = max(1, round(width_mm * scale)), max(1, round(height * scale))
-    shrinks = size[0] <= pixels.shape[1] and size[1] <= pixels.shape[0]
-    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    small = in_proportion(grey, row, PICTURE_SIDE)
+    height, columns = small.shape
     encoded = base64.b64encode(cv2.imencode(".png", small)[1].tobytes()).decode("ascii")
-    return f'<img alt="middle slice" width="{size[0]}" height="{size[1]}" src="data:image/png;base64,{encoded}">'
+    return f'<img alt="middle slice" width="{columns}" height="{height}" src="data:image/png;base64,{encoded}">'
+
+
+def in_proportion(grey: NDArray[np.uint8], row: Mapping[str, Any], side: int) -> NDArray[np.uint8]:
+    """A slice (H, W) with square pixels, its longer side of ``side`` pixels; the spacings are those of its row."""
+    import cv2
+
+    height_mm = grey.shape[0] * (row["spacing_row_mm"] or 1.0)
+    width_mm = grey.shape[1] * (row["spacing_column_mm"] or 1.0)
+    scale = side / max(height_mm, width_mm)
+    size = max(1, round(width_mm * scale)), max(1, round(height_mm * scale))
+    shrinks = size[0] <= grey.shape[1] and size[1] <= grey.shape[0]
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR).astype(np.uint8)
 
 
 def histogram(slices: Sequence[NDArray[np.int16]], modality: str) -> str:

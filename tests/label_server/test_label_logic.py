@@ -260,7 +260,7 @@ def test_dangerous_endpoints_are_closed(method: str, path: str) -> None:
 def test_no_path_matches_two_patterns() -> None:
     paths = ["/", "/docs", "/info/", "/datastore/", "/datastore/image", "/datastore/label", "/datastore/label/info"]
     paths += ["/session/", "/infer/a", "/activelearning/a", "/model/info/a", "/train/", "/train/a", "/batch/infer"]
-    paths += ["/batch/infer/a", "/static/a", "/ohif/", "/proxy/dicom/a"]
+    paths += ["/form/", "/form/next", "/form/class", "/batch/infer/a", "/static/a", "/ohif/", "/proxy/dicom/a"]
     patterns = {one.pattern for one in OPEN}
     for path in paths:
         assert sum(re.fullmatch(pattern, path) is not None for pattern in patterns) == 1, path

@@ -20,7 +20,8 @@ from medssl_monai.label_server.networks import ServedNetwork, check_model, read_
 from medssl_monai.label_server.predictions_cache import PredictionsCache
 from medssl_monai.label_server.preparation import prepare_server
 from medssl_monai.label_server.records import Records
-from medssl_monai.label_server.studies import StudiesFolder, UnknownImageError, open_studies, passing_store
+from medssl_monai.label_server.refusals import UnknownImageError
+from medssl_monai.label_server.studies import StudiesFolder, open_studies, passing_store
 from medssl_monai.label_server.training import train_classifier
 from medssl_monai.label_server.volumes import evidence_volume, write_volume
 from medssl_monai.label_server.workspace import ServerSettings, Workspace

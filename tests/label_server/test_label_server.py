@@ -180,6 +180,39 @@ def test_active_learning(client: Client) -> None:
     assert client.ask("POST", "/activelearning/random").json["id"] in scores
 
 
+def test_the_readers_form(client: Client, tmp_path: Path) -> None:
+    """Every strategy without the skipped ones; a class is stored as one by REST, until it is removed."""
+    assert b"Give classes" in client.ask("GET", "/form/").body
+    assert client.ask("GET", "/form/", headers={"Host": "evil.example"}).status == 400
+    start = client.ask("GET", "/form/start").json
+    assert set(start["strategies"]) == {"uncertain", "diverse", "unlike_labelled", "random"}
+    images = client.images()
+    for strategy in start["strategies"]:
+        skipped: list[str] = []
+        while (shown := client.ask("POST", "/form/next", body={"strategy": strategy, "skipped": skipped}).json)[
+            "series"
+        ]:
+            skipped.append(shown["series"])
+        assert sorted(skipped) == images, strategy
+        assert client.ask("POST", f"/activelearning/{strategy}").status == 200
+    first, second = images[:2]
+    shown = client.ask("GET", f"/form/series?series={first}").json
+    assert shown["classes"] == ["abdomen_pelvis", "head", "thorax"]
+    assert client.ask("GET", f"/form/slice?series={first}&position=0").body.startswith(b"\x89PNG")
+    assert client.label(second, {"label": "thorax"}, tmp_path).status == 200
+    assert client.ask("PUT", "/form/class", body={"series": first, "label": "thorax", "before": None}).status == 200
+    stored = [client.ask("GET", f"/datastore/label/info?label={one}&tag=final").json for one in (first, second)]
+    for image, one in zip((first, second), stored, strict=True):
+        assert abs(one.pop("ts") - time.time()) < 500
+        assert one.pop("name") == f"{image}.json"
+    assert stored[0] == stored[1]
+    for image in (first, second):
+        sent = {"series": image, "label": None, "before": {"label": "thorax"}}
+        assert client.ask("PUT", "/form/class", body=sent).status == 200
+        assert client.ask("PUT", "/form/class", body=sent).status == 409
+    assert client.ask("GET", "/datastore/").json["completed"] == 0
+
+
 def test_labels_then_training_then_restart(
     client: Client, work: Path, phantom_labels: Path, small_run: Path, tmp_path: Path
 ) -> None:

@@ -1,12 +1,7 @@
-"""`report.html` in a real browser: pictures show, filters work, no complaints, nothing asked of a network.
-
-Needs a Chromium (CHROMIUM names it, else it is looked for on the PATH) and the package playwright, which drives it.
-"""
+"""`report.html` in a real browser: pictures show, filters work, no complaints, nothing asked of a network."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -18,20 +13,6 @@ from medssl_monai.ingest import SliceStore, build_store
 from tests.ingest.dicom_fixtures import KEY, anatomy, dataset, phantom, write, write_series
 
 pytestmark = pytest.mark.browser
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright (extra dev)")
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip("needs Chromium (Debian: chromium)")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
