@@ -78,7 +78,7 @@ def run(
     workspace, sentences = prepare_server(settings, model=model, work=work, use_given=use_given)
     for sentence in sentences:
         typer.echo(sentence)
-    typer.echo(f"http://{host}:{port}/info/ answers when the server is up (half a minute); Ctrl-C stops it")
+    typer.echo(f"http://{host}:{port}/form/ takes classes when the server is up (half a minute); Ctrl-C stops it")
     if allow_remote:
         typer.echo("everybody who reaches this address can see every image: there are no passwords", err=True)
     import os
