@@ -24,7 +24,7 @@ from medssl_monai.label_server.refusals import ChangedLabelError
 from medssl_monai.label_server.studies import Studies
 from medssl_monai.store.thumbnails import in_proportion
 from medssl_monai.transforms.ct_window import window_limits
-from medssl_monai.windows import HUWindow, WindowSpec, parse_windows, window_presets
+from medssl_monai.windows import AdaptiveWindow, HUWindow, WindowSpec, parse_windows, window_presets
 
 KEY_SLICES = 6
 LARGEST_SIDE = 1024
@@ -176,14 +176,10 @@ class ReaderForm:
         return "wide" if self.studies.settings.modality == "CT" else "minmax"
 
     def _windows(self) -> dict[str, str]:
-        """Names of the windows and what they show: limits in HU only for CT."""
-        presets = window_presets()
-        own = {RUN: parse_windows(self._run_window)[0], **presets}
-        return {
-            name: _words("run's window" if name == RUN else name, one)
-            for name, one in own.items()
-            if name == RUN or self.studies.settings.modality == "CT" or not isinstance(one, HUWindow)
-        }
+        """Names of the windows and what they show: limits in HU for CT only, ``picture`` for all but CT."""
+        is_ct = self.studies.settings.modality == "CT"
+        presets = {name: _words(name, one) for name, one in window_presets().items() if _fits(one, is_ct)}
+        return {RUN: _words("run's window", parse_windows(self._run_window)[0]), **presets}
 
 
 def key_positions(count: int) -> list[int]:
@@ -203,10 +199,15 @@ def _limits(window: WindowSpec, pixels: npt.NDArray[np.int16], row: Mapping[str,
     return window_limits(parse_windows(window)[:1], pixels, row["window_level"], row["window_width"], whole)[0]
 
 
-def _words(name: str, window: object) -> str:
+def _fits(window: HUWindow | AdaptiveWindow, is_ct: bool) -> bool:
+    return window != "picture" if is_ct else not isinstance(window, HUWindow)
+
+
+def _words(name: str, window: HUWindow | AdaptiveWindow) -> str:
     if isinstance(window, HUWindow):
         return f"{name}: {window.low:g} to {window.high:g} HU"
-    return f"{name}: " + ("from the image's tags" if window == "tags" else "minimum to maximum of the slice")
+    sources = {"tags": "from the image's tags", "minmax": "of each slice", "picture": "of the file"}
+    return f"{name}: {sources[window]}"
 
 
 def _content(label: ClassLabel | None) -> Label | None:

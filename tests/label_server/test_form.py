@@ -192,11 +192,14 @@ def test_windows_and_strategies(form: ReaderForm, phantom_store: SliceStore, tmp
     assert (start["strategy"], start["window"]) == ("uncertain", "run")
     assert start["windows"]["run"] == "run's window: -1000 to 400 HU"
     assert start["windows"]["brain"] == "brain: 0 to 80 HU"
+    assert "picture" not in start["windows"]
     without = form_of_store(phantom_store.path, tmp_path / "w")
     assert without.start()["strategy"] == "random"
     assert without.start()["windows"]["run"] == "run's window: -1000 to 1000 HU"
     without.studies.settings = replace(without.studies.settings, modality="DX")
-    assert list(without.start()["windows"]) == ["run", "tags", "minmax"], "no window in HU for what is not CT"
+    assert list(without.start()["windows"]) == ["run", "tags", "minmax", "picture"], (
+        "no window in HU for what is not CT"
+    )
     several = form_of_store(phantom_store.path, tmp_path / "v", served(("a", "b"), ["lung", "bone", "wide"]))
     assert several.start()["windows"]["run"] == "run's window: -1350 to 150 HU"
 
