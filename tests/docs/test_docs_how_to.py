@@ -1,5 +1,7 @@
 """The commands of the how-tos and of the methods' pages, run in order at smoke size."""
 
+import json
+import logging
 import re
 import shlex
 import shutil
@@ -7,11 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
+from medssl_monai.checkpoints.export import export_encoder
 from medssl_monai.checkpoints.load import load_into_resnet
+from medssl_monai.networks.resnet import resnet_encoder
 from tests.checkpoints.test_import_formats import constants, heads
 from tests.docs.pages import DOCS, OWN, SMALL, blocks, commands, lines, run_medssl
 from tests.ingest.test_pacs import address, files
@@ -34,6 +40,57 @@ def test_own_dicoms(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words in found:
         run_medssl(words, monkeypatch, code=int(words[1] == "audit"))
     assert (desk / "trial.png").is_file() and (desk / "TRIAL" / "report.html").is_file()
+
+
+def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Folder, table and COVID-CT, of pictures of every kind; the runs follow the encoder, and refuse one of HU."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    kinds = ((".png", "L"), (".jpg", "RGB"), (".tif", "L"), (".bmp", "P"), (".png", "RGBA"))
+
+    def picture(path: str, number: int, bright: bool = False) -> str:
+        place, (ending, mode) = Path(path), kinds[number % len(kinds)]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        grey = rng.normal(180 if bright else 80, 30, (70 + number % 7, 64 + number % 5)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(grey).convert(mode).save(place.with_name(place.name + ending))
+        return place.name + ending
+
+    for number in range(20):
+        picture(f"PICTURES/deep/1.2.{number // 2}_{number}", number)
+    rows = ["source,label,patient"]
+    for number in range(40):
+        name, label = f"p{number // 2}_{number}", ("normal", "bleeding")[number // 2 % 2]
+        rows.append(f"table/{picture(f'table/{name}', number, number // 2 % 2 == 1)},{label},p{number // 2}")
+        picture(f"CLASSES/{label}/p{number // 2}/{name}", number, number // 2 % 2 == 1)
+    Path("pictures.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    for label in ("COVID", "NonCOVID"):
+        for part in ("train", "val", "test"):
+            names = [picture(f"COVID-CT/Images-processed/CT_{label}/{part}{label}{i}", i, i % 2 > 0) for i in range(6)]
+            lists = Path("COVID-CT/Data-split", label, f"{part}CT_{label}.txt")
+            lists.parent.mkdir(parents=True, exist_ok=True)
+            lists.write_text("\n".join(names), encoding="utf-8")
+    found = commands(DOCS / "how_to" / "pictures.md")
+    assert [words[1] for words in found] == [
+        "pretrain",
+        "ingest",
+        "pretrain",
+        "export",
+        *["finetune"] * 3,
+        *["evaluate"] * 3,
+    ]
+    for words in found:
+        with caplog.at_level(logging.INFO, "medssl_monai"):
+            run_medssl([*words, *["warmup_epochs=0"] * (words[1] == "pretrain")], monkeypatch)
+    assert "20 slices of 10 patients" in caplog.text
+    for run in ("folders", "table", "covid"):
+        settings = json.loads(Path("runs", run, "run.json").read_text(encoding="utf-8"))["settings"]
+        assert [settings[key] for key in ("window", "mean", "std")] == ["picture", 0.32, 0.34], run
+        assert Path("evaluation", run, "metrics.json").is_file()
+    card = Path("encoder.card.md").read_text(encoding="utf-8")
+    assert "8-bit pictures, per-slice range" in card
+    hounsfield = ["medssl", "finetune", "--data", "CLASSES", "--config", "finetune_folders", "--out", "runs/no"]
+    export_encoder(resnet_encoder("resnet18"), "wide.safetensors", metadata={"window": '"wide"'})
+    run_medssl([*hounsfield, "--encoder", "wide.safetensors"], monkeypatch, code=1)
 
 
 def test_published_checkpoints(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
