@@ -22,6 +22,7 @@ from medssl_monai.labels.table import read_labels
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.pseudonyms import load_key
 from medssl_monai.store.reader import SliceStore
+from medssl_monai.store.verdicts import files_by_reason
 
 Task = Literal["multiclass", "multilabel"]
 
@@ -74,6 +75,11 @@ class LabelledData:
     def statements(self) -> tuple[str, ...]:
         """What the table leaves unknown, as sentences; see `LabelTable.statements`."""
         return self.table.statements
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Number of files that the store's ingestion rejected, by the reason."""
+        return {f"rejected at ingestion: {reason}": files for reason, files in files_by_reason(self.store.verdicts)}
 
     @cached_property
     def fingerprint(self) -> str:

@@ -90,6 +90,8 @@ def run(
         from medssl_monai.store.contact_sheet import contact_sheet
 
         pages = contact_sheet(SliceStore(out), sheet)
+    for sentence in summary.statements:
+        typer.echo(f"medssl: {sentence}", err=True)
     if json:
         print_json(verdict_counts(summary.verdicts))
     else:

@@ -30,6 +30,7 @@ from medssl_monai.ingest.origins import Origins
 from medssl_monai.ingest.pacs import fetch_batches
 from medssl_monai.ingest.scan import PICTURE_AS_CT, Found, find_files, look_at
 from medssl_monai.ingest.series_headers import SeriesHeaders
+from medssl_monai.ingest.single_slices import SingleSlices
 from medssl_monai.ingest.sources.archives import RefusedFile, unpacked
 from medssl_monai.ingest.sources.dicomweb import PacsSource
 from medssl_monai.ingest.sources.paths import SourceFile, source_path
@@ -140,6 +141,7 @@ class _Run:
     added: int = 0
     verdicts: list[Verdict] = field(default_factory=list)
     partial_views: list[Verdict] = field(default_factory=list)
+    single_slices: SingleSlices = field(default_factory=SingleSlices)
 
     def take(self, files: Collection[SourceFile], refused: Sequence[RefusedFile] = ()) -> None:
         """Reads files into the store."""
@@ -192,6 +194,7 @@ class _Run:
                     self.planned(plan)
             if self.origins is not None:
                 self.origins.note_plans(plans)
+            self.single_slices.note(plans)
             compared = stored.compare(plans)
             self.verdicts += [*verdicts, *compared.stored, *compared.contradicting]
             self.partial_views += compared.partial_views
@@ -252,6 +255,7 @@ class _Run:
             verdicts=verdicts,
             names=() if self.origins is None else self.origins.names(verdicts),
             patients=SliceStore(self.writer.path).patients_told(),
+            statements=tuple(self.single_slices.statements()),
         )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from medssl_monai.store.names_file import Name
-from medssl_monai.store.verdicts import Outcome, Verdict
+from medssl_monai.store.verdicts import Outcome, Verdict, files_by_reason
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class IngestSummary:
         verdicts: one a series and one a stray file; their `files` add up to `files`.
         names: where each of them came from, if that was asked for; these identify patients.
         patients: of the whole store, see `SliceStore.patients_told`.
+        statements: what is doubtful about series together, each with its name, such as ``one_slice_each``.
     """
 
     store: Path
@@ -35,6 +35,7 @@ class IngestSummary:
     verdicts: tuple[Verdict, ...]
     names: tuple[Name, ...] = ()
     patients: str = ""
+    statements: tuple[str, ...] = ()
 
     def count(self, outcome: Outcome) -> int:
         """Files that ended in this way."""
@@ -43,11 +44,7 @@ class IngestSummary:
     @property
     def reasons(self) -> dict[str, int]:
         """Rejected files by reason code, most frequent first."""
-        counts: Counter[str] = Counter()
-        for verdict in self.verdicts:
-            if verdict.reason is not None:
-                counts[verdict.reason.value] += verdict.files
-        return dict(counts.most_common())
+        return dict(files_by_reason(self.verdicts))
 
     def __str__(self) -> str:
         rejected = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
@@ -55,5 +52,7 @@ class IngestSummary:
             f"{self.files} files: {self.series} series with {self.slices} slices in {self.store} "
             f"({self.added} added, {self.skipped} there already), {self.patients}; "
             f"{self.count(Outcome.ACCEPTED)} files accepted, {self.count(Outcome.REPAIRED)} repaired, "
-            f"{self.count(Outcome.REJECTED)} rejected" + (f" ({rejected})" if rejected else "")
+            f"{self.count(Outcome.REJECTED)} rejected"
+            + (f" ({rejected})" if rejected else "")
+            + "".join(f"; {one}" for one in self.statements)
         )

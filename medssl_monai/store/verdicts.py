@@ -8,6 +8,7 @@ identifier can travel in them.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
@@ -155,6 +156,15 @@ def merge_verdicts(earlier: Iterable[Verdict], later: Iterable[Verdict]) -> list
     met = {verdict.subject for verdict in newer}
     merged = newer + [verdict for verdict in earlier if verdict.subject not in met]
     return sorted(merged, key=lambda v: (v.kind, v.source_id, v.series_id, v.reason or "", v.detail, v.files))
+
+
+def files_by_reason(verdicts: Iterable[Verdict]) -> list[tuple[str, int]]:
+    """Number of rejected files by reason code, most frequent first."""
+    counts: Counter[str] = Counter()
+    for verdict in verdicts:
+        if verdict.reason is not None:
+            counts[verdict.reason.value] += verdict.files
+    return counts.most_common()
 
 
 def write_verdicts(path: Path, verdicts: Iterable[Verdict]) -> None:

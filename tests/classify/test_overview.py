@@ -70,6 +70,8 @@ def test_an_audit_that_is_not_run_is_said(
 def test_slices_of_a_store(tmp_path: Path, phantom_labels: Path, phantom_store: SliceStore) -> None:
     data = LabelledData(phantom_labels, phantom_store.path)
     content = write_overview(data, tmp_path)
+    rejected = sum(verdict.files for verdict in phantom_store.verdicts if verdict.reason)
+    assert content["left_out"] == {"rejected at ingestion: NOT_AN_IMAGE_FILE": rejected}
     for split in ("train", "test"):
         rows = [row for row in content["rows"] if row["split"] == split]
         assert sum(row["slices"] for row in rows) == len(data.rows(split))

@@ -128,7 +128,7 @@ def _plain(dataset: Dataset, keyword: str) -> list[str] | None:
     tag, known_vr = _tag_and_vr(keyword)
     try:
         raw: Any = dataset.get_item(tag)  # converts what has no content, where damage shows
-    except Exception:
+    except Exception:  # pydicom converts empty values here, and what damage raises varies; `_value` looks at it again
         return None
     if raw is None:
         return []

@@ -218,7 +218,7 @@ class _Unpacking:
                 block = stream.read(BLOCK_BYTES)
             except gzip.BadGzipFile as error:
                 raise _ChecksumError from error
-            except Exception as error:
+            except Exception as error:  # zlib, lzma, bz2, zipfile and tarfile have errors of their own
                 return _damaged(error)
             if not block:
                 return ""
