@@ -86,6 +86,7 @@ def _pictures(path: Path) -> TaskName | None:
     if path.suffix.lower() == ".npz" or (path / "organsmnist.npz").is_file():
         return "organ_s_mnist"
     if path.is_dir():
-        return "covid_ct" if next(path.rglob("trainCT_COVID.txt"), None) else "folders"
+        named: dict[str, TaskName] = {"trainCT_COVID.txt": "covid_ct", "head_ct/000.png": "head_ct"}
+        return next((task for file, task in named.items() if next(path.rglob(file), None)), "folders")
     sources = (Path(row.source) for row in read_any_labels(path).rows)
     return "table" if any(source.suffix.lower() in PICTURES for source in sources) else None

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from medssl_monai.classify.audited import audit
 from medssl_monai.classify.pictures.data import ImageData
 from medssl_monai.classify.pictures.files import ImageFiles
 from medssl_monai.classify.pictures.folders import folder_classes
@@ -103,6 +104,34 @@ def test_covid_ct_names_what_is_missing(covid_root: Path) -> None:
     (covid_root / "Data-split" / "COVID" / "trainCT_COVID.txt").unlink()
     with pytest.raises(LabelError, match=r"official list trainCT_COVID\.txt"):
         covid_ct(covid_root)
+
+
+@pytest.mark.parametrize("place", ["head_ct", "Dataset/head_ct", "head_ct/head_ct"])
+def test_head_ct_at_any_depth(tmp_path: Path, place: str) -> None:
+    for number in range(20):
+        picture(tmp_path / place / f"{number:03d}.png", seed=number)
+    rows = [f"{number},{int(number < 10)}" for number in range(20)]
+    table = (tmp_path / place).parent / "labels.csv"
+    table.write_text("id, hemorrhage\n" + "\n".join(rows) + "\n")
+    data = image_task("head_ct", tmp_path)
+    assert data.classes == ["normal", "hemorrhage"]
+    assert [data.file_of(place)[-7:] for place in np.flatnonzero(data.labels).tolist()] == [
+        f"{i:03d}.png" for i in range(10)
+    ]
+    assert {split: sorted(data.labels_of(split)) for split in ("validation", "test")} == {
+        "validation": [0, 1],
+        "test": [0, 0, 1, 1],
+    }
+    assert sorted(place for places in data.splits.values() for place in places) == list(range(20))
+    assert not audit([tmp_path]).unchecked
+    with pytest.raises(ConfigError, match="did not have the pictures of head_ct"):
+        image_task("head_ct", tmp_path, as_reference=True)
+    table.write_text("id, hemorrhage\n3,yes\n")
+    with pytest.raises(LabelError, match="a number and 0 or 1, found '3,yes'"):
+        image_task("head_ct", tmp_path)
+    table.write_text("id, hemorrhage\n77,1\n")
+    with pytest.raises(LabelError, match=r"the picture 077\.png is missing"):
+        image_task("head_ct", tmp_path)
 
 
 def organ_file(path: Path, sizes: tuple[int, int, int] = (44, 22, 33), **other: Any) -> Path:

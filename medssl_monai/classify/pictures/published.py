@@ -1,5 +1,7 @@
 """The pictures that Wolf et al. 2023 classified, as they are published: COVID-CT, OrganSMNIST, and folders of classes.
 
+Their brain haemorrhages were internal. The published head CT pictures of that kind stand beside them.
+
 With ``as_reference`` splits and subsets are those that the reference drew; otherwise they are stratified, seeded, and
 keep patients apart where patients are known.
 """
@@ -17,14 +19,14 @@ from medssl_monai.classify.classes import named_classes
 from medssl_monai.classify.pictures.data import ImageData
 from medssl_monai.classify.pictures.files import ImageFiles
 from medssl_monai.classify.pictures.folders import folder_classes
-from medssl_monai.classify.pictures.table import image_table
+from medssl_monai.classify.pictures.table import drawn_splits, image_table
 from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.labels.names import class_named
 from medssl_monai.labels.subsets import Unit, reference_subset
 
 logger = logging.getLogger(__name__)
 
-TaskName = Literal["covid_ct", "organ_s_mnist", "folders", "table"]
+TaskName = Literal["covid_ct", "organ_s_mnist", "head_ct", "folders", "table"]
 # Names in the order of MedMNIST's labels.
 ORGANS = [
     *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right"),
@@ -48,7 +50,7 @@ def image_task(
     """A data set by name, with a share of its training pictures.
 
     Args:
-        name: ``covid_ct``, ``organ_s_mnist``, ``folders`` or ``table``.
+        name: ``covid_ct``, ``organ_s_mnist``, ``head_ct``, ``folders`` or ``table``.
         root: folder or file.
         fraction: of the training pictures, in (0, 1].
         subset_unit: see `nested_subset`.
@@ -65,15 +67,15 @@ def image_task(
         raise ConfigError(f"image task {name!r} is unknown; choose one of {', '.join(get_args(TaskName))}")
     if task not in ("multiclass", "multilabel") or (task == "multilabel" and name != "table"):
         raise ConfigError(f"task: the pictures of {name} have one class each, found {task!r}; set task=multiclass")
-    if as_reference and name == "table":
-        raise ConfigError("as_reference: the reference had no table of pictures; leave it false")
+    if as_reference and name in ("table", "head_ct"):
+        raise ConfigError(f"as_reference: the reference did not have the pictures of {name}; leave it false")
     given = named_classes(classes)
     if name == "table":
         data = image_table(root, multilabel=task == "multilabel", classes=given)
     elif name == "folders":
         data = folder_classes(root, as_reference=as_reference, classes=given)
     else:
-        data = covid_ct(root) if name == "covid_ct" else organ_s_mnist(root)
+        data = {"covid_ct": covid_ct, "head_ct": head_ct, "organ_s_mnist": organ_s_mnist}[name](root)
     data = _in_order(data, given)
     if isinstance(data.images, ImageFiles):
         data.images.headers()  # refuses what cannot be read before anything is trained
@@ -120,10 +122,10 @@ def covid_ct(root: str | Path) -> ImageData:
     for split, short in (("train", "train"), ("validation", "val"), ("test", "test")):
         for label, name in enumerate(classes):
             title = f"{short}CT_{name}.txt"
-            text = _one(there.get(title, []), name, f"the official list {title}")
+            text = _one(there.get(title, []), name, f"covid_ct: the official list {title}")
             for line in filter(None, map(str.strip, text.read_text(encoding="utf-8").splitlines())):
                 places = there.get(class_named(line), [])
-                path = _one(places, f"CT_{name}", f"a picture of {title} (number {len(paths)})")
+                path = _one(places, f"CT_{name}", f"covid_ct: a picture of {title} (number {len(paths)})")
                 if path in seen:
                     raise LabelError(f"{title}: line {line!r} is listed twice; correct the lists")
                 seen.add(path)
@@ -155,10 +157,38 @@ def _one(candidates: Sequence[Path], parent: str, what: str) -> Path:
     """The file in a folder of that name, or else anywhere; copies must be equal."""
     wanted = [path for path in candidates if path.parent.name == parent] or list(candidates)
     if not wanted:
-        raise LabelError(f"covid_ct: {what} is missing; unpack the data set as published, with its Data-split folder")
+        raise LabelError(f"{what} is missing; unpack the data set as published, with its lists or labels")
     if len(wanted) > 1 and len({file_sha256(path) for path in wanted}) > 1:
-        raise LabelError(f"covid_ct: {what} is there {len(wanted)} times with different content; keep one version")
+        raise LabelError(f"{what} is there {len(wanted)} times with different content; keep one version")
     return wanted[0]
+
+
+def head_ct(root: str | Path) -> ImageData:
+    """Head CT hemorrhage (Kitamura 2018, kaggle.com/datasets/felipekitamura/head-ct-hemorrhage): 100 + 100 pictures.
+
+    ``labels.csv`` (id, hemorrhage) and the pictures ``000.png`` … are found by name at any depth, pictures first in a
+    folder called ``head_ct``. There are neither patients nor official splits: a fifth is drawn for testing, and 15 % of
+    the rest for validation. Near duplicates may stand on both sides; `medssl audit` finds them.
+
+    Raises:
+        LabelError: the labels or a labelled picture are missing, or there in different versions; a row is no number and
+            0 or 1.
+    """
+    folder = Path(root)
+    there = _by_name(folder)
+    table = _one(there.get("labels.csv", []), "head_ct", "head_ct: labels.csv")
+    labels: dict[Path, int] = {}
+    for line in table.read_text(encoding="utf-8-sig").splitlines()[1:]:
+        number, _, label = (cell.strip() for cell in line.partition(","))
+        if not (number.isdecimal() and label in ("0", "1")):
+            raise LabelError(f"{table.name}: a row must be a number and 0 or 1, found {line[:40]!r}; correct it")
+        name = f"{int(number):03d}.png"
+        labels[_one(there.get(name, []), "head_ct", f"head_ct: the picture {name}")] = int(label)
+    truth, unknown = np.array(list(labels.values()), dtype=np.int64), [""] * len(labels)
+    notes = ("patient unknown: patients may be on both sides",)
+    splits = drawn_splits(truth, unknown)
+    images = ImageFiles(list(labels), folder)
+    return ImageData("head_ct", ["normal", "hemorrhage"], images, truth, unknown, splits, notes)
 
 
 def organ_s_mnist(path: str | Path) -> ImageData:
