@@ -49,6 +49,9 @@ class Graph(Protocol):
     def replay(self) -> None:
         """Run what was recorded, on the same tensors."""
 
+    def seconds(self) -> float:
+        """Device time of the last replay; waits for it."""
+
     def reset(self) -> None:
         """Release what was recorded, and its memory."""
 
@@ -59,6 +62,7 @@ class CudaGraph:
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.begin, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def warm_up(self, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Run `compute` on the stream of the recording."""
@@ -80,7 +84,14 @@ class CudaGraph:
         """Launch all recorded kernels on the current stream."""
         if self.graph is None:
             raise RuntimeError("nothing was recorded; call record first")
+        self.begin.record()
         self.graph.replay()
+        self.end.record()
+
+    def seconds(self) -> float:
+        """Device time of the last replay."""
+        self.end.synchronize()
+        return float(self.begin.elapsed_time(self.end)) / 1e3
 
     def reset(self) -> None:
         """Release the graph, once the device has finished with it."""

@@ -1,6 +1,6 @@
 """Pre-training: one optimizer step of any method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol
 
@@ -10,6 +10,7 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor
 
 from medssl_monai.engines.captured_step import Batch, captured_step
+from medssl_monai.engines.compilation import Compilation
 from medssl_monai.engines.loader import StepLoader
 from medssl_monai.engines.precision import check_bfloat16
 from medssl_monai.engines.resumable import ResumableTrainer
@@ -47,10 +48,11 @@ class PretrainTrainer(ResumableTrainer):
         amp: bfloat16 autocast, on GPUs and on CPUs with `cpu_has_bfloat16`, where a step takes about half as long. On
             other CPUs it would be many times slower.
         channels_last: memory format of weights and views.
-        compile_method: compile the forward pass with ``torch.compile``.
         cuda_graph: record forward and backward pass as a CUDA graph and replay it (`CapturedStep`), with the same
             results. "auto" does so on a GPU, in one process, without accumulation or recomputation, and for methods
             that are `capturable`; otherwise one line in the log says why not. True refuses to run without.
+        compile_blocks: compile residual blocks, and stages of SparK's decoder, one by one with ``torch.compile``: True
+            at once, "auto" in recorded steps of a run that is long enough to earn it (`Compilation`).
         train_handlers: MONAI/Ignite handlers, attached in this order.
 
     Raises:
@@ -77,8 +79,8 @@ class PretrainTrainer(ResumableTrainer):
         clip_norm: float | None = None,
         amp: bool = False,
         channels_last: bool = True,
-        compile_method: bool = False,
         cuda_graph: bool | Literal["auto"] = "auto",
+        compile_blocks: bool | Literal["auto"] = "auto",
         train_handlers: Sequence[Any] = (),
     ) -> None:
         device = torch.device(device)
@@ -88,7 +90,6 @@ class PretrainTrainer(ResumableTrainer):
         self.method = method.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if process_count() > 1:
             use_process_batch_norm(self.method)
-        self.forward: Callable[..., dict[str, Tensor]] = torch.compile(self.method) if compile_method else self.method
         self.device_views = train_data_loader.device_views
         self.optimizer = optimizer
         choose_kernels(optimizer, fused=device.type == "cuda")
@@ -107,6 +108,7 @@ class PretrainTrainer(ResumableTrainer):
         )
         self.autocast = amp
         self.captured = captured_step(self.method, self._compute, device, accumulation_steps, cuda_graph)
+        self.compilation = Compilation(self.method, self.captured, compile_blocks)
         self.add_event_handler(Events.COMPLETED, self._release)
 
     @property
@@ -135,6 +137,7 @@ class PretrainTrainer(ResumableTrainer):
         self.optimizer.step()
         self.method.after_step(progress)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
+        self.compilation.after_step(progress.total_steps - progress.step - 1)
         return output
 
     def _release(self) -> None:
@@ -159,7 +162,8 @@ class PretrainTrainer(ResumableTrainer):
     def _forward(self, part: Batch, progress: Progress) -> dict[str, Tensor]:
         try:
             with self._precision():
-                return self.forward(part, progress)
+                scalars: dict[str, Tensor] = self.method(part, progress)
+                return scalars
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise

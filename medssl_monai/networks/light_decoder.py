@@ -4,10 +4,12 @@ Shapes: B images, D decoder width, H × W pixels of the image.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from medssl_monai.networks.compiled import PartlyCompiled, output_of
 from medssl_monai.networks.masked import Visible
 from medssl_monai.networks.masked_batch_norm import masked_batch_norm
 from medssl_monai.networks.packed import Cells, normalised_cells, spread
@@ -42,7 +44,7 @@ class Densify(nn.Module):
         return dense
 
 
-class LightDecoder(nn.Module):
+class LightDecoder(PartlyCompiled, nn.Module):
     """Five upsampling stages and a 1×1 projection.
 
     Stage i first adds its densified map (i < 4), then doubles the resolution and halves the width. Convolutions are
@@ -71,10 +73,11 @@ class LightDecoder(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Four maps, the smallest first, (B, D / 2^i, H / 2^(5−i), W / 2^(5−i)), to an image (B, out, H, W)."""
         x: Tensor | None = None
+        function = self.compiled(output_of)
         for index, stage in enumerate(self.stages):
             if index < len(maps):
                 x = maps[index] if x is None else x + maps[index]
-            x = stage(x)
+            x = function(stage, cast(Tensor, x))
         image: Tensor = self.projection(x)
         return image
 

@@ -74,15 +74,19 @@ def packed_features(encoder: ResNetEncoder, image: Tensor, cells: Cells, drop_pa
     x = F.max_pool2d(x, 3, stride=2).permute(0, 2, 3, 1)  # (N, 8, 8, 64)
     rates = iter(drop_path_rates(sum(map(len, encoder.stages)), drop_path_rate))
     maps = []
+    function = encoder.compiled(packed_block)
     for stage in encoder.stages:
         for block in stage:
-            x = run_block(encoder.recompute, block, packed_block, block, x, cells, next(rates))
+            # Drawn here, because a compiled block would draw other numbers.
+            rate = next(rates)
+            kept = kept_branches(cells.grid[0], rate, x) if rate > 0.0 and encoder.training else None
+            x = run_block(encoder.recompute, block, function, block, x, cells, kept)
         maps.append(x)
     return maps
 
 
-def packed_block(block: nn.Module, x: Tensor, cells: Cells, drop_rate: float) -> Tensor:
-    """A torchvision residual block over visible cells (N, t, t, C)."""
+def packed_block(block: nn.Module, x: Tensor, cells: Cells, kept: Tensor | None = None) -> Tensor:
+    """A torchvision residual block over visible cells (N, t, t, C); `kept` (B, 1, 1, 1) from `kept_branches`."""
     if not isinstance(block, (Bottleneck, BasicBlock)):
         raise TypeError(f"block: must be torchvision's BasicBlock or Bottleneck, found {type(block).__name__}")
     names = ("1", "2", "3") if isinstance(block, Bottleneck) else ("1", "2")
@@ -92,8 +96,8 @@ def packed_block(block: nn.Module, x: Tensor, cells: Cells, drop_rate: float) ->
         out = normalised_cells(getattr(block, f"bn{name}"), _conv(getattr(block, f"conv{name}"), out, cells), relu)
     if block.downsample is not None:
         x = normalised_cells(block.downsample[1], _conv(block.downsample[0], x, cells))
-    if drop_rate > 0.0 and block.training:
-        out = out * kept_branches(cells.grid[0], drop_rate, out).index_select(0, cells.image)
+    if kept is not None:
+        out = out * kept.index_select(0, cells.image)
     return cast(Tensor, block.relu(out + x))
 
 

@@ -14,6 +14,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.checkpoints.manifests import LAYOUTS
 from medssl_monai.errors import ConfigError
+from medssl_monai.networks.compiled import PartlyCompiled, output_of
 from medssl_monai.networks.recompute import run_block
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def folded_weight(weight: Tensor) -> Tensor:
     return folded
 
 
-class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no type hints
+class ResNetEncoder(ResNet, PartlyCompiled):  # type: ignore[misc]  # torchvision publishes no type hints
     """torchvision's ResNet without its classifier: images (B, 1|3, H, W) to features (B, F).
 
     The features are the global average pool of the last stage. State-dict keys are torchvision's, without ``fc.*``,
@@ -72,8 +73,8 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
         """
         x = self.maxpool(self.relu(self.bn1(self.first_convolution(image))))
         if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out a branch, not half of a condition
-            if self.recompute:
-                return self._recomputed(x)
+            if self.recompute or self._compilation is not None:
+                return self._block_by_block(x)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         features: Tensor = self.avgpool(x).flatten(1)
         return features
@@ -96,10 +97,11 @@ class ResNetEncoder(ResNet):  # type: ignore[misc]  # torchvision publishes no t
         return x
 
     @torch.jit.unused
-    def _recomputed(self, x: Tensor) -> Tensor:
+    def _block_by_block(self, x: Tensor) -> Tensor:
+        function = self.compiled(output_of)
         for stage in self.stages:
             for block in stage:
-                x = run_block(True, block, block, x)
+                x = run_block(self.recompute, block, function, block, x)
         features: Tensor = self.avgpool(x).flatten(1)
         return features
 

@@ -47,6 +47,10 @@ class StandIn:
             found = self.compute()
         _map(lambda kept, new: kept.copy_(new), self.static, found)
 
+    def seconds(self) -> float:
+        """As if it took a second."""
+        return 1.0
+
     def reset(self) -> None:
         """Nothing of the recording may be used again."""
         if self.compute is not None:

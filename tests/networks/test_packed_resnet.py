@@ -75,4 +75,4 @@ def test_rims_hold_the_neighbours() -> None:
 def test_other_blocks_are_refused() -> None:
     cells = Cells(torch.zeros(1, dtype=torch.long), torch.ones(1, 1, 1, 1, dtype=torch.bool))
     with pytest.raises(TypeError, match="must be torchvision's BasicBlock or Bottleneck"):
-        packed_block(nn.Identity(), torch.zeros(1, 2, 2, 1), cells, 0.0)
+        packed_block(nn.Identity(), torch.zeros(1, 2, 2, 1), cells)
