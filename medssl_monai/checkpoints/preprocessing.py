@@ -116,7 +116,7 @@ def check_preprocessing(
         CheckpointError: they differ. The message names each difference and the value to set.
     """
     trained = metadata if isinstance(metadata, Preprocessing) else Preprocessing.from_metadata(metadata, source)
-    check_intensities(trained, window, source)
+    check_intensities(trained, input_of(window), source)
     differences = []
     compared = window is not None and trained.window is not None and input_of(window) != PICTURES
     if compared and _limits(window) != _limits(trained.window):  # type: ignore[arg-type]
@@ -141,16 +141,21 @@ def input_of(window: WindowSpec | None) -> str | None:
     return HOUNSFIELD if any(isinstance(one, tuple) for one in channels) else None
 
 
-def check_intensities(trained: Preprocessing, window: WindowSpec | None, source: str) -> None:
+def check_intensities(trained: Preprocessing, images: str | None, source: str) -> None:
     """Refuse weights of pictures for images in HU, and the other way round.
 
+    Args:
+        trained: the weights' own preprocessing.
+        images: `PICTURES` or `HOUNSFIELD`; None where it is unknown.
+        source: what an error names.
+
     Raises:
-        CheckpointError: `window`, of the images at hand, is for the one and the weights' own for the other.
+        CheckpointError: `images` are the one, and the weights were trained on the other.
     """
-    here, there = input_of(window), input_of(trained.window)
-    if here is not None and there is not None and here != there:
+    there = input_of(trained.window)
+    if images is not None and there is not None and images != there:
         raise CheckpointError(
-            f"{source}: was trained on {there}, and the images are {here}; give an encoder that was trained on such "
+            f"{source}: was trained on {there}, and the images are {images}; give an encoder that was trained on such "
             "images, or set check_weights=false to use it all the same"
         )
 

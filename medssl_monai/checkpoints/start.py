@@ -39,6 +39,7 @@ def start_from(
     std: Constants | None = None,
     default: Mapping[str, Any] | None = None,
     check: bool = True,
+    pictures: bool | None = None,
 ) -> NetworkStart:
     """The architecture and preprocessing of a network that starts from these weights; logs what it takes from them.
 
@@ -52,11 +53,12 @@ def start_from(
         default: values for what neither the user nor the weights tell, by name.
         check: refuse a window, mean or std that contradicts the weights, and weights of pictures for images in HU or
             the other way round. Without it such weights do not tell window, mean and std.
+        pictures: whether the images at hand are pictures; False is HU, and None refuses neither.
 
     Raises:
         CheckpointError: the weights cannot be read, or `check` and the user's values differ from theirs.
     """
-    images = window if window is not None else (default or {}).get("window")
+    images = None if pictures is None else PICTURES if pictures else HOUNSFIELD
     trained: dict[str, Any] = {}
     if path:
         _, report = load_encoder(path)
@@ -64,7 +66,7 @@ def start_from(
         if check:
             check_intensities(known, images, Path(path).name)
             check_preprocessing(known, window=window, mean=mean, std=std, source=Path(path).name)
-        elif {input_of(images), input_of(known.window)} == {PICTURES, HOUNSFIELD}:
+        elif {images, input_of(known.window)} == {PICTURES, HOUNSFIELD}:
             known = replace(known, window=None, mean=None, std=None)
         trained = {"arch": report.arch, **vars(known)}
     asked: dict[str, Any] = {"arch": arch, "image_size": image_size, "window": window, "mean": mean, "std": std}

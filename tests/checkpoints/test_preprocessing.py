@@ -103,11 +103,14 @@ def test_weights_of_pictures_are_not_for_hounsfield_units(
     assert load_encoder(path)[1].metadata.get("intensities") == (PICTURES if trained == "picture" else None)
     if refused:
         with pytest.raises(CheckpointError, match=rf"encoder\.safetensors: {refused}.*check_weights=false"):
-            start_from(path, window=window, default=told)
-        crossed = start_from(path, window=window, default=told, check=False)
+            start_from(path, window=window, default=told, pictures=default == "picture")
+        crossed = start_from(path, window=window, default=told, pictures=default == "picture", check=False)
+        assert start_from(path, default=told).prepared.window == trained, (
+            "who shows what the weights know refuses nothing"
+        )
         assert crossed == NetworkStart("resnet18", Preprocessing(window or default, 0.5, 0.5, image_size=64))
     else:
-        prepared = start_from(path, window=window, default=told).prepared
+        prepared = start_from(path, window=window, default=told, pictures=default == "picture").prepared
         assert (prepared.mean, prepared.std, prepared.window) == (0.2, 0.3, window or trained or default)
 
 
