@@ -152,6 +152,9 @@ def test_strangers_are_refused(proxy: tuple[str, ssl.SSLContext, int]) -> None:
         ("GET", "/datastore/image?image=x"),
         ("GET", "/proxy/dicom/qido/studies"),
         ("GET", "/ohif/"),
+        ("GET", "/form/"),
+        ("GET", "/form/slice?series=x&position=0"),
+        ("PUT", "/form/class"),
     ):
         assert _ask(address, context, method, path)[0] == 401, path
         assert _ask(address, context, method, path, "ann:wrong")[0] == 401, path
@@ -167,6 +170,10 @@ def test_people_come_through_without_their_passwords(proxy: tuple[str, ssl.SSLCo
         ("POST", "/infer/classification?image=x"),
         ("GET", "/train/"),
         ("GET", "/proxy/dicom/qido/studies"),
+        ("GET", "/form/"),
+        ("GET", "/form/slice?series=x&position=0"),
+        ("POST", "/form/next"),
+        ("PUT", "/form/class"),
     ):
         status, seen = _ask(address, context, method, path, "ann", body=b"x" if method in ("PUT", "POST") else None)
         assert (status, seen) == (200, f"{method} {path} 127.0.0.1:{upstream} -"), path
@@ -197,6 +204,8 @@ def test_closed_endpoints_stay_closed_for_everybody(proxy: tuple[str, ssl.SSLCon
         ("POST", "/proxy/dicom/stow/studies"),
         ("POST", "/train/"),
         ("GET", "/info/../logs/"),
+        ("PUT", "/form/"),
+        ("GET", "/form/other"),
         ("GET", "/%6cogs/"),
     ):
         assert _ask(address, context, method, path, "tom")[0] in (403, 404), path
