@@ -84,6 +84,13 @@ def test_ct_of_a_pacs(address: str, phantom_labels: Path, small_run: Path, tmp_p
         assert again["prediction"] == first.json["prediction"]
         assert client.ask("POST", f"/infer/evidence?image={images[0]}&output=image").status == 200
         assert client.infer("classification", "1.2.3").status == 404
+        shown = client.ask("POST", "/form/next", body={"strategy": "random", "skipped": []})
+        picture = client.ask("GET", f"/form/slice?series={shown.json['series']}&position=5")
+        assert picture.body.startswith(b"\x89PNG")
+        assert not [uid for uid in uids if uid.encode() in shown.body + picture.body], "the form knows pseudonyms only"
+        sent = {"series": shown.json["series"], "label": "upper", "before": None}
+        assert client.ask("PUT", "/form/class", body=sent).status == 200
+        assert client.ask("GET", "/datastore/").json["completed"] == 1
         for number, image in enumerate(images):
             assert client.label(image, {"label": ("upper", "lower")[number % 2]}, tmp_path).status == 200
         assert client.ask("GET", "/datastore/").json["completed"] == len(images)
