@@ -6,6 +6,7 @@ Shapes: slice (H, W), picture (H, W) or (H, W, 3) in [0, 1], view (3, S, S), map
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import cv2
@@ -32,6 +33,8 @@ OPACITY = 0.5
 """Of the map where it is strongest; where there is nothing to show the slice stays as it is."""
 COLOURS = "viridis"
 """Of a map of what spoke for a class, from nothing to the most in its slice."""
+PANEL_WIDTH = 24
+"""Characters of a title that stand beside one another over a panel of `draw_explanations`."""
 BRIGHT: dict[str, Any] = {"color": "white", "path_effects": [withStroke(linewidth=2, foreground="black")]}
 
 
@@ -198,7 +201,7 @@ def draw_explanations(
         pictures: the same items with ``image`` uint8 (3, H, W), where the view stretches them to a square: these are
             drawn then, in their own proportions.
         transposed: whether views have rows for columns of these pictures.
-        captions: what each example is called, written under it.
+        captions: what each example is called, written above it; of a long name the end is shown.
     """
     shown = []
     for example in examples:
@@ -211,18 +214,18 @@ def draw_explanations(
             heat = on_slice(heat, picture.shape[:2], fitted=False, transposed=transposed)
         shown.append((picture, heat))
     tallest = max(picture.shape[0] / picture.shape[1] for picture, _ in shown)
-    figure = Figure(figsize=(0.6 + 2.3 * len(examples), 1 + 4.4 * min(2.0, tallest)), layout="constrained")
+    figure = Figure(figsize=(0.6 + 2.3 * len(examples), 1.4 + 4.4 * min(2.0, tallest)), layout="constrained")
     panels = figure.subplots(2, len(examples), squeeze=False)
-    for (upper, lower), example, (picture, heat) in zip(panels.T, examples, shown, strict=True):
+    captions = captions or [""] * len(examples)
+    for (upper, lower), example, (picture, heat), caption in zip(panels.T, examples, shown, captions, strict=True):
         upper.imshow(picture, cmap="gray", vmin=0, vmax=1)
         lower.imshow(overlay(picture, heat))
         for axes in (upper, lower):
             axes.set_axis_off()
         names = [picture_text(classes[c]) for c in (example.label, example.predicted)]
         verdict = "right" if example.label == example.predicted else "wrong"
-        upper.set_title(f"{names[0]}\npredicted {names[1]}\n{example.confidence:.2f}, {verdict}", fontsize=9)
-    for lower, caption in zip(panels[1], captions, strict=bool(captions)):
-        lower.set_title(plain_text(caption), fontsize=7, y=-0.02, va="top", parse_math=False)
+        title = [names[0], f"predicted {names[1]}", f"{example.confidence:.2f}, {verdict}"]
+        upper.set_title("\n".join([*title, *_lines(caption)]), fontsize=9)
     figure.colorbar(
         ScalarMappable(cmap=COLOURS),
         ax=panels[1].tolist(),
@@ -231,3 +234,10 @@ def draw_explanations(
     )
     figure.suptitle("Grad-CAM: what spoke for the class predicted\n(cells of 32 × 32 pixels of the view)", fontsize=11)
     save_figure(figure, path)
+
+
+def _lines(caption: str) -> list[str]:
+    """A name in lines as wide as a panel."""
+    text = plain_text(caption)
+    shown = text if len(text) <= 2 * PANEL_WIDTH else f"…{text[1 - 2 * PANEL_WIDTH :]}"
+    return [line.replace("$", r"\$") for line in wrap(shown, PANEL_WIDTH)]
