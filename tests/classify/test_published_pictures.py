@@ -349,8 +349,8 @@ def test_the_references_views(tmp_path: Path) -> None:
 def test_views_are_mirrored_by_seed_epoch_and_index() -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
     data = ImageData("x", ["a"], images, np.zeros(30, np.int64), [""] * 30, {"train": list(range(30))})
-    dataset = data.dataset("train", ImageViewd(8, *ORGAN_STATISTICS, augment=True))
-    plain = data.dataset("train", ImageViewd(8, *ORGAN_STATISTICS))
+    view = ImageViewd(8, *ORGAN_STATISTICS)
+    dataset, plain = data.dataset("train", view.augmenting(True)), data.dataset("train", view)
     flips = []
     for index in range(30):
         key = SampleKey(1, index)

@@ -3,6 +3,7 @@
 Shapes: picture (3, H, W) uint8, view (3, S, S) float32.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,12 @@ class ImageViewd:
         self.image_size, self.augment, self.seed = image_size, augment, seed
         self.as_reference, self.transpose = as_reference, transpose
         self.mean, self.std = (torch.tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (mean, std))
+
+    def augmenting(self, augment: bool) -> "ImageViewd":
+        """The same views, augmented or not."""
+        view = copy.copy(self)
+        view.augment = augment
+        return view
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Item with a picture -> the same item with its view."""
