@@ -20,10 +20,11 @@ from medssl_monai.engines.loader import StepLoader
 from medssl_monai.store.dataset import SliceDataset
 
 
-def moved(loader: StepLoader, batch: dict[str, Any], device: str) -> dict[str, Any]:
+def moved(loader: StepLoader, method: Any, batch: dict[str, Any], device: str) -> dict[str, Any]:
     """A batch as `PretrainTrainer` gives it to the method."""
     if loader.device_views is not None:
         batch = loader.device_views.apply(batch, device)
+    batch = method.prepare(batch)
     there = {k: v.to(device, non_blocking=True) for k, v in batch.items() if isinstance(v, torch.Tensor)}
     views = [v.to(device, non_blocking=True, memory_format=torch.channels_last) for v in batch["views"]]
     return {**there, "views": views}
@@ -38,12 +39,12 @@ def measure(name: str, store: Any, options: Any) -> float:
     batches = iter(loader)
     method, optimizer = ours(name, options.arch)
     method.to(options.device, memory_format=torch.channels_last)
-    there = moved(loader, next(batches), options.device)
+    there = moved(loader, method, next(batches), options.device)
     cached = step_of(method, optimizer, there, bool(options.amp))
 
     def loop() -> None:
         for _ in range(options.steps):
-            step_of(method, optimizer, moved(loader, next(batches), options.device), bool(options.amp))()
+            step_of(method, optimizer, moved(loader, method, next(batches), options.device), bool(options.amp))()
 
     def steps() -> None:
         for _ in range(options.steps):

@@ -10,15 +10,19 @@ import os
 import platform
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import flop_registry
 
+from medssl_monai.engines.captured_step import CudaGraph
 from medssl_monai.engines.resumable import keep_freed_memory
 
 PRODUCTS = {
@@ -65,10 +69,10 @@ def compare(
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(warm_up + rounds):
         for name, run in candidates.items():
-            _wait(device)
+            wait(device)
             begin = clock()
             run()
-            _wait(device)
+            wait(device)
             if number >= warm_up:
                 seconds[name].append(clock() - begin)
     return seconds
@@ -92,17 +96,26 @@ def ratio(seconds: Mapping[str, Sequence[float]], above: str, below: str) -> flo
 class Products(TorchDispatchMode):
     """Notes every convolution and matrix product with the shape, layout and type of what it was given.
 
-    `replay` runs them again, forward and backward, and nothing else: the floor of a step.
+    `replay` runs them again, forward and backward, and nothing else: the floor of a step. `layers` has, for each, its
+    name and shapes, the bytes that it must read and write, and its operations.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[Any, Any, Any]] = []
+        self.layers: list[tuple[str, int, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in PRODUCTS:
             self.calls.append((func, tree_map(_outline, args), kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        if func in PRODUCTS:
+            given = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
+            moved = sum(x.numel() * x.element_size() for x in [*given, *tree_leaves(out)] if isinstance(x, Tensor))
+            name = f"{func.overloadpacket.__name__} " + " ".join(str(list(x.shape)) for x in given)
+            operations = flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
+            self.layers.append((name, moved, operations))
+        return out
 
     def replay(self, device: str) -> Callable[[], None]:
         """A function that runs the products; tensors of one outline share their memory."""
@@ -143,14 +156,70 @@ def floor_of(step: Callable[[], Any], device: str) -> Callable[[], None]:
     """What runs a step's convolutions and matrix products alone."""
     with Products() as products:
         step()
-    return products.replay(device)
+    return graphed(products.replay(device), device)
+
+
+def graphed(run: Callable[[], Any], device: str) -> Callable[[], Any]:
+    """On a GPU `run` as a CUDA graph, which launches at once and so takes the device's time; elsewhere `run` itself."""
+    if not device.startswith("cuda"):
+        return run
+    graph = CudaGraph(torch.device(device))
+    graph.warm_up(run)
+    graph.record(run)
+    return graph.replay
+
+
+def roofline(step: Callable[[], Any], bandwidth: float, peak: float) -> float:
+    """Print each kind of a step's products with its bytes, operations and least time; the sum of these, in seconds.
+
+    `bandwidth` in bytes and `peak` in operations a second. Whatever lies between the products would be fused with them.
+    """
+    with Products() as products:
+        step()
+    total = 0.0
+    kinds = Counter(products.layers)
+    least = {kind: count * max(kind[1] / bandwidth, kind[2] / peak) for kind, count in kinds.items()}
+    print(f"  roofline at {bandwidth / 1e12:.2f} TB/s and {peak / 1e12:.0f} TFLOP/s; the layers with the most time:")
+    for kind, seconds in sorted(least.items(), key=lambda item: -item[1]):
+        if total < 0.9 * sum(least.values()):
+            name, moved, operations = kind
+            work = f"{moved / 1e6:8.1f} MB {operations / 1e9:8.2f} GFLOP"
+            print(f"  {1e3 * seconds:8.3f} ms {kinds[kind]:4d} x {work}  {name}")
+        total += seconds
+    print(f"  roofline of convolutions and products: {1e3 * total:.2f} ms a step", flush=True)
+    return total
+
+
+def kernel_seconds(run: Callable[[], Any], device: str) -> float | None:
+    """Device time of all kernels of `run`, by PyTorch's profiler; None without a GPU."""
+    if not device.startswith("cuda"):
+        return None
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        run()
+        wait(device)
+    return seconds_of(found)
+
+
+def seconds_of(found: profile) -> float:
+    """Device time of all kernels and copies in a profile."""
+    return float(sum(event.self_device_time_total for event in found.key_averages())) / 1e6
+
+
+def markdown(rows: Mapping[str, Mapping[str, str]]) -> None:
+    """Print rows as a Markdown table; an empty cell was not measured."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    print("| | " + " | ".join(columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    for name, row in rows.items():
+        print(f"| {name} | " + " | ".join(row.get(column, "") for column in columns) + " |", flush=True)
 
 
 def _cpu_time(device: str) -> bool:
     return not device.startswith("cuda") and torch.get_num_threads() == 1
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Wait for a GPU; a CPU needs none."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 

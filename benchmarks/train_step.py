@@ -6,18 +6,22 @@
 Ours and the peer: zero_grad, forward, backward, optimizer and momentum update on the same views; the floor: our step's
 convolutions and matrix products alone, forward and backward, same precision and layout. SparK's dense floor is that of
 a step that computes hidden positions too. Goals: ours / floor at most 1.25 on a CPU, 1.15 on a GPU; peer / ours above 1
-on a CPU, 1.5 on a GPU, SparK's encoder 2.
+on a CPU, 2.5 on a GPU, SparK's encoder 2.
 """
 
 import copy
+import importlib.util
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
-from measure import arguments, compare, floor_of, ratio, show, start
+from measure import arguments, compare, floor_of, kernel_seconds, markdown, ratio, roofline, show, start
 from torch import Tensor
 
+from medssl_monai.engines.captured_step import WARM_UP, CapturedStep, CudaGraph
+from medssl_monai.engines.compilation import compile_method
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
@@ -26,8 +30,11 @@ from medssl_monai.methods.swav import SwAV
 from medssl_monai.networks.masked import masked_features
 from medssl_monai.networks.packed import Cells, packed_features, visible_index
 from medssl_monai.optimizers.factories import byol_adam, moco_sgd, spark_lamb, swav_lars
+from medssl_monai.optimizers.kernels import choose_kernels
 
 METHODS = ("spark", "moco", "byol", "swav")
+LIGHTLY = importlib.util.find_spec("lightly") is not None  # the peers' package; without it there is no peer
+ROWS: dict[str, dict[str, str]] = {}  # of the table at the end
 PROGRESS = Progress(step=1, total_steps=100, epoch=0, steps_per_epoch=10)
 
 
@@ -68,25 +75,51 @@ def batch_of(name: str, batch: int, size: int, device: str, layout: torch.memory
 
 
 def step_of(
-    method: Method, optimizer: torch.optim.Optimizer, batch: dict[str, Any], amp: bool, compiled: bool = False
+    method: Method, optimizer: torch.optim.Optimizer, batch: dict[str, Any], amp: bool, graph: bool = False
 ) -> Callable[[], Tensor]:
-    """One optimizer step as `PretrainTrainer` takes it; gives the loss."""
-    forward: Any = torch.compile(method) if compiled else method
-    device = batch["views"][0].device.type
+    """One optimizer step as `PretrainTrainer` takes it, eagerly or as a CUDA graph; gives the loss."""
+    device = batch["views"][0].device
+    prepared = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in method.prepare(batch).items()}
+
+    def compute(batch: dict[str, Any], progress: Progress) -> dict[str, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            loss: Tensor = method(batch, progress)["loss"]
+        loss.backward()
+        return {"loss": loss.detach()}
+
+    run: Callable[..., dict[str, Tensor]] = compute
+    if graph:
+        run = CapturedStep(method, compute, CudaGraph(device) if device.type == "cuda" else Again(), required=True)
 
     def step() -> Tensor:
         method.train()
         method.before_step(PROGRESS)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=amp):
-            loss: Tensor = forward(batch, PROGRESS)["loss"]
-        loss.backward()
+        loss = run(prepared, PROGRESS)["loss"]
         method.after_backward(PROGRESS)
         optimizer.step()
         method.after_step(PROGRESS)
-        return loss.detach()
+        return loss
 
+    for _ in range(WARM_UP if graph else 0):
+        step()
     return step
+
+
+class Again:
+    """In the place of a CUDA graph where there is no GPU, to try the script: what was recorded runs again."""
+
+    def warm_up(self, compute: Any) -> Any:
+        """Run it."""
+        return compute()
+
+    def record(self, compute: Any) -> Any:
+        """Run it; its tensors are those of every replay, since only the time is of interest."""
+        self.replay = compute
+        return compute()
+
+    def reset(self) -> None:
+        """Nothing is held."""
 
 
 def peer_of(name: str, method: Method, batch: dict[str, Any], layout: torch.memory_format, amp: bool) -> Any:
@@ -107,33 +140,47 @@ def measure(name: str, options: Any) -> dict[str, float]:
     layout = torch.channels_last if options.layout == "channels_last" else torch.contiguous_format
     amp = bool(options.amp)
     batch = batch_of(name, options.batch, options.size, options.device, layout)
-    method, optimizer = ours(name, options.arch)
-    method.to(options.device, memory_format=layout)
+    method, optimizer = twin_of(name, options, layout)
     step = step_of(method, optimizer, batch, amp)
     candidates: dict[str, Callable[[], Any]] = {"ours": step, "floor": floor_of(step, options.device)}
+    if options.roofline:
+        roofline(step, 1e12 * options.bandwidth, 1e12 * options.peak)
+    if options.graph:
+        candidates["ours, graph"] = step_of(*twin_of(name, options, layout), batch, amp, graph=True)
     if name == "spark":
         under_mask, other = ours(name, options.arch, packed=False)
         under_mask.to(options.device, memory_format=layout)
         dense = step_of(under_mask, other, batch, amp)
-        candidates |= {"dense floor": floor_of(dense, options.device)}
-    if options.arch == "resnet50" and not options.alone:
+        candidates |= {"under a mask": dense, "dense floor": floor_of(dense, options.device)}
+    if options.arch == "resnet50" and not options.alone and LIGHTLY:
         candidates["peer"] = peer_of(name, method, batch, layout, amp)
     if options.bfloat16:
-        twin, optimizer = ours(name, options.arch)
-        twin.to(options.device, memory_format=layout)
-        candidates["ours, bfloat16"] = step_of(twin, optimizer, batch, amp=True)
+        candidates["ours, bfloat16"] = step_of(*twin_of(name, options, layout), batch, amp=True)
     if options.compiled:
-        twin, optimizer = ours(name, options.arch)
-        twin.to(options.device, memory_format=layout)
-        candidates["ours, compiled"] = step_of(twin, optimizer, batch, amp, compiled=True)
+        twin, optimizer = twin_of(name, options, layout)
+        compile_method(twin, options.backend)
+        candidates["ours, compiled + graph"] = step_of(twin, optimizer, batch, amp, graph=True)
     print(f"{name}: {options.batch} x {options.size} px, {options.arch}, {options.layout}, amp {amp}")
     seconds = compare(candidates, options.rounds, options.device)
     show(seconds, per=options.batch, unit="ms an image")
     found = {"floor": ratio(seconds, "ours", "floor")}
-    found |= {k: ratio(seconds, k, "ours") for k in ("peer", "ours, compiled", "dense floor") if k in seconds}
+    others = ("peer", "ours, graph", "ours, compiled + graph", "under a mask", "dense floor")
+    found |= {k: ratio(seconds, k, "ours") for k in others if k in seconds}
+    ROWS[f"{name}, batch {options.batch}, amp {amp}"] = {k: f"{1e3 * median(v):.1f}" for k, v in seconds.items()}
+    kernels = kernel_seconds(step, options.device)
+    if kernels is not None:
+        ROWS[f"{name}, batch {options.batch}, amp {amp}"]["ours, kernels"] = f"{1e3 * kernels:.1f}"
     if options.bfloat16:
         found["ours, bfloat16"] = ratio(seconds, "ours", "ours, bfloat16")
     return found
+
+
+def twin_of(name: str, options: Any, layout: torch.memory_format) -> tuple[Method, torch.optim.Optimizer]:
+    """Another method of the same kind on the device, with its optimizer."""
+    method, optimizer = ours(name, options.arch)
+    method.to(options.device, memory_format=layout)
+    choose_kernels(optimizer, fused=options.device.startswith("cuda"))
+    return method, optimizer
 
 
 def measure_encoder(options: Any) -> dict[str, float]:
@@ -174,8 +221,12 @@ def measure_encoder(options: Any) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = arguments(
-        __doc__ or "", batch=8, size=224, rounds=2, amp=0, bfloat16=0, compiled=0, alone=0, arch="resnet50"
+        __doc__ or "", batch=8, size=224, rounds=2, amp=0, bfloat16=0, graph=0, compiled=0, alone=0, arch="resnet50"
     )
+    parser.add_argument("--backend", default="inductor", help="of torch.compile")
+    parser.add_argument("--roofline", type=int, default=0, help="print each layer's bytes, operations and least time")
+    parser.add_argument("--bandwidth", type=float, default=3.0, help="of the device, TB/s; an H100's was measured")
+    parser.add_argument("--peak", type=float, default=790.0, help="of the device, TFLOP/s, likewise")
     parser.add_argument("--methods", nargs="+", default=["encoder", *METHODS], choices=["encoder", *METHODS])
     parser.add_argument("--layout", default="channels_last", choices=["channels_last", "contiguous"])
     options = parser.parse_args()
@@ -185,6 +236,9 @@ def main() -> None:
             measure_encoder(options)
         else:
             measure(name, options)
+    if ROWS:
+        print("ms a step:")
+        markdown(ROWS)
 
 
 if __name__ == "__main__":

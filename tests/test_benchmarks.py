@@ -29,7 +29,16 @@ def test_everything_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     written = (tmp_path / "results.txt").read_text(encoding="utf-8")
     assert "0 failures" in written and "left out" not in written
-    for name in ("check_views", "ours / floor", "PIL reference / ours", "the loader's share", "with recompute"):
+    for name in (
+        "check_views",
+        "| ours, compiled + graph |",
+        "roofline of",
+        "| ms a step |",
+        "ours / floor",
+        "PIL reference / ours",
+        "the loader's share",
+        "with recompute",
+    ):
         assert name in written, name
 
 

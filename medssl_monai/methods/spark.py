@@ -82,7 +82,9 @@ class SparK(Method):
 
     def prepare(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch with "visible", the numbers (N,) of the mask's visible cells (`visible_index`)."""
-        return {**batch, "visible": visible_index(batch["mask"])} if self.packed and "mask" in batch else batch
+        if not self.packed or "mask" not in batch or "visible" in batch:
+            return batch
+        return {**batch, "visible": visible_index(batch["mask"])}
 
     def forward(self, batch: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
         """Loss of one batch: "views" a list with first element (B, C, H, W), "mask" (B, 1, H/32, W/32) bool.
