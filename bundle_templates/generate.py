@@ -33,7 +33,16 @@ DEFAULTS = {
 NOT_RECORDED = {
     *("bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "store_dir", "cache_dir", "encoder_weights", "device"),
     *("patient_from", "patients"),
-    *("resume", "check_weights", "confidence", "audit", "learning_rate_short", "probe_labels"),
+    *(
+        "resume",
+        "check_weights",
+        "confidence",
+        "audit",
+        "keep_epochs",
+        "leave_out",
+        "learning_rate_short",
+        "probe_labels",
+    ),
     *("overlays", "tracking", "save_execute_config"),
 }
 MIRROR = "<settings>"  # where they stand in a template that is not finished

@@ -21,6 +21,7 @@ class FinetunedRun:
         steps: optimizer steps that were taken, also before the run was resumed.
         train_slices: number of labelled slices that it learned from.
         train_patients: number of their patients; None where a patient is unknown.
+        best_epoch: from 1, the one that was kept; None without validation slices.
     """
 
     folder: Path
@@ -29,6 +30,7 @@ class FinetunedRun:
     steps: int
     train_slices: int
     train_patients: int | None
+    best_epoch: int | None
 
     @property
     def model(self) -> Path:
@@ -89,4 +91,5 @@ def finetune(
         int(trainer.state.iteration),
         len(patients),
         len(set(patients)) if all(patients) else None,
+        int(trainer.state.best_metric_epoch) if trainer.state.best_metric_epoch > 0 else None,
     )

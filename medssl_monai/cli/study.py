@@ -13,6 +13,13 @@ def run(
     out: Annotated[Path, typer.Option("--out", help="Folder of the study; a stopped one carries on.")],
     data: Annotated[Path | None, typer.Option("--data", help="Label table, in place of the file's data.")] = None,
     store: Store = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder of the pictures, of a study of pictures.")] = None,
+    patients: Annotated[
+        Path | None, typer.Option("--patients", help="CSV with a column of these pictures and one of their patients.")
+    ] = None,
+    pretrain_on: Annotated[
+        Path | None, typer.Option("--pretrain-on", help="Store or folder of unlabelled images to pre-train on.")
+    ] = None,
     encoder: Annotated[
         list[str] | None, typer.Option("--encoder", metavar="NAME=FILE", help="One more encoder. May be repeated.")
     ] = None,
@@ -36,7 +43,9 @@ def run(
 
     given = None if data is None else {"labels": str(data), "store": None if store is None else str(store)}
     encoders = _encoders(encoder) | ({} if imagenet is None else {"ImageNet": {"imagenet": str(imagenet)}})
-    plan = read_plan(config, data=given, encoders=encoders, workers=workers)
+    archive = None if pretrain_on is None else str(pretrain_on)
+    places = {"root": root, "patients": patients, "pretrain_on": archive}
+    plan = read_plan(config, data=given, encoders=encoders, workers=workers, **places)
     results = study(plan, out, scheduler=scheduler, rerun=rerun)
     if into is not None:
         replace_tables(into, Path(config).stem, markdown_tables(results))
@@ -46,7 +55,7 @@ def run(
         from medssl_monai.terminal import study_table
 
         print_tables(study_table(results.points, results.interval_note))
-        typer.echo(f"{out}: report.html, results.csv, comparisons.csv, tables.md, figures/study.png")
+        typer.echo(f"{out}: report.html, results.csv, figures.csv, comparisons.csv, tables.md, figures/study.png")
 
 
 def _encoders(pairs: list[str] | None) -> dict[str, Any]:

@@ -21,13 +21,16 @@ from medssl_monai.atomic import write_json, write_text
 from medssl_monai.classify.evaluate import evaluate
 from medssl_monai.classify.finetune import finetune
 from medssl_monai.classify.forward import forward
+from medssl_monai.classify.pictures.data import ImageData
+from medssl_monai.classify.pictures.file_facts import facts_forest, file_facts
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.classify.probes import Floats, linear_probe, nearest_votes
 from medssl_monai.experiment.inputs import StudyInputs, weights_fingerprint
 from medssl_monai.experiment.made_by import made_by, settings_of
-from medssl_monai.experiment.plan import Cell, StudyPlan, digest
+from medssl_monai.experiment.plan import METRICS, Cell, StudyPlan, digest
 from medssl_monai.experiment.set_aside import set_aside
 from medssl_monai.networks.resnet import resnet_encoder
+from medssl_monai.runs.folder import epoch_model
 
 
 def cell_done(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path) -> bool:
@@ -80,7 +83,8 @@ def run_cell(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path, thread
     write_text(folder / "signature.txt", signature)
     started = time.monotonic()
     with (folder / "log.txt").open("a", encoding="utf-8") as log, _into(log):
-        learned = (_finetune if cell.head == "finetune" else _frozen)(plan, inputs, cell, folder)
+        judge = {"finetune": _finetune, "facts": _facts}.get(cell.head, _frozen)
+        learned = judge(plan, inputs, cell, folder)
     seconds = round(time.monotonic() - started, 1)
     content = {"signature": signature, **vars(cell), **learned, "seconds": seconds, "made_by": maker(inputs)}
     write_json(folder / "cell.json", content)
@@ -93,10 +97,16 @@ def _signature(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> str:
     line of it changes.
     """
     configs = settings_of(_configurations(inputs))
-    source = plan.encoders[cell.encoder]
-    prepared = {} if source.bundle else dict(source.settings)
-    weights = weights_fingerprint(inputs.encoders[cell.encoder])
-    return digest([vars(cell), dict(plan.settings), configs, inputs.unit, inputs.fingerprint, weights, prepared])
+    weights = weights_fingerprint(inputs.weights(cell.encoder, cell.seed))
+    data: list[Any] = [inputs.unit, inputs.fingerprint]
+    data += [sorted(inputs.contradicting)] if inputs.contradicting else []
+    return digest([vars(cell), dict(plan.settings), configs, *data, weights, _prepared(plan, cell)])
+
+
+def _prepared(plan: StudyPlan, cell: Cell) -> dict[str, Any]:
+    """Settings that say how the images of an encoder's weights must be prepared."""
+    source = plan.encoders.get(cell.encoder)
+    return {} if source is None or source.bundle else dict(source.settings)
 
 
 def _configurations(inputs: StudyInputs) -> list[Path]:
@@ -111,15 +121,17 @@ def _overrides(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> dict[str, An
         **alike,
         **inputs.overrides,
         **plan.settings,
-        **({} if plan.encoders[cell.encoder].bundle else plan.encoders[cell.encoder].settings),
+        **_prepared(plan, cell),
         # A cluster's workers may not start processes of their own; the batches are the same whoever loads them.
         **({"num_workers": 0} if multiprocessing.current_process().daemon else {}),
         "overlays": [str(p) for p in inputs.overlays],
-        "encoder_weights": inputs.encoders[cell.encoder],
+        "encoder_weights": inputs.weights(cell.encoder, cell.seed),
+        **({"fold": cell.seed} if inputs.folds else {}),
         "label_fraction": cell.fraction,
         "subset_unit": inputs.unit,
         "subset_seed": cell.seed,
         "seed": cell.seed,
+        "keep_epochs": plan.neighbours,
         "confidence": False,  # a cell is judged, and its weights are dropped
         "audit": False,  # the study looks for leaks once
     }
@@ -131,10 +143,23 @@ def _finetune(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) ->
     run = finetune(place["dataset_dir"], folder / "run", config=inputs.overlays, **_overrides(plan, inputs, cell))
     store = place.get("store_dir")
     quiet: dict[str, Any] = {"explanations": 0, "figures": False, "audit": False}
+    quiet |= {"patients": place["patients"]} if "patients" in place else {}
     evaluate(run.folder, place["dataset_dir"], folder / "evaluation", store=store, **quiet)
+    for step in (-1, 1) if run.best_epoch else ():
+        beside = epoch_model(run.folder, run.best_epoch + step)  # type: ignore[operator]
+        if beside.is_file():
+            target = folder / "neighbours" / f"{step:+d}"
+            evaluate(run.folder, place["dataset_dir"], target, store=store, model_file=str(beside), **quiet)
     for heavy in ("checkpoints", "models"):
         shutil.rmtree(run.folder / heavy, ignore_errors=True)
-    return {"steps": run.steps, "train_slices": run.train_slices, "train_patients": run.train_patients}
+    validation = None if run.validation is None else run.validation["all_slices"]
+    return {
+        "steps": run.steps,
+        "train_slices": run.train_slices,
+        "train_patients": run.train_patients,
+        "best_epoch": run.best_epoch,
+        "validation": validation and {name: validation.get(name) for name in METRICS},
+    }
 
 
 def _frozen(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> dict[str, Any]:
@@ -154,6 +179,32 @@ def _frozen(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> d
     patients = data.patients_of("train")
     known = len(set(patients)) if all(patients) else None
     return {"steps": 0, "train_slices": len(patients), "train_patients": known}
+
+
+def _facts(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> dict[str, Any]:
+    """A classifier on what the files tell without anatomy."""
+    data = _parser(plan, inputs, cell).get_parsed_content("data")
+    facts = _facts_of(data)
+    train, test = (list(data.splits[split]) for split in ("train", "test"))
+    predictions = Predictions(inputs.classes)
+    found = facts_forest(facts[train], data.labels[train], facts[test], len(inputs.classes), seed=cell.seed)
+    for probabilities, place in zip(found, test, strict=True):
+        series, number = data.key(place)
+        predictions.add(probabilities, series, number, data.patients[place], data.label(place))
+    predictions.write(folder / "evaluation", figures=False)
+    patients = data.patients_of("train")
+    return {"steps": 0, "train_slices": len(train), "train_patients": len(set(patients)) if all(patients) else None}
+
+
+def _facts_of(data: ImageData) -> Floats:
+    """Of all pictures, read once for all cells of a process."""
+    key = f"{data.name} {len(data.images)} {data.file_of(0)}"
+    if key not in _FACTS:
+        _FACTS[key] = file_facts(data)
+    return _FACTS[key]
+
+
+_FACTS: dict[str, Floats] = {}
 
 
 def _parser(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> ConfigParser:
@@ -179,14 +230,15 @@ KEPT = 4  # the seeds of an encoder from scratch, which has other features with 
 
 def _encoded(plan: StudyPlan, inputs: StudyInputs, whole: Cell) -> _Encoded:
     """Features of a frozen encoder: shares of the labels and heads have them in common, so the last few are kept."""
-    pretrained = inputs.encoders[whole.encoder] is not None
-    same = replace(whole, head="linear", seed=0 if pretrained else whole.seed)
+    runs = inputs.encoders[whole.encoder]
+    alike = bool(runs) and not inputs.folds
+    same = replace(whole, head="linear", seed=whole.seed % len(runs) if alike else whole.seed)
     key = _signature(plan, inputs, same)
     if key not in _KEPT:
         parser = _parser(plan, inputs, whole)
         data, view = (parser.get_parsed_content(name) for name in ("data", "validate::preprocessing"))
         set_determinism(seed=whole.seed)  # of an encoder from scratch
-        encoder = resnet_encoder(parser["arch"], encoder_weights=inputs.encoders[whole.encoder])
+        encoder = resnet_encoder(parser["arch"], encoder_weights=inputs.weights(whole.encoder, whole.seed))
         encoder.to(parser.get_parsed_content("device"))
         train, learned = _features(encoder, data.dataset("train", view))
         test, tested = _features(encoder, data.dataset("test", view))

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from medssl_monai.drawing import picture_text, save_figure
-from medssl_monai.experiment.plan import HEADS, METRICS
+from medssl_monai.experiment.plan import FILE_FACTS, HEADS, METRICS
 from medssl_monai.experiment.results import Point, StudyResults
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish; markers distinguish the lines in print.
@@ -37,6 +37,10 @@ def draw_study(results: StudyResults, path: Path) -> None:
             axes.fill_between(shares, lows, highs, color=colour, alpha=0.09, linewidth=0)
             for edge in (lows, highs):
                 axes.plot(shares, edge, color=colour, alpha=0.5, linewidth=0.7)
+        facts = [p for p in results.points if p.head == "facts" and p.mean is not None]
+        if facts:
+            shares = [100 * p.fraction for p in facts]
+            axes.plot(shares, [p.mean for p in facts], color="grey", linestyle=":", label=FILE_FACTS)
         axes.set_xscale("log")
         axes.set_xticks([100 * f for f in plan.fractions], [f"{100 * f:g}" for f in plan.fractions])
         axes.xaxis.set_minor_locator(NullLocator())

@@ -13,21 +13,31 @@ from medssl_monai.checkpoints.preprocessing import IMAGENET
 from medssl_monai.errors import ConfigError
 from medssl_monai.resources import resource_dir
 
-Head = Literal["finetune", "linear", "knn"]
+Head = Literal["finetune", "linear", "knn", "facts"]
 HEADS = {
     "finetune": "fine-tuned",
     "linear": "linear probe, encoder frozen",
     "knn": "nearest neighbours, encoder frozen",
+    "facts": "random forest, no network",
 }
+FILE_FACTS = "file facts"
+"""Name of the row that sees no anatomy: size, format, colour mode and grey values of the files."""
 METRICS = {
     "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
     "auc": "AUC, one class against the rest",
     "f1_macro": "F1, mean over classes",
 }
+GIVEN_HEADS = ("finetune", "linear", "knn")
 PREPARATION = {"window", "mean", "std"}
+SEEN = ("archive", "task", "both")
 KEYS = {
     "data",
+    "pretrain_on",
+    "pretrain_with",
+    "file_facts",
+    "neighbours",
+    "published",
     "settings",
     "overlays",
     "encoders",
@@ -51,12 +61,17 @@ class EncoderSource:
         settings: top-level keys of that bundle; of weights keys of ``ct_classification`` that say how their images must
             be prepared (``window``, ``mean``, ``std``), where the file does not tell.
         overlays: names or paths, given after the bundle's own file.
+        seeds: how often the study pre-trains it, each time with another seed; label draws take them in turn.
+        on: what it is pre-trained on: ``archive`` (the study's ``pretrain_on``), ``task`` (the training images of the
+            task, without their labels) or ``both``; None is the archive where there is one.
     """
 
     weights: str | None = None
     bundle: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     overlays: Sequence[str] = ()
+    seeds: int = 1
+    on: Literal["archive", "task", "both"] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +96,8 @@ class StudyPlan:
     Attributes:
         title: over the report.
         data: ``phantom: {…}`` of `write_phantom`; or ``labels`` (a label table) with ``store`` or not; or ``images``, a
-            name of `image_task`, with ``root``.
+            name of `image_task`, with ``root``, and with ``patients`` (a table) or ``folds`` where there are such. With
+            folds the seeds are folds: seed s tests on fold s % folds of draw s // folds.
         settings: top-level keys of ``ct_classification``, the same for all cells: the budget.
         overlays: names or paths, given after its ``train.yaml``.
         encoders: by name.
@@ -91,6 +107,13 @@ class StudyPlan:
         metric: the figure that is drawn and compared in the table.
         baseline: name of the encoder that the others are tested against.
         workers: processes that train side by side.
+        pretrain_on: a slice store, or a folder of unlabelled images, that encoders are pre-trained on; None takes the
+            training images of the task.
+        pretrain_with: how a folder of unlabelled images is read: ``patient_from``, ``patients``.
+        file_facts: whether a classifier on facts of the files alone, see `file_facts`, is a row of its own.
+        neighbours: whether the networks of the epochs before and after the chosen one are judged too, which shows how
+            far a figure moves between neighbouring checkpoints.
+        published: figures of others for the report, each with ``name``, any of `METRICS`, and ``note``.
     """
 
     title: str
@@ -104,17 +127,36 @@ class StudyPlan:
     metric: str = "balanced_accuracy"
     baseline: str = ""
     workers: int = 1
+    pretrain_on: str | None = None
+    pretrain_with: Mapping[str, Any] = field(default_factory=dict)
+    file_facts: bool = False
+    neighbours: bool = False
+    published: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def rows(self) -> list[tuple[Head, str]]:
+        """Head and encoder of each row of the tables."""
+        rows: list[tuple[Head, str]] = [(head, encoder) for head in self.heads for encoder in self.encoders]
+        return [*rows, ("facts", FILE_FACTS)] if self.file_facts else rows
+
+    @property
+    def shown_heads(self) -> list[Head]:
+        """Heads in the order of the tables."""
+        return list(dict.fromkeys(head for head, _ in self.rows))
 
     @property
     def cells(self) -> list[Cell]:
         """All trainings, the seeds innermost."""
         return [
             Cell(encoder, head, fraction, seed)
-            for head in self.heads
-            for encoder in self.encoders
+            for head, encoder in self.rows
             for fraction in self.fractions
             for seed in self.seeds
         ]
+
+    def seen(self, encoder: str) -> str:
+        """What an encoder is pre-trained on: ``archive``, ``task`` or ``both``."""
+        return self.encoders[encoder].on or ("archive" if self.pretrain_on else "task")
 
 
 def read_plan(path: str | Path, **changes: Any) -> StudyPlan:
@@ -123,7 +165,8 @@ def read_plan(path: str | Path, **changes: Any) -> StudyPlan:
     Args:
         path: file or name.
         changes: attributes of the plan that replace the file's; None leaves the file's. ``encoders`` maps names to
-            weights, or to what the file may hold for an encoder, and joins those of the file.
+            weights, or to what the file may hold for an encoder, and joins those of the file; ``root`` and ``patients``
+            are put into the file's ``data``.
 
     Raises:
         ConfigError: the file is missing, or a key or value is not one of a study.
@@ -142,10 +185,12 @@ def read_plan(path: str | Path, **changes: Any) -> StudyPlan:
         str(name): _encoder(file, name, source) for name, source in (content.pop("encoders", None) or {}).items()
     }
     encoders |= {name: _encoder(file, name, source) for name, source in (changes.pop("encoders", None) or {}).items()}
+    places = {key: changes.pop(key, None) for key in ("root", "patients")}
     values = {"title": file.stem, **content, **{k: v for k, v in changes.items() if v is not None}}
+    values["data"] = {**(values.get("data") or {}), **{key: str(v) for key, v in places.items() if v is not None}}
     values["fractions"] = sorted(float(f) for f in values.get("fractions", StudyPlan.fractions))
     values["baseline"] = values.get("baseline") or next(iter(encoders), "")
-    plan = StudyPlan(**{"data": {}, **values}, encoders=encoders)
+    plan = StudyPlan(**values, encoders=encoders)
     _check(file, plan)
     return plan
 
@@ -164,13 +209,20 @@ def _encoder(file: Path, name: str, source: Any) -> EncoderSource:
                 f"is the same for all, found {', '.join(sorted(set(settings) - PREPARATION))}; take it out"
             )
         return EncoderSource(str(source["weights"]), None, settings)
-    if not isinstance(source, dict) or "pretrain" not in source or set(source) - {"pretrain", "settings", "overlays"}:
+    known = {"pretrain", "settings", "overlays", "seeds", "on"}
+    if not isinstance(source, dict) or "pretrain" not in source or set(source) - known:
         raise ConfigError(
             f"{file.name}: the encoder {name!r} must be null (scratch), a path of weights, or a mapping with "
-            f"'pretrain' (a bundle), 'settings' and 'overlays', or with 'imagenet' or 'weights' (a file), found "
-            f"{source!r}; correct it"
+            f"'pretrain' (a bundle), 'settings', 'overlays', 'seeds' and 'on', or with 'imagenet' or 'weights' (a "
+            f"file), found {source!r}; correct it"
         )
-    return EncoderSource(None, source["pretrain"], settings, tuple(source.get("overlays") or ()))
+    seeds, on = source.get("seeds", 1), source.get("on")
+    if not isinstance(seeds, int) or seeds < 1 or on not in (None, *SEEN):
+        raise ConfigError(
+            f"{file.name}: the encoder {name!r}: seeds must be 1 or more and on one of {', '.join(SEEN)}, found "
+            f"{seeds!r} and {on!r}; correct it"
+        )
+    return EncoderSource(None, source["pretrain"], settings, tuple(source.get("overlays") or ()), seeds, on)
 
 
 def _check(file: Path, plan: StudyPlan) -> None:
@@ -178,12 +230,21 @@ def _check(file: Path, plan: StudyPlan) -> None:
     rules = {
         "data: give one of phantom, labels (--data) or images": len(kinds) == 1,
         "encoders: give one or more (--encoder NAME=FILE)": bool(plan.encoders),
-        f"heads: each one of {', '.join(HEADS)}": bool(plan.heads) and set(plan.heads) <= set(HEADS),
+        f"heads: each one of {', '.join(GIVEN_HEADS)}": bool(plan.heads) and set(plan.heads) <= set(GIVEN_HEADS),
         "fractions: each above 0 and at most 1": bool(plan.fractions) and all(0 < f <= 1 for f in plan.fractions),
         "seeds: one or more different whole numbers": bool(plan.seeds) and len(set(plan.seeds)) == len(plan.seeds),
         f"metric: one of {', '.join(METRICS)}": plan.metric in METRICS,
         f"baseline: one of the encoders, found {plan.baseline!r}": plan.baseline in plan.encoders,
         "workers: 1 or more": plan.workers >= 1,
+        "data: images need root, the folder of the pictures (--root)": "images" not in kinds
+        or bool(plan.data.get("root")),
+        "file_facts: only of pictures (data: images)": not plan.file_facts or "images" in kinds,
+        "pretrain_on: an encoder that is pre-trained on the archive needs one (--pretrain-on)": bool(plan.pretrain_on)
+        or all(plan.seen(name) == "task" for name, source in plan.encoders.items() if source.bundle),
+        f"encoders: {FILE_FACTS!r} is the name of file_facts, take another": FILE_FACTS not in plan.encoders,
+        f"published: each with name, note or some of {', '.join(METRICS)}": all(
+            isinstance(one, dict) and {"name"} <= set(one) <= {"name", "note", *METRICS} for one in plan.published
+        ),
         "encoders: names that differ in letters and digits": len({slug(e) for e in plan.encoders})
         == len(plan.encoders),
     }

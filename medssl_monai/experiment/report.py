@@ -40,6 +40,10 @@ def write_report(results: StudyResults, out: Path) -> None:
             _points(results.points),
         ),
     ]
+    parts += [
+        f"<h2>All figures, {escape(_labels_of(results))}</h2>",
+        _table(_ALL_FIGURES, _all_figures(results)),
+    ]
     if results.contrasts:
         parts += [
             f"<h2>Against {escape(results.plan.baseline)}</h2>",
@@ -71,13 +75,35 @@ def statements(results: StudyResults) -> list[str]:
         else "There are too few patients to draw subsets of (or they are unknown): subsets are of slices within "
         "patients. All patients are in every subset, so this is not a study of few labelled patients."
     )
+    if record.get("folds"):
+        drawn = (
+            f"Cross-validation: each seed is one of {record['folds']} stratified folds, tested on once; further seeds "
+            "are folds of further draws. Pictures that look alike are in one fold. " + drawn
+        )
+    wrong = record.get("contradicting", 0)
     other = record.get("cells_of_other_code", 0)
     sources = "; ".join(f"{name}: {source}" for name, source in record["encoders"].items())
     return [
         f"Classes: {', '.join(record['classes'])}. Tested on {record['test_slices']} slices of {patients} patients, "
         f"the same for all. {trained}",
         drawn,
-        f"Encoders: {sources}. Those that the study pre-trains saw only the training patients' images, and no labels.",
+        f"Encoders: {sources}. Those that the study pre-trains saw no labels and no test image of the task.",
+        *(
+            [
+                f"{wrong} pictures stand in two classes. They are not learned from, and count only in the column "
+                "'official', which is on the whole test part."
+            ]
+            if wrong
+            else []
+        ),
+        *(
+            [
+                "'File facts' is a random forest on size, format, colour mode and grey values of the files: what the "
+                "labels give away without anatomy."
+            ]
+            if results.plan.file_facts
+            else []
+        ),
         f"Intervals: {results.interval_note}. They say how much the figures depend on who was tested; how much they "
         "depend on the training shows between the seeds.",
         *([f"{other} trainings were made by other code or libraries than this report."] if other else []),
@@ -145,15 +171,64 @@ def markdown_tables(results: StudyResults) -> str:
     range_of = "" if results.has_intervals else "lowest to highest seed; no interval: "
     seeds = "one seed" if len(plan.seeds) == 1 else f"mean of {len(plan.seeds)} seeds"
     text = [f"{metric[0].upper()}{metric[1:]}, {seeds}; in brackets {range_of}{results.interval_note}."]
-    for head in plan.heads:
+    for head in plan.shown_heads:
         mine = [point for point in results.points if point.head == head]
         shares = [_share(next(p for p in mine if p.fraction == f)) for f in plan.fractions]
         text += ["", f"{HEADS[head][0].upper()}{HEADS[head][1:]}:", "", f"| encoder | {' | '.join(shares)} |"]
         text.append("|---|" + "---|" * len(shares))
-        for encoder in plan.encoders:
+        for encoder in dict.fromkeys(point.encoder for point in mine):
             cells = [_cell(p) for p in mine if p.encoder == encoder]
-            text.append(f"| {encoder} | {' | '.join(cells)} |")
+            text.append(f"| {_plain(encoder)} | {' | '.join(cells)} |")
+    text += ["", f"All figures, {_labels_of(results)}:", "", f"| {' | '.join(_ALL_FIGURES)} |"]
+    text.append("|" + "---|" * len(_ALL_FIGURES))
+    text += [f"| {' | '.join(map(_plain, row))} |" for row in _all_figures(results)]
     return "\n".join([*text, *_smallest_p(results.contrasts, plan.baseline)]) + "\n"
+
+
+_ALL_FIGURES = (
+    "encoder",
+    "head",
+    "AUC",
+    "F1 (mean over classes)",
+    "accuracy",
+    "balanced accuracy",
+    "official",
+    "moves",
+)
+
+
+def _labels_of(results: StudyResults) -> str:
+    """What the table of all figures is of."""
+    metric = METRICS[results.plan.metric]
+    notes = [f"'official' is the {metric} on the whole test part"] if results.record.get("contradicting") else []
+    notes += [f"'moves' is how far the {metric} moves between neighbouring epochs"] if results.plan.neighbours else []
+    return f"{results.plan.fractions[-1]:.0%} of the labels" + "".join(f"; {note}" for note in notes)
+
+
+def _all_figures(results: StudyResults) -> list[list[str]]:
+    """Every figure with the largest share of the labels, then what others have published."""
+    rows = []
+    for point in results.points:
+        if point.fraction == results.plan.fractions[-1]:
+            figures = [_with_interval(*point.figures.get(name, (None, None, None))) for name in _IN_TABLE]
+            beside = [_figure(point.official), _figure(point.moves)]
+            rows.append([point.encoder, HEADS[point.head], *figures, *beside])
+    for one in results.plan.published:
+        figures = [f"{one[name]:g}" if name in one else "–" for name in _IN_TABLE]
+        rows.append([str(one["name"]), str(one.get("note", "as published")), *figures, "–", "–"])
+    return rows
+
+
+_IN_TABLE = ("auc", "f1_macro", "accuracy", "balanced_accuracy")
+
+
+def _with_interval(mean: float | None, low: float | None, high: float | None) -> str:
+    return _figure(mean) + ("" if low is None or high is None else f" ({low:.3f}–{high:.3f})")
+
+
+def _plain(cell: str) -> str:
+    """Text that does not end a cell of a Markdown table."""
+    return cell.replace("|", "\\|")
 
 
 def _share(point: Point) -> str:
@@ -174,7 +249,8 @@ def _smallest_p(contrasts: list[Contrast], baseline: str) -> list[str]:
         return []
     significant = sum((c.p_holm or 0) < 0.05 for c in tested)
     rows = [
-        f"| {c.encoder} | {HEADS[c.head]} | {c.fraction:.0%} | {c.difference:+.3f} | {c.p:.4f} | {c.p_holm:.3f} |"
+        f"| {_plain(c.encoder)} | {HEADS[c.head]} | {c.fraction:.0%} | {c.difference:+.3f} | {c.p:.4f} | "
+        f"{c.p_holm:.3f} |"
         for c in tested[:5]
     ]
     return [

@@ -2,8 +2,8 @@
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy.typing as npt
 from medssl_monai.atomic import write_csv
 from medssl_monai.experiment.cells import cell_made_by, maker
 from medssl_monai.experiment.inputs import StudyInputs
-from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan
+from medssl_monai.experiment.plan import METRICS, Cell, StudyPlan
+from medssl_monai.statistics.calibration import expected_calibration_error
 from medssl_monai.statistics.comparison import (
     Comparison,
     delong_test,
@@ -21,9 +22,11 @@ from medssl_monai.statistics.comparison import (
     paired_label_permutation,
     paired_permutation,
 )
-from medssl_monai.statistics.intervals import patient_intervals
-from medssl_monai.statistics.multilabel import broadcast_thresholds, label_intervals
+from medssl_monai.statistics.intervals import bootstrap_figures, described_intervals
+from medssl_monai.statistics.metrics import figures_for_choice
+from medssl_monai.statistics.multilabel import broadcast_thresholds, label_bootstrap
 
+SEEN_AS = {"archive": "unlabelled images", "task": "the training images", "both": "unlabelled and training images"}
 FIGURES = ("accuracy", "balanced_accuracy", "f1_macro", "auc", "ece")
 
 
@@ -48,6 +51,10 @@ class Point:
         highest: largest value over the seeds.
         train_slices: mean over seeds.
         train_patients: mean over seeds, None where unknown.
+        figures: of each of `METRICS` its mean over seeds and the ends of its interval; None where not defined.
+        official: the study's metric on the whole test part, where contradicting pictures are left out of the others.
+        moves: how far the metric moves from the epoch before the chosen one to the one after it: highest less lowest,
+            mean over seeds; None where that was not judged.
     """
 
     encoder: str
@@ -61,6 +68,9 @@ class Point:
     highest: float | None
     train_slices: float
     train_patients: float | None
+    figures: Mapping[str, tuple[float | None, float | None, float | None]] = field(default_factory=dict)
+    official: float | None = None
+    moves: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,21 +105,21 @@ class StudyResults:
 
 
 def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
-    """Read all cells; write ``results.csv`` (a row a cell) and ``comparisons.csv``."""
-    rows = [_row(cell, out / "cells" / cell.folder) for cell in plan.cells]
+    """Read all cells; write ``results.csv`` (a row a cell), ``figures.csv`` and ``comparisons.csv``."""
+    rows = [_row(plan, inputs, cell, out / "cells" / cell.folder) for cell in plan.cells]
     _write_rows(out / "results.csv", rows)
     points, note = [], ""
     judged: dict[tuple[str, str, float], Judged] = {}
-    for head in plan.heads:
-        for encoder in plan.encoders:
-            for fraction in plan.fractions:
-                cells = [Cell(encoder, head, fraction, seed) for seed in plan.seeds]
-                stacked = _stacked([_judged(plan, out / "cells" / c.folder, inputs.classes) for c in cells])
-                judged[head, encoder, fraction] = stacked
-                mine = [r for r in rows if (r["head"], r["encoder"], r["fraction"]) == (head, encoder, fraction)]
-                found = _intervals(plan, stacked)
-                points.append(_point(plan, mine, found))
-                note = found["note"]
+    for head, encoder in plan.rows:
+        for fraction in plan.fractions:
+            folders = [out / "cells" / Cell(encoder, head, fraction, seed).folder / "evaluation" for seed in plan.seeds]
+            parts = [_judged(plan, inputs, folder) for folder in folders]
+            judged[head, encoder, fraction] = _stacked(parts)
+            mine = [r for r in rows if (r["head"], r["encoder"], r["fraction"]) == (head, encoder, fraction)]
+            found = _intervals(plan, _draws(inputs, plan.seeds, parts))
+            points.append(_point(plan, mine, found))
+            note = found["note"]
+    _write_rows(out / "figures.csv", [row for point in points for row in _figure_rows(point)])
     contrasts = _contrasts(plan, judged)
     _write_rows(out / "comparisons.csv", [vars(c) for c in contrasts])
     now = maker(inputs)
@@ -117,7 +127,7 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         "title": plan.title,
         "data": {k: v for k, v in plan.data.items() if k in {"phantom", "images"}},  # no paths: they may name a patient
         "settings": dict(plan.settings),
-        "encoders": {name: _origin(source) for name, source in plan.encoders.items()},
+        "encoders": {name: _origin(plan, name) for name in plan.encoders},
         "heads": list(plan.heads),
         "fractions": list(plan.fractions),
         "seeds": list(plan.seeds),
@@ -132,34 +142,69 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         "data_fingerprint": inputs.fingerprint,
         "seconds": round(sum(r["seconds"] for r in rows)),
         "made_by": now,
+        "folds": inputs.folds,
+        "contradicting": len(inputs.contradicting),
         "cells_of_other_code": sum(cell_made_by(cell, out) != now for cell in plan.cells),
     }
     return StudyResults(plan, inputs.classes, points, contrasts, record, note)
 
 
-def _origin(source: EncoderSource) -> str:
+def _origin(plan: StudyPlan, name: str) -> str:
     """Where an encoder comes from, without a path."""
+    source = plan.encoders[name]
     if source.bundle is None:
         prepared = ", ".join(f"{key} {value}" for key, value in source.settings.items())
         return f"weights of a file{f' ({prepared})' if prepared else ''}" if source.weights else "not pre-trained"
     settings = ", ".join(f"{key} {value}" for key, value in source.settings.items()) or "the bundle's own settings"
-    return f"{source.bundle} ({settings})"
+    overlays = "".join(f"{overlay}, " for overlay in source.overlays)
+    seeds = f"; {source.seeds} seeds" if source.seeds > 1 else ""
+    return f"{source.bundle} on {SEEN_AS[plan.seen(name)]} ({overlays}{settings}{seeds})"
 
 
-def _row(cell: Cell, folder: Path) -> dict[str, Any]:
+def _row(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> dict[str, Any]:
     done = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
     metrics = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
-    known = metrics["per_patient"]
-    return {
+    known, official = metrics["per_patient"], metrics["all_slices"]
+    row = {
         **vars(cell),
         "train_patients": done["train_patients"],
         "train_slices": done["train_slices"],
         "steps": done["steps"],
         "test_patients": len(known) or None,
-        "test_slices": metrics["all_slices"]["slices"],
-        **{name: metrics["all_slices"][name] for name in FIGURES},
+        "test_slices": official["slices"],
+        **_figures(plan, inputs, folder / "evaluation"),
         "seconds": done["seconds"],
     }
+    if plan.neighbours:
+        beside = [_figures(plan, inputs, place)[plan.metric] for place in (folder / "neighbours").glob("[+-]1")]
+        near = [*beside, row[plan.metric]]
+        validation = done.get("validation") or {}
+        row |= {
+            "best_epoch": done.get("best_epoch"),
+            "validation": validation.get(plan.metric),
+            "moves": max(near) - min(near) if beside else None,
+        }
+    return row | ({f"official_{name}": official[name] for name in METRICS} if inputs.contradicting else {})
+
+
+def _figures(plan: StudyPlan, inputs: StudyInputs, folder: Path) -> dict[str, Any]:
+    """Figures of an evaluation, without the contradicting pictures."""
+    official = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["all_slices"]
+    figures = {name: official[name] for name in FIGURES}
+    if not inputs.contradicting:
+        return figures
+    judged = _judged(plan, inputs, folder)
+    counted = figures_for_choice(judged.labels, judged.probabilities)
+    calibration = {"ece": expected_calibration_error(judged.labels, judged.probabilities)}
+    return {**figures, **{name: counted[name] for name in METRICS}, **calibration}
+
+
+def _figure_rows(point: Point) -> list[dict[str, Any]]:
+    place = {"encoder": point.encoder, "head": point.head, "fraction": point.fraction, "seeds": point.seeds}
+    return [
+        {**place, "figure": name, "mean": mean, "low": low, "high": high}
+        for name, (mean, low, high) in point.figures.items()
+    ]
 
 
 def _several(plan: StudyPlan) -> bool:
@@ -170,16 +215,40 @@ def _thresholds(plan: StudyPlan, classes: int) -> npt.NDArray[np.floating[Any]]:
     return broadcast_thresholds(plan.settings.get("thresholds", 0.5), classes)
 
 
-def _intervals(plan: StudyPlan, judged: Judged) -> dict[str, Any]:
-    if _several(plan):
-        cuts = _thresholds(plan, judged.probabilities.shape[1])
-        return label_intervals(judged.labels, judged.probabilities, judged.patients, cuts)
-    return patient_intervals(judged.labels, judged.probabilities, judged.patients)
+def _intervals(plan: StudyPlan, parts: Sequence[Judged]) -> dict[str, Any]:
+    """Of the mean over ``parts``: each holds all test slices, and a resample draws the same patients of each."""
+    cuts = _thresholds(plan, parts[0].probabilities.shape[1]) if _several(plan) else None
+
+    def figures(owners: npt.NDArray[np.str_], resamples: int) -> dict[str, npt.NDArray[np.floating[Any]]]:
+        drawn = []
+        for part in parts:
+            names = owners if (part.patients == "").any() else part.patients
+            how: dict[str, Any] = {"resamples": resamples, "seed": 0}
+            drawn.append(
+                bootstrap_figures(part.labels, part.probabilities, names, **how)
+                if cuts is None
+                else label_bootstrap(part.labels, part.probabilities, names, cuts, **how)
+            )
+        return {name: np.mean([one[name] for one in drawn], axis=0) for name in drawn[0]}
+
+    return described_intervals(parts[0].patients, len(parts[0].labels), figures)
 
 
-def _judged(plan: StudyPlan, folder: Path, classes: Sequence[str]) -> Judged:
-    with (folder / "evaluation" / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+def _draws(inputs: StudyInputs, seeds: Sequence[int], parts: Sequence[Judged]) -> list[Judged]:
+    """What each judges all test slices: the seeds, or of a cross-validation the folds of a draw together."""
+    if not inputs.folds:
+        return list(parts)
+    draws: dict[int, list[Judged]] = {}
+    for seed, part in zip(seeds, parts, strict=True):
+        draws.setdefault(seed // inputs.folds, []).append(part)
+    whole = [_stacked(folds) for folds in draws.values() if len(folds) == inputs.folds]
+    return whole or [_stacked(parts)]
+
+
+def _judged(plan: StudyPlan, inputs: StudyInputs, folder: Path) -> Judged:
+    classes = inputs.classes
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["series_id"] not in inputs.contradicting]
     labels = (
         np.array([[c in r["label"].split("|") for c in classes] for r in rows])
         if _several(plan)
@@ -203,7 +272,8 @@ def _stacked(parts: Sequence[Judged]) -> Judged:
 
 def _point(plan: StudyPlan, rows: Sequence[dict[str, Any]], interval: dict[str, Any]) -> Point:
     values = [r[plan.metric] for r in rows if r[plan.metric] is not None]
-    limits = (interval.get("figures") or {}).get(plan.metric) or (None, None)
+    intervals = interval.get("figures") or {}
+    limits = intervals.get(plan.metric) or (None, None)
     patients = [r["train_patients"] for r in rows]
     return Point(
         rows[0]["encoder"],
@@ -217,14 +287,22 @@ def _point(plan: StudyPlan, rows: Sequence[dict[str, Any]], interval: dict[str, 
         max(values, default=None),
         float(np.mean([r["train_slices"] for r in rows])),
         None if None in patients else float(np.mean(patients)),
+        {name: (_mean(rows, name), *(intervals.get(name) or (None, None))) for name in METRICS},
+        _mean(rows, f"official_{plan.metric}"),
+        _mean(rows, "moves"),
     )
+
+
+def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return float(np.mean(values)) if values else None
 
 
 def _contrasts(plan: StudyPlan, judged: dict[tuple[str, str, float], Judged]) -> list[Contrast]:
     """Each encoder against the baseline at each share of the labels, corrected over all of them together."""
     found: list[tuple[tuple[str, str, float], Comparison, float | None]] = []
     for (head, encoder, fraction), mine in judged.items():
-        if encoder == plan.baseline:
+        if encoder == plan.baseline or (head, plan.baseline, fraction) not in judged:
             continue
         base = judged[head, plan.baseline, fraction]
         if (mine.patients == "").any():

@@ -29,8 +29,8 @@ def study(
     Args:
         plan: a YAML file, or the name of one in ``configs/`` such as ``study_demo``; or what `read_plan` made of one,
             with other data or encoders.
-        out: folder for ``results.csv``, ``comparisons.csv``, ``study.json``, ``tables.md``, ``report.html``,
-            ``figures/``, ``cells/`` and, where the study makes them, ``data/`` and ``encoders/``.
+        out: folder for ``results.csv``, ``figures.csv``, ``comparisons.csv``, ``study.json``, ``tables.md``,
+            ``report.html``, ``figures/``, ``cells/`` and, where the study makes them, ``data/`` and ``encoders/``.
         scheduler: address of a Dask scheduler; its workers train instead of this machine's processes.
         rerun: run again what other code or libraries made.
 

@@ -104,6 +104,11 @@ def record_run(
     return content
 
 
+def epoch_model(output_dir: str | Path, epoch: int) -> Path:
+    """Where a fine-tuning run with ``keep_epochs`` keeps the network of an epoch, from 1."""
+    return Path(output_dir) / "models" / f"epoch-{epoch:04d}.pt"
+
+
 def git_state(checkout: Path) -> dict[str, Any] | None:
     """The commit of a git checkout, and whether its files differ from it; None for an installed wheel."""
     if not (checkout / ".git").exists():

@@ -13,10 +13,15 @@ from medssl_monai.errors import ConfigError
 # Whole numbers, with the least of each.
 _WHOLE = {
     **dict.fromkeys(("max_epochs", "epoch_length", "batch_size", "val_interval", "probe_interval"), 1),
-    **dict.fromkeys(("num_workers", "frozen_epochs", "seed", "subset_seed"), 0),
+    **dict.fromkeys(("num_workers", "frozen_epochs", "seed", "subset_seed", "fold"), 0),
 }
 _ABOVE_NOUGHT = {"learning_rate", "layer_decay"}
-_TRUTHS = {"resume", "augment", "amp", "confidence", "check_weights", "train_batch_norm", "figures", "deterministic"}
+_TRUTHS = {
+    *("resume", "augment", "amp", "confidence", "check_weights", "train_batch_norm", "figures", "deterministic"),
+    "keep_epochs",
+}
+_OF_PICTURES: dict[str, Any] = {"fold": 0, "patients": None, "leave_out": []}
+"""Keys of the classification bundle that only some data sets of pictures have, and what they are without."""
 PLACES = {
     *("dataset_dir", "store_dir", "cache_dir", "output_dir", "ckpt_dir", "bundle_root"),
     *("encoder_weights", "probe_labels", "patients"),
@@ -61,6 +66,14 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             _check_device(value)
         if name in _FOLDERS:
             check_folder(value, _FOLDERS[name])
+    data = settings.get("data")
+    taken = set(map(str, data.values())) if isinstance(data, Mapping) else None
+    for name, without in _OF_PICTURES.items():
+        if taken is not None and settings.get(name, without) != without and f"@{name}" not in taken:
+            raise ConfigError(
+                f"{name}: these data have no such setting, found {settings[name]!r}; leave it out, or add the overlay "
+                "of a data set of pictures that has it, such as finetune_covid_ct or finetune_head_ct"
+            )
 
 
 TEXTS = {"patient_from"}

@@ -146,32 +146,45 @@ def label_intervals(
     """
 
     def figures(owners: npt.NDArray[np.str_], resamples: int) -> dict[str, Floats]:
-        owner, counts = bootstrap_counts(owners, resamples=resamples, seed=seed)
-        said = probabilities >= thresholds
-        cells = {
-            name: counts @ _by_owner(owner, counts.shape[1], cell)  # (R, C)
-            for name, cell in (
-                ("hits", said & labels),
-                ("misses", ~said & labels),
-                ("alarms", said & ~labels),
-                ("passes", ~said & ~labels),
-            )
-        }
-        yes, no = cells["hits"] + cells["misses"], cells["alarms"] + cells["passes"]
-        both = (yes > 0) & (no > 0)
-        balanced = (cells["hits"] / np.maximum(yes, 1) + cells["passes"] / np.maximum(no, 1)) / 2
-        f1 = 2 * cells["hits"] / np.maximum(2 * cells["hits"] + cells["misses"] + cells["alarms"], 1)
-        areas = np.stack(
-            [resampled_auc(labels[:, c], probabilities[:, c], owner, counts) for c in range(labels.shape[1])], axis=1
-        )
-        return {
-            "accuracy": (cells["hits"] + cells["passes"]).sum(axis=1) / (yes + no).sum(axis=1),
-            "balanced_accuracy": mean_where(balanced, both),
-            "f1_macro": mean_where(f1, both),
-            "auc": mean_where(areas, both),
-        }
+        return label_bootstrap(labels, probabilities, owners, thresholds, resamples=resamples, seed=seed)
 
     return described_intervals(patients, len(labels), figures)
+
+
+def label_bootstrap(
+    labels: Bools,
+    probabilities: Floats,
+    owners: npt.NDArray[np.str_],
+    thresholds: Floats,
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Floats]:
+    """Figures (R,) of resamples of patients, as `bootstrap_figures`, of several labels (N, C)."""
+    owner, counts = bootstrap_counts(owners, resamples=resamples, seed=seed)
+    said = probabilities >= thresholds
+    cells = {
+        name: counts @ _by_owner(owner, counts.shape[1], cell)  # (R, C)
+        for name, cell in (
+            ("hits", said & labels),
+            ("misses", ~said & labels),
+            ("alarms", said & ~labels),
+            ("passes", ~said & ~labels),
+        )
+    }
+    yes, no = cells["hits"] + cells["misses"], cells["alarms"] + cells["passes"]
+    both = (yes > 0) & (no > 0)
+    balanced = (cells["hits"] / np.maximum(yes, 1) + cells["passes"] / np.maximum(no, 1)) / 2
+    f1 = 2 * cells["hits"] / np.maximum(2 * cells["hits"] + cells["misses"] + cells["alarms"], 1)
+    areas = np.stack(
+        [resampled_auc(labels[:, c], probabilities[:, c], owner, counts) for c in range(labels.shape[1])], axis=1
+    )
+    return {
+        "accuracy": (cells["hits"] + cells["passes"]).sum(axis=1) / (yes + no).sum(axis=1),
+        "balanced_accuracy": mean_where(balanced, both),
+        "f1_macro": mean_where(f1, both),
+        "auc": mean_where(areas, both),
+    }
 
 
 def _by_owner(owner: npt.NDArray[np.integer[Any]], patients: int, cell: Bools) -> Floats:

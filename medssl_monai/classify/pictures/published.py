@@ -19,7 +19,9 @@ from medssl_monai.classify.classes import named_classes
 from medssl_monai.classify.pictures.data import ImageData
 from medssl_monai.classify.pictures.files import ImageFiles
 from medssl_monai.classify.pictures.folders import folder_classes
-from medssl_monai.classify.pictures.table import drawn_splits, image_table
+from medssl_monai.classify.pictures.folds import fold_splits
+from medssl_monai.classify.pictures.patients import look_alike_groups, with_patients
+from medssl_monai.classify.pictures.table import image_table
 from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.labels.names import class_named
 from medssl_monai.labels.subsets import Unit, reference_subset
@@ -46,6 +48,9 @@ def image_task(
     as_reference: bool = False,
     task: str = "multiclass",
     classes: Sequence[str] | None = None,
+    patients: str | Path | None = None,
+    leave_out: Sequence[str] = (),
+    fold: int = 0,
 ) -> ImageData:
     """A data set by name, with a share of its training pictures.
 
@@ -58,6 +63,10 @@ def image_task(
         as_reference: splits and subsets as the reference drew them.
         task: ``multiclass``, or for a table also ``multilabel``.
         classes: names in the order of the network's outputs; None takes the data set's own.
+        patients: of ``covid_ct``, a table of them, see `with_patients`.
+        leave_out: paths from ``root`` of pictures that are taken out of the training and the validation part, because
+            they contradict others for instance; the test part stays whole.
+        fold: of ``head_ct``, see `fold_splits`.
 
     Raises:
         ConfigError: the name is unknown, or does not have what is asked for.
@@ -70,13 +79,18 @@ def image_task(
     if as_reference and name in ("table", "head_ct"):
         raise ConfigError(f"as_reference: the reference did not have the pictures of {name}; leave it false")
     given = named_classes(classes)
+    if patients is not None and name != "covid_ct":
+        raise ConfigError(f"patients: a table of them is for covid_ct, found it with {name}; leave it out")
     if name == "table":
         data = image_table(root, multilabel=task == "multilabel", classes=given)
     elif name == "folders":
         data = folder_classes(root, as_reference=as_reference, classes=given)
+    elif name == "head_ct":
+        data = head_ct(root, fold)
     else:
-        data = {"covid_ct": covid_ct, "head_ct": head_ct, "organ_s_mnist": organ_s_mnist}[name](root)
-    data = _in_order(data, given)
+        data = {"covid_ct": covid_ct, "organ_s_mnist": organ_s_mnist}[name](root)
+    data = with_patients(data, patients) if patients is not None else data
+    data = _without(_in_order(data, given), leave_out)
     if isinstance(data.images, ImageFiles):
         data.images.headers()  # refuses what cannot be read before anything is trained
     for sentence in data.statements:
@@ -86,6 +100,20 @@ def image_task(
     train = list(data.splits["train"])
     kept = reference_subset(len(train), fraction, shuffle=name != "organ_s_mnist")
     return replace(data, splits={**data.splits, "train": [train[i] for i in kept]})
+
+
+def _without(data: ImageData, names: Sequence[str]) -> ImageData:
+    """The same without some pictures in the parts that are learned and chosen by."""
+    if not names:
+        return data
+    unknown = set(names) - {data.file_of(place) for place in range(len(data.images))}
+    if unknown:
+        raise LabelError(f"leave_out: {data.name} has no picture {sorted(unknown)[0]!r}; give paths from its folder")
+    splits = {
+        split: places if split == "test" else [place for place in places if data.file_of(place) not in names]
+        for split, places in data.splits.items()
+    }
+    return replace(data, splits=splits)
 
 
 def _in_order(data: ImageData, classes: list[str] | None) -> ImageData:
@@ -163,14 +191,16 @@ def _one(candidates: Sequence[Path], parent: str, what: str) -> Path:
     return wanted[0]
 
 
-def head_ct(root: str | Path) -> ImageData:
+def head_ct(root: str | Path, fold: int = 0) -> ImageData:
     """Head CT hemorrhage (Kitamura 2018, kaggle.com/datasets/felipekitamura/head-ct-hemorrhage): 100 + 100 pictures.
 
     ``labels.csv`` (id, hemorrhage) and the pictures ``000.png`` … are found by name at any depth, pictures first in a
-    folder called ``head_ct``. There are neither patients nor official splits: a fifth is drawn for testing, and 15 % of
-    the rest for validation. Near duplicates may stand on both sides; `medssl audit` finds them.
+    folder called ``head_ct``. There is no official split: a fifth is tested on, see `fold_splits`, and 15 % of the rest
+    are for validation. Patients are not known: each picture counts as one, and pictures that look alike as the same
+    one, so that they are on one side.
 
     Raises:
+        ConfigError: the fold is negative.
         LabelError: the labels or a labelled picture are missing, or there in different versions; a row is no number and
             0 or 1.
     """
@@ -184,11 +214,13 @@ def head_ct(root: str | Path) -> ImageData:
             raise LabelError(f"{table.name}: a row must be a number and 0 or 1, found {line[:40]!r}; correct it")
         name = f"{int(number):03d}.png"
         labels[_one(there.get(name, []), "head_ct", f"head_ct: the picture {name}")] = int(label)
-    truth, unknown = np.array(list(labels.values()), dtype=np.int64), [""] * len(labels)
-    notes = ("patient unknown: patients may be on both sides",)
-    splits = drawn_splits(truth, unknown)
+    truth = np.array(list(labels.values()), dtype=np.int64)
+    notes = ("patient unknown: a picture counts as one, and pictures that look alike as the same one",)
+    everything = {"train": list(range(len(truth)))}
     images = ImageFiles(list(labels), folder)
-    return ImageData("head_ct", ["normal", "hemorrhage"], images, truth, unknown, splits, notes)
+    data = ImageData("head_ct", ["normal", "hemorrhage"], images, truth, [""] * len(truth), everything, notes)
+    groups = look_alike_groups(data)
+    return replace(data, patients=groups, splits=fold_splits(truth, groups, fold))
 
 
 def organ_s_mnist(path: str | Path) -> ImageData:

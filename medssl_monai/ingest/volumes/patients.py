@@ -9,6 +9,9 @@ from pathlib import Path
 from medssl_monai.atomic import file_sha256
 from medssl_monai.errors import InputError
 
+COLUMNS = (("source", "path", "file", "image"), ("patient", "patient_id"))
+"""Of a table: what its columns of sources and of patients may be called."""
+
 
 class NamedPatients:
     """Patients of volume files and pictures by a pattern in their names, or by a table.
@@ -18,8 +21,9 @@ class NamedPatients:
     Args:
         pattern: a regular expression that is searched in the name of each file, or in its whole path with ``/`` between
             folders if the pattern holds a ``/``. The group called ``patient`` names the patient, or else the first one.
-        table: CSV with the columns ``source`` and ``patient``, which wins over the pattern. A source is a file or a
-            folder, relative to the table's folder, or the name of a file anywhere.
+        table: CSV with the columns ``source`` (or ``path``, ``file``, ``image``) and ``patient`` (or ``patient_id``),
+            which wins over the pattern. A source is a file or a folder, relative to the table's folder, or the name of
+            a file anywhere.
 
     Raises:
         InputError: the pattern is no regular expression or has no group; the table cannot be read, lacks a column, or
@@ -62,10 +66,15 @@ class NamedPatients:
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise InputError(f"patients {table}: cannot be read as CSV ({reason}); correct it") from error
+        columns = {str(name).strip().lower(): name for name in (rows[0] if rows else {})}
+        sources, patients = (next((columns[one] for one in known if one in columns), "") for known in COLUMNS)
         for number, row in enumerate(rows, start=1):
-            source, patient = ((row.get(column) or "").strip() for column in ("source", "patient"))
-            if "source" not in row or "patient" not in row or not source:
-                raise InputError(f"patients {table}, row {number}: needs the columns source and patient, and a source")
+            source, patient = ((row.get(column) or "").strip() for column in (sources, patients))
+            if not sources or not patients or not source:
+                raise InputError(
+                    f"patients {table}, row {number}: needs a column {' or '.join(COLUMNS[0])} with the file, and a "
+                    f"column {' or '.join(COLUMNS[1])}; add them"
+                )
             if not patient:
                 continue
             place = table.parent / source
