@@ -5,7 +5,8 @@ Ingest, pre-train SparK, remap, fine-tune, predict an unseen series, evaluate by
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,7 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> dict[str, di
         cache = out / "stores"
         prediction = predict(out / "finetune", data.unseen, out / "prediction", cache_dir=str(cache))
         console.print(studies_table(prediction.studies))
+        console.print(_right_or_wrong(data, prediction.slices.to_pylist()))
     with _step("7. Evaluate on the test patients"):
         test_store = out / "stores" / "test"
         build_store([*data.test, data.unseen], test_store, key=PUBLIC_KEY, modality="CT")
@@ -111,6 +113,18 @@ def _phantom(folder: Path) -> DemoData:
     rows = read_labels(labels).rows
     train, test = (list(dict.fromkeys(Path(r.source) for r in rows if r.split == s)) for s in ("train", "test"))
     return DemoData(labels, train, test[:-1], test[-1])
+
+
+def _right_or_wrong(data: DemoData, slices: Sequence[Mapping[str, Any]]) -> str:
+    """What the label table says of the unseen series, beside what was predicted of its slices."""
+    truth = {row.slice: row.label for row in read_labels(data.labels).rows if Path(row.source) == data.unseen}
+    said = {number: row["predicted"] for row in slices if (number := row["slice"]) in truth}
+    right = sum(label == truth[number] for number, label in said.items())
+    wrong = Counter(
+        f"{truth[n]} as {label or 'unlike the training slices'}" for n, label in said.items() if label != truth[n]
+    )
+    mistakes = "".join(f"; {count} {mistake}" for mistake, count in wrong.most_common())
+    return f"By its labels {right} of {len(said)} slices are right{mistakes}."
 
 
 def _by_series(labels: Path, store: Path, split: str, out: Path) -> Path:

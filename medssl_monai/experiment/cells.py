@@ -225,7 +225,7 @@ class _Encoded:
 
 
 _KEPT: dict[str, _Encoded] = {}
-KEPT = 4  # the seeds of an encoder from scratch, which has other features with each
+KEPT = 32  # the seeds of a few encoders: from scratch each has other features, of a few megabytes
 
 
 def _encoded(plan: StudyPlan, inputs: StudyInputs, whole: Cell) -> _Encoded:
