@@ -152,7 +152,7 @@ class ReaderForm:
             content = {"label": chosen, **content}
         if not content:
             if now is not None:
-                self.records.remove_label(record, FINAL)
+                self.records.remove_label(record, self.records.class_tag(record))
             return
         with tempfile.TemporaryDirectory(dir=self.studies.workspace.tmp) as folder:
             file = Path(folder) / "label.json"

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from medssl_monai.label_server.workspace import Workspace, locked
 
 FINAL = "final"
 """The tag of finished labels, which are used for training."""
+FINAL_CLASS = f"{FINAL}-class"
 PREDICTED = "original"
 """MONAI Label's tag for predictions."""
 
@@ -57,17 +58,35 @@ class Records:
     def save_label(self, name: str, file: Path, tag: str, info: dict[str, Any]) -> None:
         """Keep a label file and its description.
 
+        It replaces what has its tag. A class does not replace a segmentation, and a segmentation no class: the earlier
+        one moves to the tag ``TAG-segmentation`` or ``TAG-class``.
+
         Raises:
             LabelError: the tag or the file's suffix has other characters, or a class label is malformed.
         """
         suffix = self._suffix(file)
         content = _json(file) if suffix == ".json" else None
-        parse_class_label(content if content is not None else info)
+        is_class = parse_class_label(content if content is not None else info) is not None
         target = self._label_path(name, tag, suffix)
-        target.parent.mkdir(mode=0o700, exist_ok=True)
-        write_atomically(target, lambda draft: shutil.copyfile(file, draft))
         known = {**info, **(content if isinstance(content, dict) else {}), "ts": int(time.time()), "name": target.name}
-        self._change(name, lambda record: record["labels"].update({tag: {"ext": suffix, "info": known}}))
+
+        def keep(record: dict[str, Any]) -> None:
+            labels = record["labels"]
+            if tag in labels and _is_class(labels[tag]) != is_class:
+                beside = f"{tag}-{'segmentation' if is_class else 'class'}"
+                before = self._label_path(name, tag, labels[tag]["ext"])
+                moved = self._label_path(name, beside, labels[tag]["ext"])
+                moved.parent.mkdir(mode=0o700, exist_ok=True)
+                if before.is_file():
+                    before.replace(moved)
+                labels[beside] = labels[tag]
+            if is_class and tag == FINAL and (old := labels.pop(FINAL_CLASS, None)) is not None:
+                self._label_path(name, FINAL_CLASS, old["ext"]).unlink(missing_ok=True)
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            write_atomically(target, lambda draft: shutil.copyfile(file, draft))
+            labels[tag] = {"ext": suffix, "info": known}
+
+        self._change(name, keep)
 
     def remove_label(self, name: str, tag: str) -> None:
         """Forget a label.
@@ -100,8 +119,13 @@ class Records:
 
     def class_label(self, name: str) -> ClassLabel | None:
         """The class that a user gave, or None."""
-        label = self.read(name)["labels"].get(FINAL)
-        return None if label is None else parse_class_label(label["info"])
+        labels = self.read(name)["labels"]
+        return parse_class_label(labels[tag]["info"]) if (tag := self.class_tag(name)) in labels else None
+
+    def class_tag(self, name: str) -> str:
+        """The tag of the class that a user gave: ``final``, or ``final-class`` where a segmentation came after it."""
+        labels = self.read(name)["labels"]
+        return FINAL_CLASS if FINAL_CLASS in labels and not _is_class(labels.get(FINAL)) else FINAL
 
     def _change(self, name: str, change: Callable[[dict[str, Any]], object]) -> None:
         with locked(self.workspace.root / ".records.lock"):
@@ -122,6 +146,10 @@ class Records:
         if not _SUFFIX.fullmatch(suffix):
             raise LabelError(f"label file: the suffix {suffix[:40]!r} is not allowed; send label.json or label.nii.gz")
         return suffix
+
+
+def _is_class(label: Mapping[str, Any] | None) -> bool:
+    return label is not None and parse_class_label(label["info"]) is not None
 
 
 def _json(file: Path) -> Any:

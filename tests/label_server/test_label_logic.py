@@ -233,6 +233,26 @@ def test_labels_stay_in_their_folder(records: Records, tmp_path: Path) -> None:
     assert not list(records.workspace.labels.rglob("*.*"))
 
 
+def test_a_class_and_a_segmentation_do_not_replace_each_other(records: Records, tmp_path: Path) -> None:
+    drawn, said, other = tmp_path / "label.nii.gz", tmp_path / "label.json", tmp_path / "other.json"
+    drawn.write_bytes(b"a segmentation")
+    said.write_text('{"label": "thorax"}')
+    other.write_text('{"label": "head"}')
+    for order in ((drawn, said), (said, drawn)):
+        name = f"image-{order[0].suffix[1:]}"
+        for file in order:
+            records.save_label(name, file, "final", {})
+        assert records.class_label(name) == ClassLabel("thorax")
+        kept = {records.label_file(name, tag).read_bytes() for tag in records.read(name)["labels"]}
+        assert kept == {drawn.read_bytes(), said.read_bytes()}
+        records.save_label(name, other, "final", {})
+        assert records.class_label(name) == ClassLabel("head")
+        assert b"a segmentation" in {records.label_file(name, tag).read_bytes() for tag in records.read(name)["labels"]}
+        records.remove_label(name, records.class_tag(name))
+        assert records.class_label(name) is None
+        assert b"a segmentation" in {records.label_file(name, tag).read_bytes() for tag in records.read(name)["labels"]}
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
