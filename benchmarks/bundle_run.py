@@ -3,7 +3,8 @@
     python benchmarks/bundle_run.py [--device cuda --methods spark moco byol swav]
     python benchmarks/bundle_run.py --device cpu --quick 1 --methods moco
 
-The bundle runs in this process with its own recipe, as `medssl pretrain` runs it, on a phantom store. The first steps,
+The bundle runs in this process with its own recipe, as `medssl pretrain` runs it, on a phantom store. The slices lie
+on the device (--slices_on_device 0: the loader reads them in every pass). The first steps,
 in which loaders start and the step is recorded, are left out. The others are profiled: the busy share is the time of
 all kernels over wall time.
 """
@@ -35,6 +36,7 @@ def measure(name: str, store: Any, folder: Path, options: Any) -> dict[str, str]
         "max_epochs": 1,
         "epoch_length": FIRST + options.steps,
         "warmup_epochs": 0,
+        "slices_on_device": bool(options.slices_on_device),
         "guard_interval": 1000,
     }
     first, last = FIRST, FIRST + options.steps
@@ -75,7 +77,7 @@ def measure(name: str, store: Any, folder: Path, options: Any) -> dict[str, str]
 
 def main() -> None:
     """Measure and print."""
-    parser = arguments(__doc__ or "", workers=14, steps=60, slices=256, quick=0)
+    parser = arguments(__doc__ or "", workers=14, steps=60, slices=256, slices_on_device=1, quick=0)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     options = parser.parse_args()
     start(options.device, options.threads)

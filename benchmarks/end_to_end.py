@@ -1,13 +1,14 @@
 """The loader's share of a train step, from store to optimizer, beside that of the PIL pipeline.
 
-    python benchmarks/end_to_end.py [--device cuda --batch 64 --amp 1 --workers 8 --on_device 1]
+    python benchmarks/end_to_end.py [--device cuda --batch 64 --amp 1 --workers 8 --on_device 1 --slices_on_device 1]
 
 On a CPU without workers loader and step take turns: the share is loader / (loader + step). With workers, or on a GPU,
 the steps of a loop over the loader are timed against those on a batch that is there already: their ratio is how
-busy the device is kept.
+busy the device is kept. With --slices_on_device a third loop reads no slices: they lie on the device.
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def measure(name: str, store: Any, options: Any) -> float:
     there = moved(loader, method, next(batches), options.device)
     cached = step_of(method, optimizer, there, bool(options.amp))
 
-    def loop() -> None:
+    def loop(loader: StepLoader, batches: Any) -> None:
         for _ in range(options.steps):
             step_of(method, optimizer, moved(loader, method, next(batches), options.device), bool(options.amp))()
 
@@ -51,7 +52,7 @@ def measure(name: str, store: Any, options: Any) -> float:
             cached()
 
     print(f"{name}: {options.batch} slices a step, {options.workers} workers, views on device {on_device}")
-    if options.workers == 0 and options.device == "cpu":
+    if options.workers == 0 and options.device == "cpu" and not options.slices_on_device:
         pngs = [png_of(store.read(r["series_id"], r["slice"])) for r in store.select(None)[: options.batch]]
         candidates = {
             "loader": lambda: next(batches),
@@ -63,11 +64,16 @@ def measure(name: str, store: Any, options: Any) -> float:
         share, pil = (sum(seconds[k]) / (sum(seconds[k]) + sum(seconds["step"])) for k in ("loader", "PIL loader"))
         print(f"  the loader's share: {100 * share:.1f} %, with PIL {100 * pil:.1f} % (views of one size each)")
         return share
-    seconds = compare({"from the store": loop, "on a batch": steps}, options.rounds, options.device)
+    loops = {"from the store": partial(loop, loader, batches)}
+    if options.slices_on_device:
+        resident = StepLoader(data, options.batch, 0, slices_on_device=True, device=options.device)
+        loops["slices on the device"] = partial(loop, resident, iter(resident))
+    seconds = compare({**loops, "on a batch": steps}, options.rounds, options.device)
     show(seconds, per=options.batch * options.steps, unit="ms a slice")
-    busy = sum(seconds["on a batch"]) / sum(seconds["from the store"])
-    print(f"  the device is kept {100 * busy:.1f} % busy")
-    return 1 - busy
+    busy = {name: sum(seconds["on a batch"]) / sum(seconds[name]) for name in loops}
+    for name, share in busy.items():
+        print(f"  {name}: the device is kept {100 * share:.1f} % busy")
+    return 1 - busy["from the store"]
 
 
 def _pil(pngs: list[bytes], views: int) -> None:
@@ -85,7 +91,16 @@ def _pil(pngs: list[bytes], views: int) -> None:
 def main() -> None:
     """Measure and print."""
     parser = arguments(
-        __doc__ or "", batch=4, rounds=2, steps=10, workers=0, on_device=0, amp=0, arch="resnet50", slices=24
+        __doc__ or "",
+        batch=4,
+        rounds=2,
+        steps=10,
+        workers=0,
+        on_device=0,
+        slices_on_device=0,
+        amp=0,
+        arch="resnet50",
+        slices=24,
     )
     parser.add_argument("--methods", nargs="+", default=["spark", "moco"], choices=METHODS)
     options = parser.parse_args()

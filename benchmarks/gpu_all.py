@@ -113,7 +113,7 @@ CHECKS: tuple[Callable[[str, bool], str], ...] = (check_views, check_losses, che
 
 def commands(device: str, quick: bool) -> list[list[str]]:
     """The benchmarks to run, the most wanted first."""
-    where = ["--device", device]
+    where, there = ["--device", device], ["--slices_on_device", "1"]
     if quick:
         toy = [*where, "--arch", "resnet18", "--batch", "2"]
         graphs = ["--graph", "1", "--compiled", "1", "--backend", "eager"]
@@ -123,13 +123,16 @@ def commands(device: str, quick: bool) -> list[list[str]]:
             ["bundle_run.py", *where, "--quick", "1", "--methods", "moco"],
             ["views.py", *where, "--slices", "3", "--rounds", "1"],
             ["end_to_end.py", *toy, "--steps", "1", "--rounds", "1", "--slices", "4", "--methods", "moco"],
+            ["end_to_end.py", *toy, *there, "--steps", "1", "--rounds", "1", "--slices", "4", "--methods", "moco"],
             ["memory.py", *toy, "--size", "64", "--methods", "moco"],
         ]
+    end_to_end = ["end_to_end.py", "--workers", "8", "--on_device", "1", "--slices", "128"]
     many = [*where, "--amp", "1", "--batch", "64"]
     alone = ["--alone", "1", "--graph", "1"]
     return [
         ["train_step.py", *many, "--rounds", "8", "--graph", "1", "--roofline", "1", "--methods", *METHODS],
-        ["bundle_run.py", *where, "--methods", *METHODS],
+        ["bundle_run.py", *where, *there, "--methods", *METHODS],
+        [*end_to_end, *many, *there, "--methods", *METHODS],
         ["train_step.py", *many, "--rounds", "5", *alone, "--compiled", "1", "--methods", "moco", "spark"],
         [
             "train_step.py",
@@ -147,7 +150,7 @@ def commands(device: str, quick: bool) -> list[list[str]]:
         ],
         ["train_step.py", *many, "--rounds", "5", *alone, "--compiled", "1", "--methods", "byol", "swav"],
         ["views.py", *where, "--slices", "64"],
-        ["end_to_end.py", *many, "--workers", "8", "--on_device", "1", "--slices", "128", "--methods", *METHODS],
+        ["bundle_run.py", *where, "--slices_on_device", "0", "--methods", *METHODS],
         ["memory.py", *many],
         [
             "train_step.py",

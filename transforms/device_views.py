@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 
 from medssl_monai.errors import ConfigError
 from medssl_monai.transforms.batched import apply_plan
+from medssl_monai.transforms.intensity import Limits
 from medssl_monai.transforms.masked_view import SparKParameters, SparKViews, SparKViewsd
 from medssl_monai.transforms.multi_crop import MultiCropParameters, MultiCropViewsd, TwoViewsd
 from medssl_monai.transforms.recipe import ViewRecipe
@@ -22,6 +23,9 @@ from medssl_monai.transforms.spatial import AIR_HU
 from medssl_monai.transforms.view_plan import plan_views
 
 Item: TypeAlias = dict[Any, Any]
+
+MADE_ON_DEVICE = (MultiCropViewsd, TwoViewsd, SparKViewsd)
+"""The transforms with views that can be made on a device."""
 
 
 class DeviceViews:
@@ -35,7 +39,7 @@ class DeviceViews:
     """
 
     def __init__(self, transform: Any) -> None:
-        if not isinstance(transform, MultiCropViewsd | TwoViewsd | SparKViewsd):
+        if not isinstance(transform, MADE_ON_DEVICE):
             raise ConfigError(
                 f"views_on_device: made by SparKViewsd, TwoViewsd and MultiCropViewsd, found "
                 f"{type(transform).__name__}; set views_on_device to false"
@@ -54,33 +58,40 @@ class DeviceViews:
             ValueError: an item without ``index`` or an image that is not (1, H, W).
             NotHounsfieldError: a window in HU on an item with a ``modality`` other than CT.
         """
-        drawn = self.source.draw(data)
-        item = dict(data)
-        pixels = slice_array(item.pop(self.source.key))
+        pixels, limits = self.measure(data)
+        rest = {name: value for name, value in data.items() if name != self.source.key}
+        return {**self.draw_for(rest, pixels.shape, limits), "image": pixels}
+
+    def measure(self, data: Mapping[Any, Any]) -> tuple[np.ndarray[Any, Any], Limits]:
+        """Pixels (H, W) of an item and the limits of its windows, which no draw changes; raises as `draw`."""
+        self.recipe.intensities.require_hounsfield(data)
+        pixels = slice_array(data[self.source.key])
+        return pixels, self.recipe.intensities.limits(pixels, data.get("window_level"), data.get("window_width"))
+
+    def draw_for(self, data: Mapping[Any, Any], shape: tuple[int, ...], limits: Limits) -> Item:
+        """As `draw`, of an item without its image, of which `shape` (H, W) and `limits` are known."""
+        item, drawn = dict(data), self.source.draw_for(data, shape)
         views: MultiCropParameters = drawn
         if isinstance(drawn, SparKParameters):
             views, item["mask"] = (drawn.view,), self.source.transform.mask(drawn)
-        item["image"] = pixels
-        limits = self.recipe.intensities.limits(pixels, data.get("window_level"), data.get("window_width"))
-        item["drawn"] = views, limits
-        return item
+        return {**item, "drawn": (views, shape, limits)}
 
     def collate(self, items: Sequence[Item]) -> Item:
-        """A batch of drawn items: ``slices`` (B, H, W), padded with air to the largest; ``plans``, one a view."""
-        pixels = [item["image"] for item in items]
-        drawn = [item["drawn"] for item in items]
-        rest = default_collate([{k: v for k, v in item.items() if k not in ("image", "drawn")} for item in items])
-        plans = [
-            plan_views(
-                [views[number] for views, _ in drawn],
-                [p.shape for p in pixels],
-                [limits for _, limits in drawn],
-                size,
-                self.recipe.interpolation,
-            )
+        """A batch of drawn items: ``plans``, one a view, and, of items with images, ``slices``.
+
+        The slices (B, H, W) are padded with air to the largest.
+        """
+        parameters, shapes, limits = zip(*(item["drawn"] for item in items), strict=True)
+        batch: Item = default_collate(
+            [{k: v for k, v in item.items() if k not in ("image", "drawn")} for item in items]
+        )
+        batch["plans"] = [
+            plan_views([views[number] for views in parameters], shapes, limits, size, self.recipe.interpolation)
             for number, size in enumerate(self.sizes)
         ]
-        return {**rest, "slices": _padded(pixels), "plans": plans}
+        if "image" in items[0]:
+            batch["slices"] = _padded([item["image"] for item in items])
+        return batch
 
     def apply(self, batch: Mapping[str, Any], device: str | torch.device) -> Item:
         """A collated batch -> the batch with ``views`` on the device, without ``slices`` and ``plans``."""

@@ -39,7 +39,15 @@ class DictionaryViews(MapTransform, RandomizableTrait):
             NotHounsfieldError: a window in HU on an item that has a ``modality`` other than CT.
         """
         self.transform.intensities.require_hounsfield(data)
-        return self.transform.draw(item_generator(data, self.seed), *slice_array(data[self.key]).shape)
+        return self.draw_for(data, slice_array(data[self.key]).shape)
+
+    def draw_for(self, data: Mapping[Any, Any], shape: tuple[int, ...]) -> Any:
+        """The parameters of an item without its image, which has the shape (H, W).
+
+        Raises:
+            ValueError: an item without ``index``.
+        """
+        return self.transform.draw(item_generator(data, self.seed), *shape)
 
     def entries(self, made: Any) -> dict[Any, Any]:
         """What an item gets of the result of the array form."""

@@ -1,12 +1,14 @@
 """The training data loader: endless, and the same whatever the number of workers and wherever it starts."""
 
 import copy
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medssl_monai.engines.sampler import StepBatchSampler
+from medssl_monai.engines.slices_on_device import one_ahead, place_slices
 from medssl_monai.processes import process_count, process_rank
 from medssl_monai.transforms.device_views import DeviceViews
 
@@ -22,9 +24,13 @@ class StepLoader(DataLoader[dict[str, Any]]):
         num_workers: loader processes; any number gives the same batches.
         views_on_device: workers read slices and draw, and `device_views` makes the views where the network lies; the
             dataset itself is left as it is.
+        slices_on_device: the pixels lie there too, loaded once by the workers when iteration begins. A thread then
+            draws one batch ahead, and `device_views` makes the same views. "auto": where they fit, see `place_slices`.
+        device: of the network, where slices would lie.
 
     Raises:
-        ConfigError: ``views_on_device`` the ``transform`` of the dataset makes views on the CPU alone.
+        ConfigError: ``views_on_device``, and the ``transform`` of the dataset makes views on the CPU alone; or
+            ``slices_on_device`` is true, and they cannot lie there.
     """
 
     def __init__(
@@ -35,9 +41,16 @@ class StepLoader(DataLoader[dict[str, Any]]):
         shuffle: bool = True,
         num_workers: int = 0,
         views_on_device: bool = False,
+        slices_on_device: bool | Literal["auto"] = False,
+        device: str | torch.device = "cpu",
     ) -> None:
-        self.device_views = DeviceViews(getattr(dataset, "transform", None)) if views_on_device else None
-        if self.device_views is not None:
+        self._slices = place_slices(dataset, device, slices_on_device)
+        self._loading_workers = num_workers
+        self.device_views: DeviceViews | None = self._slices
+        if self._slices is not None:
+            dataset, num_workers = self._slices, 0
+        elif views_on_device:
+            self.device_views = DeviceViews(getattr(dataset, "transform", None))
             dataset = copy.copy(dataset)
             dataset.transform = self.device_views.draw  # type: ignore[attr-defined]
         self.step_sampler = StepBatchSampler(
@@ -58,6 +71,12 @@ class StepLoader(DataLoader[dict[str, Any]]):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
         )
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # fewer methods than torch's own class
+        if self._slices is None:
+            return super().__iter__()
+        self._slices.load(self._loading_workers)
+        return one_ahead(super().__iter__())
 
     @property
     def steps_per_pass(self) -> int:

@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 # Settings that do not change what a run computes. The length of an epoch is compared as the trainer has it.
 _FREE_SETTINGS = {
-    *("max_epochs", "epoch_length", "num_workers", "amp", "recompute", "views_on_device", "cuda_graph"),
-    *("compile", "deterministic", "thresholds", "patience", "val_interval", "probe_interval", "guard_interval"),
-    "stop_on_collapse",
+    *("max_epochs", "epoch_length", "num_workers", "amp", "recompute", "views_on_device", "slices_on_device"),
+    *("cuda_graph", "compile", "deterministic", "thresholds", "patience", "val_interval", "probe_interval"),
+    *("guard_interval", "stop_on_collapse"),
 }
 
 

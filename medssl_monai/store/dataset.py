@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
@@ -159,6 +161,14 @@ class SliceDataset(EpochDataset):
             **{name: value for name, value in row.items() if name not in COLUMNS},
         }
         return sample if self.transform is None else self.transform(sample)
+
+    def pixel_count(self) -> int:
+        """Pixels of all slices together, from the index alone."""
+        shapes = self.store.index.select(["series_id", "rows", "columns"])
+        shapes = shapes.group_by(shapes.column_names).aggregate([])  # the slices of a series have one
+        size = {row["series_id"]: row["rows"] * row["columns"] for row in shapes.to_pylist()}
+        series = self._columns["series_id"] if self._extra is None else pa.array([r["series_id"] for r in self._extra])
+        return sum(size[each["values"]] * each["counts"] for each in pc.value_counts(series).to_pylist())
 
     def row(self, index: int) -> dict[str, Any]:
         """What is known of a slice without reading it."""

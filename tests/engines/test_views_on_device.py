@@ -1,5 +1,6 @@
 """Views made on the device, as the trainer and the bundles use them."""
 
+import logging
 import os
 import signal
 from pathlib import Path
@@ -11,9 +12,11 @@ from ignite.engine import Events
 
 from medssl_monai.engines.loader import StepLoader
 from medssl_monai.engines.pretrain import PretrainTrainer
+from medssl_monai.engines.slices_on_device import SlicesOnDevice
 from medssl_monai.errors import ConfigError
 from medssl_monai.handlers.run_checkpoint import RunCheckpoint
 from medssl_monai.ingest import SliceStore
+from medssl_monai.transforms import DeviceViews
 from tests.bundles.test_bundle_runs import pretrain
 from tests.engines.test_pretrain import Points, Slices, final_state, parts, same
 
@@ -60,9 +63,14 @@ def test_the_dataset_is_left_as_it_is() -> None:
         StepLoader(Points(), 4, 0, views_on_device=True)
 
 
-def test_one_key_of_a_bundle_selects_it(phantom_store: SliceStore, tmp_path: Path) -> None:
-    workflow = pretrain(phantom_store, tmp_path, "moco", views_on_device=True, queue_length=12)
+@pytest.mark.parametrize(("key", "kind"), [("views_on_device", DeviceViews), ("slices_on_device", SlicesOnDevice)])
+def test_one_key_of_a_bundle_selects_it(
+    key: str, kind: type, phantom_store: SliceStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    workflow = pretrain(phantom_store, tmp_path, "moco", queue_length=12, **{key: True})
     loader = workflow.parser.get_parsed_content("train::dataloader")
-    assert loader.device_views is not None
+    assert type(loader.device_views) is kind
+    assert ("slices lie on the device and take" in caplog.text) == (kind is SlicesOnDevice)
     assert (tmp_path / "models" / "encoder.safetensors").is_file()
     assert (tmp_path / "logs" / "collapse.jsonl").is_file(), "handlers still see views of the dataset"

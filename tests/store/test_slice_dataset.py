@@ -83,6 +83,12 @@ def _checksum(item: dict[str, Any]) -> tuple[int, int]:
     return item["index"], int(item["image"].sum())
 
 
+def test_pixels_are_counted_without_reading(store: SliceStore) -> None:
+    assert SliceDataset(store).pixel_count() == 7 * 20 * 16
+    rows = store.select([["slice", "==", 0]])
+    assert SliceDataset(store, rows=rows).pixel_count() == len(rows) * 20 * 16
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @no_fork_warning
 def test_loader_workers(store: SliceStore, method: str) -> None:
