@@ -23,6 +23,7 @@ from medssl_monai.errors import LabelError
 from medssl_monai.labels.names import checked_split
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import run_settings
+from medssl_monai.runs.settings import check_results_folder
 from medssl_monai.statistics.calibration import expected_calibration_error
 from medssl_monai.statistics.metrics import mean_log_loss
 from medssl_monai.statistics.multilabel import best_thresholds, multilabel_metrics
@@ -80,6 +81,7 @@ def evaluate(
     Raises:
         CheckpointError: ``run`` is no finished fine-tuning run.
         LabelError: the labels do not fit the data or the run's classes.
+        ConfigError: `out` holds something other than an evaluation.
 
     Example:
         >>> evaluation = evaluate("runs/head", "labels.csv", "out")
@@ -87,6 +89,7 @@ def evaluate(
     """
     folder = Path(run)
     run_settings(folder)  # refuses what is no finished run
+    check_results_folder(out, "an evaluation")
     workflow = run_bundle(
         [folder / "configs" / "train.yaml", folder / "configs" / "evaluate.yaml"],
         {

@@ -22,7 +22,7 @@ from medssl_monai.errors import InputError, NotHounsfieldError
 from medssl_monai.ingest.sources.paths import is_picture_file
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import run_settings
-from medssl_monai.runs.settings import check_folder
+from medssl_monai.runs.settings import check_folder, check_results_folder
 from medssl_monai.store.names_file import paths_of
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ def predict(
         NoImagesError: the sources hold nothing that this run could classify; NotHounsfieldError: they are pictures,
             and the run is for HU.
         InputError: a source does not exist, or a PACS does not answer.
+        ConfigError: `out` holds something other than a prediction.
 
     Example:
         >>> prediction = predict("runs/head", ["study.zip"], "out")
@@ -101,6 +102,7 @@ def predict(
     folder, options = Path(out), options or PredictionOptions()
     settings = run_settings(Path(run))
     pictures = is_picture_run(settings)
+    check_results_folder(folder, "a prediction")
     if options.dicom_out is not None:
         _check_dicom_out(options.dicom_out, pictures)
     given = [sources] if isinstance(sources, (str, Path)) else sources

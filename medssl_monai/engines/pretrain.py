@@ -56,8 +56,8 @@ class PretrainTrainer(ResumableTrainer):
         train_handlers: MONAI/Ignite handlers, attached in this order.
 
     Raises:
-        ConfigError: the batch cannot be split evenly, `amp` on a CPU without bfloat16, or `cuda_graph` is true where
-            the step cannot be recorded.
+        ConfigError: a schedule does not fit the length of the run, the batch cannot be split evenly, `amp` on a
+            CPU without bfloat16, or `cuda_graph` is true where the step cannot be recorded.
 
     Example:
         >>> loader = StepLoader(dataset, batch_size=64, seed=0)  # doctest: +SKIP
@@ -110,11 +110,16 @@ class PretrainTrainer(ResumableTrainer):
         self.captured = captured_step(self.method, self._compute, device, accumulation_steps, cuda_graph)
         self.compilation = Compilation(self.method, self.captured, compile_blocks)
         self.add_event_handler(Events.COMPLETED, self._release)
+        for schedule in self.schedules:  # one that does not fit the run is refused before anything is written
+            schedule.apply(optimizer, self._progress_at(0))
 
     @property
     def progress(self) -> Progress:
         """The position of the run, in steps counted from 0."""
-        step, length = self.state.iteration - 1, self.state.epoch_length
+        return self._progress_at(self.state.iteration - 1)
+
+    def _progress_at(self, step: int) -> Progress:
+        length = self.state.epoch_length
         return Progress(
             step=step, total_steps=length * self.state.max_epochs, epoch=step // length, steps_per_epoch=length
         )

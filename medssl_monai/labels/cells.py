@@ -26,7 +26,8 @@ def read_cells(path: Path) -> list[dict[Any, Any]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise LabelError(f"{path}: the label table cannot be read ({reason}); name a CSV or JSON file") from error
+        hint = ", or give --config finetune_folders for pictures in folders named by class" if path.is_dir() else ""
+        raise LabelError(f"{path}: the label table cannot be read ({reason}); name a CSV or JSON file{hint}") from error
     return _json_cells(path, text) if path.suffix.lower() == ".json" else _csv_cells(path, text)
 
 

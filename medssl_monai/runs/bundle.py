@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medssl_monai.errors import TRACEBACK, ConfigError, MedSSLError, suggestion
 from medssl_monai.mappings import read_mapping
-from medssl_monai.runs.keys import FOR_BUNDLES, check_keys
+from medssl_monai.runs.keys import FOR_BUNDLES, MONAI_KEYS, check_keys
 from medssl_monai.runs.settings import PLACES, TEXTS, check_settings, literal, literal_text
 
 logger = logging.getLogger(__name__)
@@ -44,14 +44,16 @@ def run_bundle(
             `check_keys`; a setting cannot be, see `check_settings`; or a component cannot be made from its settings.
         MedSSLError: what a component raised on purpose, freed from the wrapping of MONAI's configuration parser.
     """
-    content = _content(config_files)
+    content, bundle = checked_files(config_files)
     if overrides.get("tracking", content.get("tracking")) is not None:
         overrides = {**overrides, "tracking": _tracking(overrides.get("tracking", content.get("tracking")))}
     for key in overrides:
         if key not in content:
             known = [k for k, v in content.items() if not isinstance(v, dict) and not k.startswith("_")]
-            hint = suggestion(key, known)
-            raise ConfigError(f"{key!r} is not a key of {config_files[0].name}{hint}; the keys are {', '.join(known)}")
+            where = f"`medssl keys {bundle}` lists the keys" if bundle else f"the keys are {', '.join(known)}"
+            raise ConfigError(
+                f"{key!r} is not a key of {bundle or config_files[0].name}{suggestion(key, known)}; {where}"
+            )
     check_settings({**content, **overrides})
     places = {key: literal(overrides[key]) for key in (*PLACES, "overlays") if key in overrides}
     places |= {key: literal_text(overrides[key]) for key in TEXTS if isinstance(overrides.get(key), str)}
@@ -72,15 +74,25 @@ def run_bundle(
     return workflow
 
 
-def _content(config_files: Sequence[Path]) -> dict[str, Any]:
-    """The files merged, where each overlay sets keys of the bundle alone."""
+def checked_files(config_files: Sequence[Path]) -> tuple[dict[str, Any], str]:
+    """A bundle's file and overlays merged, once each overlay is found to be for the bundle and to set keys of it alone.
+
+    Returns:
+        What was merged, without keys that an overlay sets for other bundles; and the bundle, "" where the files do not
+        name one.
+
+    Raises:
+        ConfigError: an overlay is refused by `check_keys`, or cannot be merged.
+    """
     own = [file for file in config_files if file.parent == config_files[0].parent]
     content = _merged(own)
     steps = [*content.get("initialize", ()), *content.get("run", ())]
     bundle: str = next((step["bundle"] for step in steps if isinstance(step, dict) and "bundle" in step), "")
     for overlay in (file for file in config_files if file not in own and bundle):
         check_keys(_merged([*own, overlay]), bundle, overlay.name)
-    return {key: value for key, value in _merged(config_files).items() if key != FOR_BUNDLES}
+    merged = _merged(config_files)
+    kept = {key: v for key, v in merged.items() if key in content or key in MONAI_KEYS or key.startswith("_")}
+    return {key: v for key, v in (kept if bundle else merged).items() if key != FOR_BUNDLES}, bundle
 
 
 def _merged(files: Sequence[Path]) -> dict[str, Any]:

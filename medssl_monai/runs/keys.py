@@ -18,9 +18,9 @@ FOR_BUNDLES = "for_bundles"
 
 # Files of a bundle that run together, by a key that only they have at the top level.
 _WORKFLOWS = {"train": ("train", "evaluate", "multi_gpu_train"), "evaluator": ("inference", "predict")}
-# Keys that MONAI and its apps add.
 _TRACKING: Any = DEFAULT_MLFLOW_SETTINGS["configs"]
-_MONAI = {"imports", "initialize", "run", "finalize", FOR_BUNDLES, *_TRACKING}
+MONAI_KEYS = {"imports", "initialize", "run", "finalize", FOR_BUNDLES, *_TRACKING}
+"""Keys that MONAI and its apps add."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _shipped(bundle: str, workflow: str) -> dict[str, Any]:
 def _unknown(content: Mapping[str, Any], known: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, list[str]]]:
     """Keys of `content` that `known` lacks, each with the full names of those beside it."""
     for key, value in content.items():
-        if key.startswith("_") or (not path and key in _MONAI):
+        if key.startswith("_") or (not path and key in MONAI_KEYS):
             continue
         if key not in known:
             if "_target_" not in known:

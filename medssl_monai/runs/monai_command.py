@@ -2,14 +2,16 @@
 
 import os
 import sys
+from pathlib import Path
 from traceback import walk_stack
 from types import TracebackType
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
+from monai.utils import ensure_tuple
 
 from medssl_monai.errors import TRACEBACK, ConfigError, MedSSLError
-from medssl_monai.runs.bundle import cause_of
+from medssl_monai.runs.bundle import cause_of, checked_files
 from medssl_monai.runs.keys import check_keys
 from medssl_monai.runs.settings import PLACES, check_settings
 
@@ -34,6 +36,11 @@ def check_configuration(bundle: str) -> None:
     if _is_monais_command():
         sys.excepthook = _show
     content: dict[str, Any] = workflow.parser.get()
+    if files := _config_files():
+        merged = ConfigParser.load_config_files([str(file) for file in files])
+        kept, _ = checked_files(files)
+        # Without what overlays set for other bundles; a key given on the command line has another value.
+        content = {key: v for key, v in content.items() if key in kept or key not in merged or v != merged[key]}
     check_keys(content, bundle)
     check_settings(content)
     for name in PLACES & content.keys():
@@ -51,6 +58,13 @@ def check_configuration(bundle: str) -> None:
 def _running_workflow() -> ConfigWorkflow | None:
     callers = (frame.f_locals.get("self") for frame, _ in walk_stack(None))
     return next((found for found in callers if isinstance(found, ConfigWorkflow)), None)
+
+
+def _config_files() -> list[Path]:
+    """The files that MONAI's command merges, which a workflow does not keep; none where Python made the workflow."""
+    frames = (frame for frame, _ in walk_stack(None) if frame.f_globals.get("__name__") == create_workflow.__module__)
+    given = next((frame.f_locals["config_file"] for frame in frames if "config_file" in frame.f_locals), None)
+    return [Path(file) for file in ensure_tuple(given)] if given else []
 
 
 def _is_monais_command() -> bool:

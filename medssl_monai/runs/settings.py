@@ -22,11 +22,19 @@ _TRUTHS = {
 }
 _OF_PICTURES: dict[str, Any] = {"fold": 0, "patients": None, "leave_out": []}
 """Keys of the classification bundle that only some data sets of pictures have, and what they are without."""
+_NEEDED = {*_WHOLE, *_ABOVE_NOUGHT, *_TRUTHS, "warmup_epochs", "device"} - {"epoch_length"}
 PLACES = {
     *("dataset_dir", "store_dir", "cache_dir", "output_dir", "ckpt_dir", "bundle_root"),
     *("encoder_weights", "probe_labels", "patients"),
 }
 """Keys that say where files lie."""
+# What a folder holds, by the file that tells.
+_RESULTS = {
+    "run.json": "a run",
+    "store.json": "a slice store",
+    "metrics.json": "an evaluation",
+    "prediction.json": "a prediction",
+}
 _FOLDERS = {"output_dir": "--out", "ckpt_dir": "ckpt_dir"}
 
 
@@ -34,13 +42,16 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse values that no bundle could run with.
 
     Args:
-        settings: top-level keys of a bundle's configuration; what MONAI has yet to evaluate (``$…``, ``@…``) and null
-            are left to whoever takes them.
+        settings: top-level keys of a bundle's configuration; what MONAI has yet to evaluate (``$…``, ``@…``), and
+            null where a bundle may leave a key open, are left to whoever takes them.
 
     Raises:
-        ConfigError: a value is of the wrong kind or out of range, the device is not there, or a folder is a file.
+        ConfigError: a value is of the wrong kind, out of range or missing, the device is not there, or a folder
+            is a file.
     """
     for name, value in settings.items():
+        if value is None and name in _NEEDED:
+            raise ConfigError(f"{name}: needs a value, found null; give one, or leave {name} out")
         if value is None or (isinstance(value, str) and value.startswith(("$", "@", "%"))):
             continue
         if name in _WHOLE and not (_is_number(value, Integral) and value >= _WHOLE[name]):
@@ -115,6 +126,24 @@ def check_folder(path: str | Path, option: str) -> None:
     there = next((one for one in (Path(path), *Path(path).parents) if one.exists()), None)
     if there is not None and not there.is_dir():
         raise ConfigError(f"{option}: must be a folder, and {there} is a file; give another folder")
+
+
+def check_results_folder(path: str | Path, kind: str) -> None:
+    """Refuse to write results into a folder that holds something else.
+
+    Args:
+        path: the folder, which may be missing, or hold earlier results of the same kind.
+        kind: ``an evaluation`` or ``a prediction``.
+
+    Raises:
+        ConfigError: it is the folder of a run, a store, or results of the other kind; or it is a file.
+    """
+    check_folder(path, "--out")
+    for name, held in _RESULTS.items():
+        if held != kind and (Path(path) / name).is_file():
+            raise ConfigError(
+                f"--out {path}: {kind} needs a folder of its own, found {held} ({name}); give another --out"
+            )
 
 
 def _is_number(value: Any, kind: type) -> bool:

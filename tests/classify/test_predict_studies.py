@@ -27,7 +27,7 @@ from medssl_monai.classify.inputs import parse_dicomweb
 from medssl_monai.classify.pictures.inputs import PictureInput
 from medssl_monai.classify.predict import PredictionOptions, predict
 from medssl_monai.cli.main import main
-from medssl_monai.errors import CheckpointError, InputError, NoImagesError, NotHounsfieldError
+from medssl_monai.errors import CheckpointError, ConfigError, InputError, NoImagesError, NotHounsfieldError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.ingest.sources.dicomweb import PacsSeries, PacsSource
 from medssl_monai.store.names_file import add_names
@@ -255,6 +255,10 @@ def test_wrong_input_is_told(fine_tuned: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not for a whole PACS"):
         predict(fine_tuned, ["https://pacs.example/dicom-web"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match=r"a prediction needs a folder of its own, found a run \(run\.json\)"):
+        predict(fine_tuned, [tmp_path / "coronal.nii.gz"], fine_tuned)
+    with pytest.raises(ConfigError, match=r"an evaluation needs a folder of its own, found a run \(run\.json\)"):
+        evaluate(fine_tuned, tmp_path / "labels.csv", fine_tuned)
 
 
 def test_addresses_of_studies() -> None:

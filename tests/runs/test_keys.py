@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigWorkflow, create_workflow
 
 from medssl_monai.cli.main import main
-from medssl_monai.errors import ConfigError
+from medssl_monai.errors import ConfigError, InputError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir, config_file, resource_dir
 from medssl_monai.runs.bundle import cause_of, run_bundle
@@ -87,6 +87,21 @@ def test_what_an_overlay_may_not_hold(text: str, told: str, tmp_path: Path, phan
     assert list(tmp_path.iterdir()) == [overlay]
 
 
+def test_keys_that_an_overlay_sets_for_other_methods_may_not_be_given(tmp_path: Path) -> None:
+    told = "'queue_length' is not a key of ct_ssl_spark .*; `medssl keys ct_ssl_spark` lists the keys"
+    with pytest.raises(ConfigError, match=told):
+        run("ct_ssl_spark", tmp_path, config_file("demo"), queue_length=8)
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused_before_anything_is_written(
+    tmp_path: Path, phantom_store: SliceStore
+) -> None:
+    settings = {"dataset_dir": str(phantom_store.path), "image_size": 64, "warmup_epochs": 1}
+    with pytest.raises(ConfigError, match="warmup_epochs: the warm-up must end before the run"):
+        run("ct_ssl_spark", tmp_path, **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_an_overlay_may_hold() -> None:
     known = yaml.safe_load(train_file("ct_ssl_moco").read_text(encoding="utf-8"))
     check_keys({**known, "_mine": 1, "tracking_uri": "x"}, "ct_ssl_moco")
@@ -126,6 +141,25 @@ def test_monais_own_run_refuses_the_same(
     with pytest.raises(ConfigError, match=told):
         raise cause_of(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_monais_command_checks_each_overlay_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("for_bundles: [ct_ssl_moco]\ntrain#optimizer#lr: 0.5", encoding="utf-8")
+
+    def create(*overlays: str | Path, **settings: Any) -> None:
+        files = [str(file) for file in (train_file("ct_ssl_moco"), *overlays)]
+        options = {"dataset_dir": "missing", "logging_file": False, "workflow_type": "train", **SMALL, **settings}
+        with pytest.warns(UserWarning, match="parsing config_file"), pytest.raises(RuntimeError) as raised:
+            create_workflow(config_file=files, **options)
+        raise cause_of(raised.value)
+
+    with pytest.raises(ConfigError, match=r"paper_spark\.yaml is for ct_ssl_spark, and ct_ssl_moco is run"):
+        create(config_file("paper_spark"), "mine.yaml")  # the last is for this bundle
+    with pytest.raises(InputError, match="missing does not exist"):
+        create(config_file("demo"), "mine.yaml")  # what the first sets for others stays without effect
+    with pytest.raises(ConfigError, match="'decoder_width' is not a key of ct_ssl_moco"):
+        create(config_file("demo"), "mine.yaml", decoder_width=64)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from medssl_monai.handlers.model_file import ModelFile
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir, resource_dir
 from medssl_monai.runs.bundle import run_bundle
-from medssl_monai.runs.settings import check_folder, check_settings
+from medssl_monai.runs.settings import check_folder, check_results_folder, check_settings
 from medssl_monai.statistics.metrics import CHOICES, figures_for_choice
 
 TRAIN = bundle_dir("ct_classification") / "configs" / "train.yaml"
@@ -31,6 +31,7 @@ SMALL = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0
         ("learning_rate", float("nan"), "found nan"),
         ("max_epochs", 0, "max_epochs: must be a whole number from 1, found 0"),
         ("max_epochs", 2.5, "found 2.5"),
+        ("max_epochs", None, "max_epochs: needs a value, found null; give one, or leave max_epochs out"),
         ("batch_size", True, "found True"),
         ("frozen_epochs", -1, "frozen_epochs: must be a whole number from 0, found -1"),
         ("image_size", 0, "image_size: must be a whole number of pixels, or two of them, rows and columns, found 0"),
@@ -72,6 +73,24 @@ def test_what_can_be_passes() -> None:
         check_settings(ConfigParser.load_config_file(str(file)))
     check_settings({"image_size": [64, 96], "warmup_epochs": 0.5})  # views need not be square, nor epochs whole
     check_settings({"max_epochs": np.int64(3), "learning_rate": np.float32(0.1), "device": torch.device("cpu")})
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("run.json", "a run"),
+        ("store.json", "a slice store"),
+        ("metrics.json", "an evaluation"),
+        ("prediction.json", "a prediction"),
+    ],
+)
+def test_results_are_not_mixed_with_others(name: str, held: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    for kind in {"an evaluation", "a prediction"} - {held}:
+        with pytest.raises(ConfigError, match=f"{kind} needs a folder of its own, found {held} .{name}.; give another"):
+            check_results_folder(tmp_path, kind)
+    if name in ("metrics.json", "prediction.json"):
+        check_results_folder(tmp_path, held)
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
