@@ -41,6 +41,19 @@ def look_alike_groups(data: ImageData) -> list[str]:
     Raises:
         LabelError: a picture cannot be read.
     """
+    assert isinstance(data.images, ImageFiles)
+    facts = [(path, path.stat()) for path in data.images.paths]
+    key = tuple((str(path), fact.st_size, fact.st_mtime_ns) for path, fact in facts)
+    if key not in _GROUPS:
+        _GROUPS[key] = _groups(data)
+    return list(_GROUPS[key])
+
+
+_GROUPS: dict[tuple[tuple[str, int, int], ...], list[str]] = {}
+"""Of the same files as before: a study reads them for every training."""
+
+
+def _groups(data: ImageData) -> list[str]:
     place_of = {data.file_of(place): place for place in range(len(data.images))}
     group = list(range(len(data.images)))
     for pair in compare(picture_sets(data)).near_duplicates:
