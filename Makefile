@@ -49,8 +49,9 @@ types: $(STAMP)
 
 test: check pytest
 
-# A process a core, one thread each: threads of two processes on the same cores wait for each other.
-RUN_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+# Several processes with one thread each: threads of two processes on the same cores wait for each other.
+PROCESSES ?= 2
+RUN_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile
 
 pytest: $(STAMP)
 	$(RUN_TESTS) -m 'not slow and not ddp and not gpu and not network and not label'
