@@ -183,7 +183,7 @@ def test_naming_patients_later_changes_what_is_stored(tmp_path: Path) -> None:
     [
         ("(", None, "no regular expression"),
         ("a+", None, "must have a group"),
-        (None, "source,name\na.png,A\n", "row 1: needs the columns source and patient"),
+        (None, "source,name\na.png,A\n", "row 1: needs a column source or path"),
         (None, "source,patient\na.png,A\na.png,B\n", "row 2: its source has another patient above"),
     ],
 )
