@@ -90,7 +90,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     [
         ({"arch": "resnet34"}, "arch: resnet18 then, resnet34 now"),
         ({"window": "lung", "max_epochs": 3}, "window: wide then, lung now"),
-        ({"max_epochs": 1}, "beyond max_epochs=1"),
+        ({"max_epochs": 1}, "the warm-up must end before the run"),
     ],
 )
 def test_a_command_that_cannot_carry_on_leaves_the_run_as_it_was(
