@@ -56,6 +56,14 @@ def write_overview(data: Any, output_dir: str | Path, audit: bool = True, name: 
     return content
 
 
+def contradicting(overview: Mapping[str, Any]) -> list[str] | None:
+    """Pictures or series that stand in two classes by an overview's audit, sorted; None where it did not run."""
+    if "near_duplicates" not in overview["audit"]:
+        return None
+    pairs = [one for one in overview["audit"]["near_duplicates"] if one["first_label"] != one["second_label"]]
+    return sorted({name for one in pairs for name in (one["first_series"], one["second_series"])})
+
+
 def table_of(rows: list[dict[str, Any]]) -> str:
     """The rows as aligned text."""
     lines = [["split", "class", "slices", "sources", "patients", "formats"]]

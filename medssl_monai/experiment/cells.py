@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 import time
 import warnings
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from medssl_monai.classify.finetune import finetune
 from medssl_monai.classify.forward import forward
 from medssl_monai.classify.pictures.data import ImageData
 from medssl_monai.classify.pictures.file_facts import facts_forest, file_facts
+from medssl_monai.classify.pictures.files import ImageFiles
 from medssl_monai.classify.predictions import Predictions
 from medssl_monai.classify.probes import Floats, linear_probe, nearest_votes
-from medssl_monai.experiment.inputs import StudyInputs, weights_fingerprint
+from medssl_monai.experiment.encoders import weights_fingerprint
+from medssl_monai.experiment.inputs import StudyInputs
 from medssl_monai.experiment.made_by import made_by, settings_of
 from medssl_monai.experiment.plan import METRICS, Cell, StudyPlan, digest
 from medssl_monai.experiment.set_aside import set_aside
@@ -198,13 +201,13 @@ def _facts(plan: StudyPlan, inputs: StudyInputs, cell: Cell, folder: Path) -> di
 
 def _facts_of(data: ImageData) -> Floats:
     """Of all pictures, read once for all cells of a process."""
-    key = f"{data.name} {len(data.images)} {data.file_of(0)}"
+    key = data.images.state() if isinstance(data.images, ImageFiles) else data.fingerprint
     if key not in _FACTS:
         _FACTS[key] = file_facts(data)
     return _FACTS[key]
 
 
-_FACTS: dict[str, Floats] = {}
+_FACTS: dict[Hashable, Floats] = {}
 
 
 def _parser(plan: StudyPlan, inputs: StudyInputs, cell: Cell) -> ConfigParser:

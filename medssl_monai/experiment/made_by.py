@@ -24,6 +24,7 @@ LIBRARIES = ("torch", "torchvision", "monai", "pytorch-ignite", "numpy", "scikit
 NOT_FOLLOWED = (
     "medssl_monai.ingest",
     "medssl_monai.samples",
+    "medssl_monai.experiment.encoders",
     "medssl_monai.experiment.inputs",
     "medssl_monai.experiment.made_by",
     "medssl_monai.classify.explain",

@@ -96,8 +96,8 @@ class StudyPlan:
     Attributes:
         title: over the report.
         data: ``phantom: {…}`` of `write_phantom`; or ``labels`` (a label table) with ``store`` or not; or ``images``, a
-            name of `image_task`, with ``root``, and with ``patients`` (a table) or ``folds`` where there are such. With
-            folds the seeds are folds: seed s tests on fold s % folds of draw s // folds.
+            name of `image_task`, with ``root``, and ``patients`` (a table) where there is one. Of a data set without
+            splits the seeds are folds of a cross-validation, see `fold_splits`.
         settings: top-level keys of ``ct_classification``, the same for all cells: the budget.
         overlays: names or paths, given after its ``train.yaml``.
         encoders: by name.
@@ -241,6 +241,7 @@ def _check(file: Path, plan: StudyPlan) -> None:
         "file_facts: only of pictures (data: images)": not plan.file_facts or "images" in kinds,
         "pretrain_on: an encoder that is pre-trained on the archive needs one (--pretrain-on)": bool(plan.pretrain_on)
         or all(plan.seen(name) == "task" for name, source in plan.encoders.items() if source.bundle),
+        "pretrain_with: patient_from and patients": set(plan.pretrain_with) <= {"patient_from", "patients"},
         f"encoders: {FILE_FACTS!r} is the name of file_facts, take another": FILE_FACTS not in plan.encoders,
         f"published: each with name, note or some of {', '.join(METRICS)}": all(
             isinstance(one, dict) and {"name"} <= set(one) <= {"name", "note", *METRICS} for one in plan.published

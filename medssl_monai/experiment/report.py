@@ -10,10 +10,25 @@ from typing import Any
 from medssl_monai.atomic import write_text
 from medssl_monai.errors import InputError
 from medssl_monai.experiment.figure import draw_study
+from medssl_monai.experiment.judged import Contrast
 from medssl_monai.experiment.plan import HEADS, METRICS
-from medssl_monai.experiment.results import Contrast, Point, StudyResults
+from medssl_monai.experiment.results import Point, StudyResults
 from medssl_monai.page import html_page
 
+CONTRADICTING = (
+    "{} pictures stand in two classes. They are not learned from, and count only in the column 'official', which is on "
+    "the whole test part."
+)
+FACTS = (
+    "'File facts' is a random forest on size, format, colour mode and grey values of the files: what the labels give "
+    "away without anatomy."
+)
+IN_TABLE = {
+    "auc": "AUC",
+    "f1_macro": "F1, mean over classes",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+}
 STYLE = """
 body { font-size: 16px; line-height: 1.5; color: #1a1a1a; background: #fff; max-width: 66rem; padding: 2rem 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
@@ -42,7 +57,7 @@ def write_report(results: StudyResults, out: Path) -> None:
     ]
     parts += [
         f"<h2>All figures, {escape(_labels_of(results))}</h2>",
-        _table(_ALL_FIGURES, _all_figures(results)),
+        _table(*_all_figures(results)),
     ]
     if results.contrasts:
         parts += [
@@ -87,27 +102,20 @@ def statements(results: StudyResults) -> list[str]:
         f"Classes: {', '.join(record['classes'])}. Tested on {record['test_slices']} slices of {patients} patients, "
         f"the same for all. {trained}",
         drawn,
-        f"Encoders: {sources}. Those that the study pre-trains saw no labels and no test image of the task.",
-        *(
-            [
-                f"{wrong} pictures stand in two classes. They are not learned from, and count only in the column "
-                "'official', which is on the whole test part."
-            ]
-            if wrong
-            else []
-        ),
-        *(
-            [
-                "'File facts' is a random forest on size, format, colour mode and grey values of the files: what the "
-                "labels give away without anatomy."
-            ]
-            if results.plan.file_facts
-            else []
-        ),
+        f"Encoders: {sources}. Those that the study pre-trains saw {_seen(record.get('overlap'))}.",
+        *[CONTRADICTING.format(wrong)] * bool(wrong),
+        *[FACTS] * results.plan.file_facts,
         f"Intervals: {results.interval_note}. They say how much the figures depend on who was tested; how much they "
         "depend on the training shows between the seeds.",
         *([f"{other} trainings were made by other code or libraries than this report."] if other else []),
     ]
+
+
+def _seen(overlap: int | None) -> str:
+    if overlap is None:
+        return "only the training images of the task, and no labels"
+    found = f"{overlap} of them" if overlap else "none of them"
+    return f"no labels; the audit compared test images and test patients with them, and found {found} there"
 
 
 def _points(points: Sequence[Point]) -> list[list[str]]:
@@ -179,47 +187,36 @@ def markdown_tables(results: StudyResults) -> str:
         for encoder in dict.fromkeys(point.encoder for point in mine):
             cells = [_cell(p) for p in mine if p.encoder == encoder]
             text.append(f"| {_plain(encoder)} | {' | '.join(cells)} |")
-    text += ["", f"All figures, {_labels_of(results)}:", "", f"| {' | '.join(_ALL_FIGURES)} |"]
-    text.append("|" + "---|" * len(_ALL_FIGURES))
-    text += [f"| {' | '.join(map(_plain, row))} |" for row in _all_figures(results)]
+    columns, rows = _all_figures(results)
+    text += ["", f"All figures, {_labels_of(results)}:", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    text += [f"| {' | '.join(map(_plain, row))} |" for row in rows]
     return "\n".join([*text, *_smallest_p(results.contrasts, plan.baseline)]) + "\n"
-
-
-_ALL_FIGURES = (
-    "encoder",
-    "head",
-    "AUC",
-    "F1 (mean over classes)",
-    "accuracy",
-    "balanced accuracy",
-    "official",
-    "moves",
-)
 
 
 def _labels_of(results: StudyResults) -> str:
     """What the table of all figures is of."""
     metric = METRICS[results.plan.metric]
-    notes = [f"'official' is the {metric} on the whole test part"] if results.record.get("contradicting") else []
-    notes += [f"'moves' is how far the {metric} moves between neighbouring epochs"] if results.plan.neighbours else []
+    notes = [f"'official' is the {metric} on the whole test part"] if _any(results, "official") else []
+    notes += ["'moves' is how far it moves between neighbouring epochs"] if _any(results, "moves") else []
     return f"{results.plan.fractions[-1]:.0%} of the labels" + "".join(f"; {note}" for note in notes)
 
 
-def _all_figures(results: StudyResults) -> list[list[str]]:
-    """Every figure with the largest share of the labels, then what others have published."""
+def _any(results: StudyResults, name: str) -> bool:
+    return any(getattr(point, name) is not None for point in results.points)
+
+
+def _all_figures(results: StudyResults) -> tuple[list[str], list[list[str]]]:
+    """Columns, and every figure with the largest share of the labels, then what others have published."""
+    beside = [name for name in ("official", "moves") if _any(results, name)]
     rows = []
     for point in results.points:
         if point.fraction == results.plan.fractions[-1]:
-            figures = [_with_interval(*point.figures.get(name, (None, None, None))) for name in _IN_TABLE]
-            beside = [_figure(point.official), _figure(point.moves)]
-            rows.append([point.encoder, HEADS[point.head], *figures, *beside])
+            figures = [_with_interval(*point.figures.get(name, (None, None, None))) for name in IN_TABLE]
+            rows.append([point.encoder, HEADS[point.head], *figures, *(_figure(getattr(point, one)) for one in beside)])
     for one in results.plan.published:
-        figures = [f"{one[name]:g}" if name in one else "–" for name in _IN_TABLE]
-        rows.append([str(one["name"]), str(one.get("note", "as published")), *figures, "–", "–"])
-    return rows
-
-
-_IN_TABLE = ("auc", "f1_macro", "accuracy", "balanced_accuracy")
+        figures = [f"{one[name]:g}" if name in one else "–" for name in IN_TABLE]
+        rows.append([str(one["name"]), str(one.get("note", "as published")), *figures, *["–"] * len(beside)])
+    return ["encoder", "head", *IN_TABLE.values(), *beside], rows
 
 
 def _with_interval(mean: float | None, low: float | None, high: float | None) -> str:

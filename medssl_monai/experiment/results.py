@@ -1,6 +1,5 @@
 """A study's cells brought together: means over seeds, intervals over patients, tests against the baseline."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,35 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from medssl_monai.atomic import write_csv
 from medssl_monai.experiment.cells import cell_made_by, maker
 from medssl_monai.experiment.inputs import StudyInputs
+from medssl_monai.experiment.judged import Contrast, Judged, contrasts_of, draws, intervals, read_judged, stacked
 from medssl_monai.experiment.plan import METRICS, Cell, StudyPlan
 from medssl_monai.statistics.calibration import expected_calibration_error
-from medssl_monai.statistics.comparison import (
-    Comparison,
-    delong_test,
-    holm,
-    paired_label_permutation,
-    paired_permutation,
-)
-from medssl_monai.statistics.intervals import bootstrap_figures, described_intervals
 from medssl_monai.statistics.metrics import figures_for_choice
-from medssl_monai.statistics.multilabel import broadcast_thresholds, label_bootstrap
 
 SEEN_AS = {"archive": "unlabelled images", "task": "the training images", "both": "unlabelled and training images"}
 FIGURES = ("accuracy", "balanced_accuracy", "f1_macro", "auc", "ece")
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Test slices of one or more cells: labels (N,) or of several (N, C), probabilities (N, C), patients (N,)."""
-
-    labels: npt.NDArray[Any]
-    probabilities: npt.NDArray[np.float64]
-    patients: npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
@@ -74,20 +55,6 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """An encoder against the baseline: difference of balanced accuracy, its p and Holm's; None where not tested."""
-
-    encoder: str
-    head: str
-    fraction: float
-    difference: float
-    p: float | None
-    p_holm: float | None
-    p_delong: float | None
-    note: str
-
-
-@dataclass(frozen=True)
 class StudyResults:
     """All that the report shows; ``record`` is the JSON-ready part that says how it came to be."""
 
@@ -113,14 +80,14 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
     for head, encoder in plan.rows:
         for fraction in plan.fractions:
             folders = [out / "cells" / Cell(encoder, head, fraction, seed).folder / "evaluation" for seed in plan.seeds]
-            parts = [_judged(plan, inputs, folder) for folder in folders]
-            judged[head, encoder, fraction] = _stacked(parts)
+            parts = [read_judged(plan, inputs, folder) for folder in folders]
+            judged[head, encoder, fraction] = stacked(parts)
             mine = [r for r in rows if (r["head"], r["encoder"], r["fraction"]) == (head, encoder, fraction)]
-            found = _intervals(plan, _draws(inputs, plan.seeds, parts))
+            found = intervals(plan, draws(inputs, plan.seeds, parts))
             points.append(_point(plan, mine, found))
             note = found["note"]
     _write_rows(out / "figures.csv", [row for point in points for row in _figure_rows(point)])
-    contrasts = _contrasts(plan, judged)
+    contrasts = contrasts_of(plan, judged)
     _write_rows(out / "comparisons.csv", [vars(c) for c in contrasts])
     now = maker(inputs)
     record = {
@@ -144,6 +111,7 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         "made_by": now,
         "folds": inputs.folds,
         "contradicting": len(inputs.contradicting),
+        "overlap": inputs.overlap,
         "cells_of_other_code": sum(cell_made_by(cell, out) != now for cell in plan.cells),
     }
     return StudyResults(plan, inputs.classes, points, contrasts, record, note)
@@ -193,7 +161,7 @@ def _figures(plan: StudyPlan, inputs: StudyInputs, folder: Path) -> dict[str, An
     figures = {name: official[name] for name in FIGURES}
     if not inputs.contradicting:
         return figures
-    judged = _judged(plan, inputs, folder)
+    judged = read_judged(plan, inputs, folder)
     counted = figures_for_choice(judged.labels, judged.probabilities)
     calibration = {"ece": expected_calibration_error(judged.labels, judged.probabilities)}
     return {**figures, **{name: counted[name] for name in METRICS}, **calibration}
@@ -205,69 +173,6 @@ def _figure_rows(point: Point) -> list[dict[str, Any]]:
         {**place, "figure": name, "mean": mean, "low": low, "high": high}
         for name, (mean, low, high) in point.figures.items()
     ]
-
-
-def _several(plan: StudyPlan) -> bool:
-    return plan.settings.get("task") == "multilabel"
-
-
-def _thresholds(plan: StudyPlan, classes: int) -> npt.NDArray[np.floating[Any]]:
-    return broadcast_thresholds(plan.settings.get("thresholds", 0.5), classes)
-
-
-def _intervals(plan: StudyPlan, parts: Sequence[Judged]) -> dict[str, Any]:
-    """Of the mean over ``parts``: each holds all test slices, and a resample draws the same patients of each."""
-    cuts = _thresholds(plan, parts[0].probabilities.shape[1]) if _several(plan) else None
-
-    def figures(owners: npt.NDArray[np.str_], resamples: int) -> dict[str, npt.NDArray[np.floating[Any]]]:
-        drawn = []
-        for part in parts:
-            names = owners if (part.patients == "").any() else part.patients
-            how: dict[str, Any] = {"resamples": resamples, "seed": 0}
-            drawn.append(
-                bootstrap_figures(part.labels, part.probabilities, names, **how)
-                if cuts is None
-                else label_bootstrap(part.labels, part.probabilities, names, cuts, **how)
-            )
-        return {name: np.mean([one[name] for one in drawn], axis=0) for name in drawn[0]}
-
-    return described_intervals(parts[0].patients, len(parts[0].labels), figures)
-
-
-def _draws(inputs: StudyInputs, seeds: Sequence[int], parts: Sequence[Judged]) -> list[Judged]:
-    """What each judges all test slices: the seeds, or of a cross-validation the folds of a draw together."""
-    if not inputs.folds:
-        return list(parts)
-    draws: dict[int, list[Judged]] = {}
-    for seed, part in zip(seeds, parts, strict=True):
-        draws.setdefault(seed // inputs.folds, []).append(part)
-    whole = [_stacked(folds) for folds in draws.values() if len(folds) == inputs.folds]
-    return whole or [_stacked(parts)]
-
-
-def _judged(plan: StudyPlan, inputs: StudyInputs, folder: Path) -> Judged:
-    classes = inputs.classes
-    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["series_id"] not in inputs.contradicting]
-    labels = (
-        np.array([[c in r["label"].split("|") for c in classes] for r in rows])
-        if _several(plan)
-        else np.array([list(classes).index(r["label"]) for r in rows])
-    )
-    return Judged(
-        labels,
-        np.array([[float(r[f"p_{c}"]) for c in classes] for r in rows]),
-        np.array([r["patient"] for r in rows]),
-    )
-
-
-def _stacked(parts: Sequence[Judged]) -> Judged:
-    """The seeds' answers one below another: a patient keeps his name, and is drawn or exchanged with all of them."""
-    return Judged(
-        np.concatenate([p.labels for p in parts]),
-        np.concatenate([p.probabilities for p in parts]),
-        np.concatenate([p.patients for p in parts]),
-    )
 
 
 def _point(plan: StudyPlan, rows: Sequence[dict[str, Any]], interval: dict[str, Any]) -> Point:
@@ -296,48 +201,6 @@ def _point(plan: StudyPlan, rows: Sequence[dict[str, Any]], interval: dict[str, 
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
     values = [row[name] for row in rows if row.get(name) is not None]
     return float(np.mean(values)) if values else None
-
-
-def _contrasts(plan: StudyPlan, judged: dict[tuple[str, str, float], Judged]) -> list[Contrast]:
-    """Each encoder against the baseline at each share of the labels, corrected over all of them together."""
-    found: list[tuple[tuple[str, str, float], Comparison, float | None]] = []
-    for (head, encoder, fraction), mine in judged.items():
-        if encoder == plan.baseline or (head, plan.baseline, fraction) not in judged:
-            continue
-        base = judged[head, plan.baseline, fraction]
-        if (mine.patients == "").any():
-            difference = _tested(plan, mine, base, np.full(len(mine.labels), "all")).difference
-            comparison = Comparison(difference, None, 0, "patients unknown: no test")
-        else:
-            comparison = _tested(plan, mine, base, mine.patients)
-        found.append(((encoder, head, fraction), comparison, _delong(mine, base)))
-    tested = [c.p for _, c, _ in found if c.p is not None]
-    corrected = iter(holm(tested))
-    return [
-        Contrast(*key, c.difference, c.p, None if c.p is None else next(corrected), delong, c.note)
-        for key, c, delong in found
-    ]
-
-
-def _tested(plan: StudyPlan, mine: Judged, base: Judged, patients: npt.NDArray[np.str_]) -> Comparison:
-    if not _several(plan):
-        return paired_permutation(mine.labels, mine.probabilities, base.probabilities, patients)
-    cuts = _thresholds(plan, mine.probabilities.shape[1])
-    return paired_label_permutation(mine.labels, mine.probabilities >= cuts, base.probabilities >= cuts, patients)
-
-
-def _delong(mine: Judged, base: Judged) -> float | None:
-    """DeLong's p for two classes where each patient has one label: one mean score a patient, two of each class."""
-    if mine.labels.ndim == 2:
-        return None
-    names, owner = np.unique(mine.patients, return_inverse=True)
-    truth = np.zeros(len(names), dtype=np.int64)
-    truth[owner] = mine.labels
-    several = "" in names or mine.probabilities.shape[1] != 2 or (truth[owner] != mine.labels).any()
-    if several or min(truth.sum(), (1 - truth).sum()) < 2:
-        return None
-    scores = [np.bincount(owner, j.probabilities[:, 1]) / np.bincount(owner) for j in (mine, base)]
-    return delong_test(truth == 1, scores[0], scores[1]).p
 
 
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from medssl_monai.atomic import write_json
 from medssl_monai.experiment.cells import cell_done, cell_made_by, make_room, maker
-from medssl_monai.experiment.inputs import REMEDY, prepare
+from medssl_monai.experiment.encoders import REMEDY
+from medssl_monai.experiment.inputs import prepare
 from medssl_monai.experiment.plan import StudyPlan, read_plan
 from medssl_monai.experiment.report import write_report
 from medssl_monai.experiment.results import StudyResults, collect

@@ -33,7 +33,7 @@ class SingleSlices:
         plan, (image,) = plans[0], plans[0].instances
         if image.position is None or image.orientation is None:
             return
-        _, date, number, _ = image.entities  # UIDs may have been made anew for each slice, too
+        _, date, number, _ = image.entities  # without the UIDs, which may differ in each slice too
         shared = (image.patient_id, image.modality, image.shape, date, number, image.kernel)
         grid = (tuple(round(cosine, 2) for cosine in image.orientation), image.spacing_mm)
         self._positions[(plan.source_id, *shared, *grid)].append(image.position)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,14 @@ import pytest
 from PIL import Image
 
 from medssl_monai.errors import ConfigError
+from medssl_monai.experiment.inputs import prepare
 from medssl_monai.experiment.plan import EncoderSource, StudyPlan, read_plan
 from medssl_monai.experiment.report import markdown_tables, statements
 from medssl_monai.experiment.results import StudyResults
 from medssl_monai.experiment.run import study
+from medssl_monai.samples.phantom import write_phantom
+from medssl_monai.store.reader import SliceStore
+from tests.csv_rows import rows
 
 TINY = {"arch": "resnet18", "image_size": 32, "batch_size": 4, "num_workers": 0, "device": "cpu"}
 TINY |= {"max_epochs": 3, "epoch_length": 1, "frozen_epochs": 0, "augment": False, "val_metric": "auc"}
@@ -83,19 +88,16 @@ def done(plan: StudyPlan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stu
     return study(plan, out), out
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_each_seed_has_an_encoder_of_its_own(done: tuple[StudyResults, Path]) -> None:
+def test_each_seed_has_an_encoder_of_its_own(done: tuple[StudyResults, Path], plan: StudyPlan) -> None:
     _, out = done
     runs = [json.loads((out / "encoders" / f"spark-seed{seed}" / "run.json").read_text()) for seed in range(2)]
     assert [run["settings"]["seed"] for run in runs] == [0, 1]
     weights = [(out / "encoders" / f"spark-seed{seed}" / "models" / "encoder.safetensors") for seed in range(2)]
     assert weights[0].read_bytes() != weights[1].read_bytes()
-    used = [(out / "cells" / f"spark-finetune-1-seed{seed}" / "log.txt").read_text() for seed in range(2)]
-    assert all(used)
+    inputs = prepare(plan, out)
+    used = [Path(inputs.weights("SparK", seed) or "").name for seed in range(3)]
+    assert used == ["spark-seed0", "spark-seed1", "spark-seed0"]
+    assert inputs.weights("scratch", 1) is None
 
 
 def test_contradicting_pictures_are_not_learned_from_and_count_officially_alone(
@@ -125,7 +127,7 @@ def test_what_the_files_tell_without_anatomy_is_a_row(done: tuple[StudyResults, 
     results, _ = done
     facts = [point for point in results.points if point.head == "facts"]
     assert [point.mean for point in facts] == [1.0], "the file format tells the class"
-    assert any(contrast.encoder == "file facts" for contrast in results.contrasts) is False
+    assert {contrast.encoder for contrast in results.contrasts} == {"SparK"}, "it has no baseline to be tested against"
 
 
 def test_neighbouring_checkpoints_are_judged(done: tuple[StudyResults, Path]) -> None:
@@ -159,6 +161,41 @@ def test_the_report_has_all_figures_and_what_others_published(done: tuple[StudyR
     assert not any(name in path.read_text() for name in private for path in told)
 
 
+def test_test_pictures_in_the_archive_are_told(
+    plan: StudyPlan, covid_root: Path, archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    large = Image.open(covid_root / "CT_COVID" / "test-COVID3.png").resize((96, 96), Image.Resampling.BICUBIC)
+    root, mixed = Path(shutil.copytree(covid_root, tmp_path / "root")), Path(shutil.copytree(archive, tmp_path / "a"))
+    large.save(root / "CT_COVID" / "test-COVID3.png")
+    large.save(mixed / "series9_9.png")
+    places = {"images": "covid_ct", "root": str(root)}
+    changed = replace(plan, data=places, pretrain_on=str(mixed), heads=("linear",), seeds=(0,), neighbours=False)
+    results = study(replace(changed, file_facts=False), tmp_path / "out")
+    assert "CT_COVID/test-COVID3.png look alike" in caplog.text
+    assert results.record["overlap"] == 1
+    assert any("found 1 of them there" in sentence for sentence in statements(results))
+
+
+def test_an_archive_for_slices_in_hu_is_read_as_ct(tmp_path: Path) -> None:
+    labels = write_phantom(tmp_path / "phantom", patients=12, seed=0, size=32, slices=3)
+    write_phantom(tmp_path / "archive", patients=3, seed=5, size=32, slices=3)
+    plan = StudyPlan(
+        "CT",
+        {"labels": str(labels)},
+        {"scratch": EncoderSource(), "SparK": EncoderSource(None, "ct_ssl_spark", SHORT, ("small",))},
+        settings=TINY,
+        heads=("knn",),
+        fractions=(1.0,),
+        seeds=(0,),
+        baseline="scratch",
+        pretrain_on=str(tmp_path / "archive"),
+    )
+    results = study(plan, tmp_path / "out")
+    assert SliceStore(tmp_path / "out" / "data" / "archive_store").select([["modality", "!=", "CT"]]) == []
+    assert results.record["overlap"] == 0
+    assert "on unlabelled images" in results.record["encoders"]["SparK"]
+
+
 def test_pictures_of_the_task_are_seen_without_their_labels(plan: StudyPlan, tmp_path: Path) -> None:
     source = EncoderSource(None, "ct_ssl_spark", SHORT, ("small", "pictures"), on="both")
     both = replace(plan, encoders={"scratch": EncoderSource(), "both": source}, heads=("linear",), seeds=(0,))
@@ -188,19 +225,17 @@ def test_folds_are_a_cross_validation(head_root: Path, tmp_path: Path) -> None:
         {"images": "head_ct", "root": str(head_root)},
         {"scratch": EncoderSource()},
         settings=TINY,
-        heads=("linear",),
+        heads=("linear", "finetune"),
         fractions=(1.0,),
         seeds=tuple(range(5)),
         baseline="scratch",
         metric="auc",
     )
     results = study(plan, tmp_path / "out")
-    tested = [
-        row["series_id"]
-        for seed in range(5)
-        for row in rows(tmp_path / "out" / "cells" / f"scratch-linear-1-seed{seed}" / "evaluation" / "predictions.csv")
-    ]
-    assert len(tested) == len(set(tested)) == 30
+    for head in plan.heads:
+        cells = [tmp_path / "out" / "cells" / f"scratch-{head}-1-seed{seed}" for seed in range(5)]
+        tested = [row["series_id"] for cell in cells for row in rows(cell / "evaluation" / "predictions.csv")]
+        assert len(tested) == len(set(tested)) == 30, "each picture is tested on once"
     assert results.record["folds"] == 5
     assert "bootstrap over 30 patients" in results.interval_note
     assert any("one of 5 stratified folds" in sentence for sentence in statements(results))
@@ -218,6 +253,7 @@ def test_folds_are_a_cross_validation(head_root: Path, tmp_path: Path) -> None:
         ({"encoders": {"x": {"pretrain": "ct_ssl_spark", "on": "archive"}}}, "--pretrain-on"),
         ({"encoders": {"file facts": None}}, "take another"),
         ({"published": [{"auc": 0.9}]}, "published: each with name"),
+        ({"pretrain_with": {"patient": "x"}}, "pretrain_with: patient_from and patients"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:

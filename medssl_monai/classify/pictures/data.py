@@ -61,6 +61,7 @@ class ImageData:
         splits: positions of the pictures of ``train``, ``validation`` and ``test``, in order.
         statements: what is unknown or was chosen, as sentences.
         left_out: number of files that are in no split, by the reason.
+        folds: parts of the cross-validation that the splits are one fold of; 0 where the splits are the data set's own.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ImageData:
     splits: Mapping[str, Sequence[int]]
     statements: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    folds: int = 0
 
     @property
     def fingerprint(self) -> str:

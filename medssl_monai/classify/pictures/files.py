@@ -50,6 +50,11 @@ class ImageFiles(Sequence[Bytes]):
         inside = self.root is not None and path.is_relative_to(self.root)
         return path.relative_to(self.root or ".").as_posix() if inside else path.name
 
+    def state(self) -> tuple[tuple[str, int, int], ...]:
+        """Path, bytes and time of change of each file: equal as long as the pictures are the same."""
+        facts = [(path, path.stat()) for path in self.paths]
+        return tuple((str(path), fact.st_size, fact.st_mtime_ns) for path, fact in facts)
+
     def __getitem__(self, index: Any) -> Any:
         """The picture at ``index``.
 

@@ -1,6 +1,5 @@
 """Patients of pictures, from a table beside them or from the pictures themselves."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,8 +41,7 @@ def look_alike_groups(data: ImageData) -> list[str]:
         LabelError: a picture cannot be read.
     """
     assert isinstance(data.images, ImageFiles)
-    facts = [(path, path.stat()) for path in data.images.paths]
-    key = tuple((str(path), fact.st_size, fact.st_mtime_ns) for path, fact in facts)
+    key = data.images.state()
     if key not in _GROUPS:
         _GROUPS[key] = _groups(data)
     return list(_GROUPS[key])
@@ -60,13 +58,3 @@ def _groups(data: ImageData) -> list[str]:
         first, second = group[place_of[pair.first_series]], group[place_of[pair.second_series]]
         group = [min(first, second) if one in (first, second) else one for one in group]
     return [f"picture-{one:06d}" for one in group]
-
-
-def contradicting(data: ImageData) -> Sequence[str]:
-    """Names of pictures that stand in two classes, found by an audit, sorted.
-
-    Raises:
-        LabelError: a picture cannot be read.
-    """
-    pairs = [pair for pair in compare(picture_sets(data)).near_duplicates if pair.first_label != pair.second_label]
-    return sorted({name for pair in pairs for name in (pair.first_series, pair.second_series)})

@@ -19,7 +19,7 @@ from medssl_monai.classify.classes import named_classes
 from medssl_monai.classify.pictures.data import ImageData
 from medssl_monai.classify.pictures.files import ImageFiles
 from medssl_monai.classify.pictures.folders import folder_classes
-from medssl_monai.classify.pictures.folds import fold_splits
+from medssl_monai.classify.pictures.folds import FOLDS, fold_splits
 from medssl_monai.classify.pictures.patients import look_alike_groups, with_patients
 from medssl_monai.classify.pictures.table import image_table
 from medssl_monai.errors import ConfigError, LabelError
@@ -88,7 +88,7 @@ def image_task(
     elif name == "head_ct":
         data = head_ct(root, fold)
     else:
-        data = {"covid_ct": covid_ct, "organ_s_mnist": organ_s_mnist}[name](root)
+        data = covid_ct(root) if name == "covid_ct" else organ_s_mnist(root)
     data = with_patients(data, patients) if patients is not None else data
     data = _without(_in_order(data, given), leave_out)
     if isinstance(data.images, ImageFiles):
@@ -200,7 +200,7 @@ def head_ct(root: str | Path, fold: int = 0) -> ImageData:
     one, so that they are on one side.
 
     Raises:
-        ConfigError: the fold is negative.
+        ConfigError: the fold is negative, or a class has fewer pictures than there are folds.
         LabelError: the labels or a labelled picture are missing, or there in different versions; a row is no number and
             0 or 1.
     """
@@ -220,7 +220,7 @@ def head_ct(root: str | Path, fold: int = 0) -> ImageData:
     images = ImageFiles(list(labels), folder)
     data = ImageData("head_ct", ["normal", "hemorrhage"], images, truth, [""] * len(truth), everything, notes)
     groups = look_alike_groups(data)
-    return replace(data, patients=groups, splits=fold_splits(truth, groups, fold))
+    return replace(data, patients=groups, splits=fold_splits(truth, groups, fold), folds=FOLDS)
 
 
 def organ_s_mnist(path: str | Path) -> ImageData:

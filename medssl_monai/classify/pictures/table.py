@@ -77,11 +77,7 @@ def _pictures(table: LabelTable) -> list[Path]:
 def _splits(table: LabelTable, labels: np.ndarray) -> dict[str, list[int]]:
     if table.has_split:
         return {split: [i for i, row in enumerate(table.rows) if row.split == split] for split in SPLITS}
-    return drawn_splits(labels, [row.patient for row in table.rows])
-
-
-def drawn_splits(labels: np.ndarray, patients: Sequence[str]) -> dict[str, list[int]]:
-    """Positions of train, validation and test, drawn by patient and class where nothing else decides."""
+    patients = [row.patient for row in table.rows]
     rest, test = grouped_split(labels, patients, TEST_SHARE, seed=SEED)
     inner = grouped_split(labels[rest], [patients[i] for i in rest], VALIDATION_SHARE, seed=SEED + 1)
     train, validation = ([rest[i] for i in side] for side in inner)
