@@ -23,6 +23,7 @@ from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.pretrain import PretrainedRun
 from medssl_monai.version import __version__
+from tests.csv_rows import rows
 
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "max_epochs": 2, "device": "cpu"}
 
@@ -286,11 +287,6 @@ def test_prediction_agrees_with_evaluation_and_with_plain_monai(
     assert np.allclose(plain, [probabilities(row) for row in predicted], atol=1e-4)
     study = json.loads((tmp_path / "plain" / "studies.json").read_text(encoding="utf-8"))
     assert list(next(iter(study.values())).values()) == pytest.approx(np.mean(plain, axis=0).tolist(), abs=1e-5)
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def probabilities(row: dict[str, str]) -> list[float]:

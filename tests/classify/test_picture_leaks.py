@@ -13,7 +13,7 @@ from medssl_monai.classify.audited import audit
 from medssl_monai.errors import InputError
 from medssl_monai.ingest import build_store
 from medssl_monai.labels.telltales import guessed, telltales
-from tests.classify.test_published_pictures import organ_file
+from tests.classify.made_pictures import organ_file
 from tests.ingest.dicom_fixtures import KEY, anatomy
 
 

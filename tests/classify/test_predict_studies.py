@@ -1,6 +1,5 @@
 """Predictions of clinical files and of pictures, as a user asks for them."""
 
-import csv
 import dataclasses
 import json
 import shutil
@@ -32,6 +31,7 @@ from medssl_monai.ingest import SliceStore
 from medssl_monai.ingest.sources.dicomweb import PacsSeries, PacsSource
 from medssl_monai.store.names_file import add_names
 from medssl_monai.store.verdicts import Reason, RejectedError
+from tests.csv_rows import rows
 
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "device": "cpu"}
 
@@ -151,11 +151,6 @@ def test_folder_archive_and_volume_with_heat_maps(fine_tuned: Path, study: Path,
     assert content(tmp_path / "c")["studies"][0]["source"].startswith(str(mixed))
     assert str(tmp_path) not in (tmp_path / "a" / "prediction.json").read_text(encoding="utf-8")
     assert {row["source"] for row in rows(tmp_path / "c" / "left_out.csv")} == {str(mixed / "letter.txt")}
-
-
-def rows(table: Path) -> list[dict[str, str]]:
-    with table.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_slices_of_a_store_are_named_by_its_names_file(

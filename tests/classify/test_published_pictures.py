@@ -5,39 +5,27 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from medssl_monai.classify.audited import audit
 from medssl_monai.classify.pictures.data import ImageData
 from medssl_monai.classify.pictures.files import ImageFiles
-from medssl_monai.classify.pictures.folders import folder_classes
 from medssl_monai.classify.pictures.published import ORGANS, covid_ct, image_task, organ_s_mnist
 from medssl_monai.classify.pictures.table import image_table
 from medssl_monai.classify.pictures.view import COVID_STATISTICS, ORGAN_STATISTICS, ImageViewd
 from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.labels.subsets import (
-    choose_unit,
-    grouped_split,
-    nested_subset,
-    reference_split,
     reference_subset,
 )
 from medssl_monai.store.dataset import SampleKey
+from tests.classify.made_pictures import organ_file, parted, picture
 from tests.golden import fill
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-
-
-def picture(path: Path, shape: tuple[int, ...] = (20, 30), seed: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)).save(path)
 
 
 @pytest.fixture
@@ -134,16 +122,6 @@ def test_head_ct_at_any_depth(tmp_path: Path, place: str) -> None:
         image_task("head_ct", tmp_path)
 
 
-def organ_file(path: Path, sizes: tuple[int, int, int] = (44, 22, 33), **other: Any) -> Path:
-    generator = np.random.default_rng(0)
-    arrays = {}
-    for part, n in zip(("train", "val", "test"), sizes, strict=True):
-        arrays[f"{part}_images"] = generator.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-        arrays[f"{part}_labels"] = (np.arange(n) % 11).astype(np.uint8)[:, None]
-    np.savez(path, **{**arrays, **other})
-    return path
-
-
 def test_organ_s_mnist_as_published(tmp_path: Path) -> None:
     file = organ_file(tmp_path / "organsmnist.npz")
     data = organ_s_mnist(tmp_path)
@@ -199,103 +177,6 @@ def test_a_damaged_organ_s_mnist_is_refused(tmp_path: Path, damage: Callable[[by
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(LabelError, match=r"organsmnist\.npz: no MedMNIST file .*fetch it again"):
         organ_s_mnist(file)
-
-
-@pytest.mark.parametrize("parts", ["", "train"])
-def test_folders_keep_patients_apart(tmp_path: Path, parts: str) -> None:
-    for label in ("bleeding", "none"):
-        for person in range(10):
-            for i in range(3):
-                picture(tmp_path / parts / label / f"DOE^{label}{person}" / f"{i}.png")
-    if parts:
-        picture(tmp_path / "test" / "none" / "ROE" / "0.png")
-        picture(tmp_path / "test" / "bleeding" / "ROE" / "0.png")
-    data = folder_classes(tmp_path)
-    owners = {split: {data.patients[i] for i in found} for split, found in data.splits.items()}
-    assert not owners["train"] & owners["validation"]
-    assert not owners["train"] & owners["test"]
-    assert all(set(data.labels_of(split)) == {0, 1} for split in ("train", "validation", "test"))
-    assert not any("DOE" in name for name in data.patients)
-
-
-def test_folders_as_the_reference_split_them(tmp_path: Path) -> None:
-    for i in range(20):
-        picture(tmp_path / "train" / ("a" if i < 9 else "b") / f"{i:02d}.png")
-        picture(tmp_path / "test" / ("a" if i < 9 else "b") / f"{i:02d}.png")
-    data = folder_classes(tmp_path, as_reference=True)
-    assert (list(data.splits["train"]), list(data.splits["validation"])) == reference_split(20)
-    with pytest.raises(LabelError, match="two or more"):
-        folder_classes(tmp_path / "train" / "a")
-
-
-def parted(root: Path, **parts: str) -> Path:
-    """Folders of splits, each with two pictures in each of its classes."""
-    for part, names in parts.items():
-        for label in names.split():
-            for i in range(2):
-                picture(root / part / label / f"{i}.png", seed=i)
-    return root
-
-
-def test_folders_of_splits_have_the_same_classes(tmp_path: Path) -> None:
-    long = "adenocarcinoma_left.lower.lobe_T2_N0_M0_Ib"
-    root = parted(tmp_path / "a", train=f"{long} normal", valid=f"{long} normal", test="adenocarcinoma normal")
-    with pytest.raises(LabelError, match="the class folders of 'test' differ from those of 'train'") as caught:
-        folder_classes(root)
-    for words in (
-        f"it lacks '{long}' and also has 'adenocarcinoma' (did you mean '{long}'?)",
-        f"'train' has {long}, normal; 'test' has adenocarcinoma, normal; rename the folders",
-    ):
-        assert words in str(caught.value)
-    with pytest.raises(LabelError, match=r"'validation' differ .* it lacks 'b'"):
-        folder_classes(parted(tmp_path / "b", train="a b", val="a", test="a b"))
-    (parted(tmp_path / "c", train="a b", test="a") / "test" / "b").mkdir()
-    with pytest.raises(LabelError, match=r"the class 'b' has no picture .* in 'test'"):
-        folder_classes(tmp_path / "c")
-
-
-@pytest.mark.parametrize("names", [("Train", "VAL", "Test"), ("training", "valid", "testing")])
-def test_folders_of_splits_by_any_spelling(tmp_path: Path, names: tuple[str, ...]) -> None:
-    data = folder_classes(parted(tmp_path, **dict.fromkeys(names, "a b")))
-    assert {split: len(found) for split, found in data.splits.items()} == {"train": 4, "validation": 4, "test": 4}
-    picture(tmp_path / "more" / "x.png")
-    (tmp_path / names[0] / "a" / "notes.txt").touch()
-    (tmp_path / names[0] / "a" / "0.gif").touch()
-    assert folder_classes(tmp_path).left_out == {
-        "in the folder 'more', which is no split": 1,
-        ".txt: no picture (PNG, JPEG, BMP, TIFF)": 1,
-        ".gif: no picture (PNG, JPEG, BMP, TIFF)": 1,
-    }
-    (tmp_path / "Validation").mkdir()
-    with pytest.raises(LabelError, match="are both folders of the split 'validation'; keep one"):
-        folder_classes(tmp_path)
-
-
-def test_a_test_folder_alone_serves_a_network_that_is_there(tmp_path: Path) -> None:
-    parted(tmp_path, test="a b")
-    with pytest.raises(LabelError, match=r"test in .* are folders of splits, and there is none for training"):
-        image_task("folders", tmp_path)
-    data = image_task("folders", tmp_path, classes=["b", "a"])
-    assert (data.classes, data.labels_of("test"), data.labels_of("train")) == (["b", "a"], [0, 0, 1, 1], [])
-    with pytest.raises(LabelError, match="differ from those of 'the network'"):
-        image_task("folders", tmp_path, classes=["a", "c"])
-
-
-def test_a_network_of_other_classes_is_refused(tmp_path: Path) -> None:
-    parted(tmp_path, train="a b", test="a b")
-    assert image_task("folders", tmp_path, classes=["b", "a"]).labels_of("test") == [1, 1, 0, 0]
-    with pytest.raises(LabelError, match="must be those of the network, a, c, found a, b"):
-        image_task("folders", tmp_path, classes=["a", "c"])
-    file = organ_file(tmp_path / "organsmnist.npz")
-    with pytest.raises(LabelError, match="must be those of the network, a, c, found bladder"):
-        image_task("organ_s_mnist", file, classes=["a", "c"])
-
-
-def test_folders_named_in_two_unicode_forms_are_one_class(tmp_path: Path) -> None:
-    composed, decomposed = "h\u00e9matome", "he\u0301matome"
-    data = folder_classes(parted(tmp_path, train=f"{composed} b", test=f"{decomposed} b"))
-    assert data.classes == ["b", composed]
-    assert any("2 Unicode forms" in sentence for sentence in data.statements)
 
 
 def deep_picture(path: Path, shape: tuple[int, ...]) -> None:
@@ -359,65 +240,6 @@ def test_views_are_mirrored_by_seed_epoch_and_index() -> None:
         assert view.equal(upright) != view.equal(upright.flip(2))
         flips.append(bool(view.equal(upright)))
     assert 5 < sum(flips) < 25
-
-
-def test_the_references_splits_and_subsets() -> None:
-    meta, arrays = fill.load(GOLDEN / "downstream_splits.npz")
-    for i, case in enumerate(meta["cases"]):
-        train, validation = reference_split(case["n"], seed=case["seed"])
-        assert validation == arrays[f"c{i}_val"].tolist()
-        assert train == arrays[f"c{i}_train_before_reduction"].tolist()
-        for share in case["sizes"]:
-            kept = [train[k] for k in reference_subset(len(train), float(share))]
-            assert kept == arrays[f"c{i}_train_p{share}"].tolist()
-    for i, case in enumerate(meta["covid"]):
-        assert reference_subset(case["n"], case["data_percentage"]) == arrays[f"covid{i}"].tolist()
-    assert reference_subset(10, 0.35, shuffle=False) == [0, 1, 2]
-
-
-@given(st.integers(0, 10**6), st.sampled_from(["patients", "slices"]))
-@settings(max_examples=30)
-def test_smaller_subsets_lie_in_larger_ones(seed: int, unit: Any) -> None:
-    generator = np.random.default_rng(seed)
-    patients = [f"p{i:02d}" for i in generator.integers(0, 20, 120)]
-    labels = generator.integers(0, 3, 120)
-    fractions = (0.1, 0.25, 0.5, 1.0)
-    found = [set(nested_subset(labels, patients, f, unit=unit, seed=seed % 7)) for f in fractions]
-    assert found[0] <= found[1] <= found[2] <= found[3] == set(range(120))
-    assert all(set(labels[list(f)]) == {0, 1, 2} for f in found)
-    if unit == "patients":
-        for subset in found:
-            owners = {patients[i] for i in subset}
-            assert subset == {i for i, p in enumerate(patients) if p in owners}, "patients stay whole"
-    else:
-        assert len({patients[i] for i in found[0]}) == len(set(patients))
-
-
-def test_patients_of_rare_classes_come_along() -> None:
-    labels = np.array([0] * 36 + [1] * 4)  # a patient a slice
-    patients = [f"p{i:02d}" for i in range(40)]
-    for seed in range(5):
-        assert set(labels[nested_subset(labels, patients, 0.1, seed=seed)]) == {0, 1}
-        half = labels[nested_subset(labels, patients, 0.5, seed=seed)]
-        assert len(half) == 20
-        assert 1 <= half.sum() <= 3
-    assert nested_subset(labels, patients, 0.1, seed=0) != nested_subset(labels, patients, 0.1, seed=1)
-
-
-def test_units_and_bounds() -> None:
-    assert choose_unit([f"p{i}" for i in range(24)], 0.1) == "patients"
-    assert choose_unit(["a", "b", "c"] * 9, 0.1) == "slices"
-    assert choose_unit([""] * 100, 0.1) == "slices"
-    with pytest.raises(ConfigError, match="above 0"):
-        nested_subset([0, 1], ["a", "b"], 0.0)
-    with pytest.raises(ConfigError, match="patients or slices"):
-        nested_subset([0, 1], ["a", "b"], 0.5, unit="series")  # type: ignore[arg-type]
-    rest, held = grouped_split([0, 0, 1, 1], ["a", "a", "b", "c"], 0.5)
-    assert sorted(rest + held) == [0, 1, 2, 3]
-    with pytest.raises(ConfigError, match="too few for two sides"):
-        grouped_split([0, 1], ["a", "a"], 0.5)
-    with pytest.raises(ConfigError, match="is unknown"):
-        image_task("chest", ".")  # type: ignore[arg-type]
 
 
 def test_a_table_of_pictures(tmp_path: Path) -> None:

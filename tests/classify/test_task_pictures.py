@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from medssl_monai.classify.finetune import finetune
+from medssl_monai.classify.overview import contradicting, write_overview
 from medssl_monai.classify.pictures.file_facts import FORMATS, MODES, facts_forest, file_facts
 from medssl_monai.classify.pictures.folders import folder_classes
-from medssl_monai.classify.pictures.patients import contradicting
 from medssl_monai.classify.pictures.published import head_ct, image_task
 from medssl_monai.errors import ConfigError, InputError, LabelError
 
@@ -83,13 +83,15 @@ def test_patients_come_from_a_table_as_numbers(covid_root: Path) -> None:
         image_task("folders", covid_root, patients=table)
 
 
-def test_contradicting_pictures_are_found_and_left_out(covid_root: Path) -> None:
-    assert contradicting(image_task("covid_ct", covid_root)) == []
+def test_contradicting_pictures_are_found_and_left_out(covid_root: Path, tmp_path: Path) -> None:
+    data = image_task("covid_ct", covid_root)
+    assert contradicting(write_overview(data, tmp_path / "out")) == []
+    assert contradicting(write_overview(data, tmp_path / "out", audit=False)) is None
     copied = (covid_root / "CT_COVID" / "test2COVID.png").read_bytes()
     (covid_root / "CT_NonCOVID" / "train1NonCOVID.jpg").write_bytes(copied)
-    names = contradicting(image_task("covid_ct", covid_root))
+    names = contradicting(write_overview(image_task("covid_ct", covid_root), tmp_path / "out"))
     assert names == ["CT_COVID/test2COVID.png", "CT_NonCOVID/train1NonCOVID.jpg"]
-    data = image_task("covid_ct", covid_root, leave_out=names)
+    data = image_task("covid_ct", covid_root, leave_out=names or [])
     assert {split: len(places) for split, places in data.splits.items()} == {"train": 7, "validation": 8, "test": 8}
     with pytest.raises(LabelError, match=re.escape("leave_out: covid_ct has no picture 'x.png'")):
         image_task("covid_ct", covid_root, leave_out=["x.png"])

@@ -1,11 +1,8 @@
 """The study: its plan, a small one from end to end, what is run again and what is not, its report."""
 
-import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,24 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from medssl_monai.cli.study import _encoders
-from medssl_monai.errors import ConfigError, InputError
+from medssl_monai.errors import InputError
 from medssl_monai.experiment import cells, made_by
 from medssl_monai.experiment import inputs as inputs_module
 from medssl_monai.experiment.figure import draw_study
-from medssl_monai.experiment.inputs import StudyInputs
-from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan, read_plan
+from medssl_monai.experiment.judged import Contrast, Judged, contrasts_of
+from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan
 from medssl_monai.experiment.report import markdown_tables, replace_tables, statements
-from medssl_monai.experiment.results import Contrast, Judged, Point, StudyResults, _contrasts, _origin
+from medssl_monai.experiment.results import Point, StudyResults
 from medssl_monai.experiment.run import study
 from medssl_monai.networks.resnet import resnet_encoder
-from medssl_monai.resources import bundle_dir, resource_dir
+from medssl_monai.resources import bundle_dir
 from medssl_monai.statistics.comparison import delong_test
 from medssl_monai.terminal import study_table
+from tests.csv_rows import rows
 
 PACKAGE = Path(made_by.__file__).parents[1]
 TINY = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0, "device": "cpu"}
@@ -58,11 +54,6 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
 def done(plan: StudyPlan, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyResults, Path]:
     out = tmp_path_factory.mktemp("study")
     return study(plan, out), out
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_all_cells_are_in_the_results(done: tuple[StudyResults, Path], plan: StudyPlan) -> None:
@@ -162,56 +153,6 @@ def test_what_other_code_made_is_kept_and_told(
     assert {path.name.rpartition(".")[2] for path in aside.parent.glob(f"{aside.name}.*")} == {"1", "2"}
 
 
-def configurations(bundle: str, *names: str) -> list[Path]:
-    return [bundle_dir(bundle) / "configs" / f"{name}.yaml" for name in names]
-
-
-def test_the_code_has_a_fingerprint_that_comments_and_moves_do_not_change(tmp_path: Path) -> None:
-    def meaning(*modules: str) -> frozenset[str]:
-        files = [tmp_path / f"{abs(hash(text))}.py" for text in modules]
-        for file, text in zip(files, modules, strict=True):
-            file.write_text(text)
-        return frozenset[str]().union(*map(made_by._meaning, files))
-
-    whole = meaning(
-        '"""Doc."""\nfrom os import path, sep\ndef f(x):\n    """Doc."""\n    return x  # so\ndef g(): f(path)\n'
-    )
-    assert whole == meaning(
-        "from os import path\nfrom medssl_monai.there import f\ndef g(): f(path)\n",
-        "from os import sep\ndef f(x):\n\n    return x\n",
-    )
-    assert whole != meaning("from os import path, sep\ndef f(x): return -x\ndef g(): f(path)\n")
-    assert meaning("from medssl_monai.a import f as g\n") != meaning("from medssl_monai.a import h as g\n")
-
-
-def test_the_modules_of_a_training_are_those_that_it_imports() -> None:
-    def names(start: str, files: list[Path]) -> set[str]:
-        found = (path.relative_to(PACKAGE).with_suffix("").as_posix() for path in made_by.modules_run(start, files))
-        return {name.removesuffix("/__init__") for name in found}
-
-    cell = names(cells.__name__, configurations("ct_classification", "train", "evaluate"))
-    assert {"experiment/cells", "networks/resnet", "transforms/labelled", "statistics/metrics", "store/reader"} <= cell
-    spark = names("medssl_monai.runs.pretrain", configurations("ct_ssl_spark", "train"))
-    assert {"methods/spark", "losses/masked_reconstruction", "optimizers/factories"} <= spark - cell
-    assert "methods/byol" not in spark
-    assert not [name for name in cell | spark if name.startswith(("ingest", "samples", "cli", "label_server"))]
-    assert all(made_by._file(name) for name in made_by.NOT_FOLLOWED)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bundle", ["ct_classification", "ct_ssl_spark"])
-def test_no_module_that_a_training_loads_is_missing(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = configurations(bundle, "train")
-    script = "import sys, pydoc\nfor name in sys.argv[1:]: assert pydoc.locate(name), name\nprint(*sys.modules)"
-    command = [sys.executable, "-c", script, *made_by._named(files)]
-    loaded = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout.split()
-    monkeypatch.setattr(made_by, "NOT_FOLLOWED", ())
-    known = made_by.modules_run("medssl_monai.runs.pretrain", files)
-    ours = {made_by._file(name) or PACKAGE for name in loaded if made_by.OURS.fullmatch(name)}
-    # A package's own file is loaded with each of its modules; it is followed where something is imported from it.
-    assert {file for file in ours if file.name != "__init__.py"} <= set(known)
-
-
 def test_a_name_does_not_make_a_finished_cell_unfinished(
     done: tuple[StudyResults, Path], plan: StudyPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -254,27 +195,6 @@ def test_tables_go_into_a_page(done: tuple[StudyResults, Path], tmp_path: Path) 
     with pytest.raises(InputError, match="needs the lines <!-- other -->"):
         replace_tables(page, "other", text)
     assert "1 of 1 comparisons have p < 0.05" in markdown_tables(contrived())
-
-
-def test_imagenet_weights_are_an_encoder(tmp_path: Path) -> None:
-    path = tmp_path / "study.yaml"
-    encoders = {
-        "ImageNet": {"imagenet": "r.pth"},
-        "narrow": {"imagenet": "r.pth", "settings": {"window": "lung"}},
-        "other": {"weights": "w.pt", "settings": {"mean": 0.5}},
-    }
-    path.write_text(yaml.safe_dump({"data": {"labels": "x.csv"}, "encoders": encoders}))
-    plan = read_plan(path)
-    assert plan.encoders["ImageNet"].weights == "r.pth"
-    assert plan.encoders["ImageNet"].settings["mean"] == [0.485, 0.456, 0.406]
-    assert plan.encoders["narrow"].settings == {**plan.encoders["ImageNet"].settings, "window": "lung"}
-    assert _origin(plan, "other") == "weights of a file (mean 0.5)"
-    inputs = StudyInputs({}, [], "patients", [], None, "", {"ImageNet": ["r.pth"]})
-    cell = Cell("ImageNet", "linear", 1.0, 0)
-    assert cells._overrides(plan, inputs, cell)["std"] == [0.229, 0.224, 0.225]
-    path.write_text(yaml.safe_dump({"encoders": {"x": {"weights": "w", "settings": {"learning_rate": 1}}}}))
-    with pytest.raises(ConfigError, match="may set mean, std, window of its own"):
-        read_plan(path)
 
 
 @pytest.mark.slow
@@ -328,65 +248,6 @@ def test_the_steps_of_fine_tuning_are_said(steps: list[int], sentence: str) -> N
     assert sentence in statements(results)[0]
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in resource_dir("configs").glob("study_*.yaml")))
-def test_shipped_studies_are_valid(name: str, tmp_path: Path) -> None:
-    pictures = "images" in yaml.safe_load((resource_dir("configs") / f"{name}.yaml").read_text()).get("data", {})
-    given: dict[str, Any] = {"root": "x", "pretrain_on": "y"} if pictures else {"data": {"labels": "x.csv"}}
-    plan = read_plan(name, encoders={"ImageNet": "i.pt"}, **given)
-    assert plan.baseline == "scratch"
-    assert plan.encoders["ImageNet"].weights == "i.pt"
-    assert len({cell.folder for cell in plan.cells}) == len(plan.cells)
-    if name == "study_fractions":
-        with pytest.raises(ConfigError, match="data: give one of"):
-            read_plan(name)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"fractions": [0, 1]}, "fractions"),
-        ({"heads": ["svm"]}, "heads"),
-        ({"metric": "loss"}, "metric"),
-        ({"baseline": "imagenet"}, "baseline"),
-        ({"encoder": {}}, r"\['encoder'\] not known"),
-        ({"encoders": {"a b": None, "a-b": None}}, "differ in letters"),
-        ({"encoders": {"x": {"bundle": "ct_ssl_spark"}}}, "'pretrain'"),
-        ({"seeds": [1, 1]}, "seeds"),
-    ],
-)
-def test_mistakes_in_a_study_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    content = {"data": {"labels": "x.csv"}, "encoders": {"scratch": None}, **change}
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(content))
-    with pytest.raises(ConfigError, match=message):
-        read_plan(path)
-    with pytest.raises(ConfigError, match="neither a YAML file nor one of study_covid_ct, "):
-        read_plan("study_dmeo")
-    with pytest.raises(ConfigError, match="NAME=FILE"):
-        _encoders(["x"])
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        (EncoderSource("nofile.pt"), "the encoder 'mine': nofile.pt: no such file or run"),
-        (EncoderSource("WEIGHTS"), "the encoder 'mine': its weights are of a resnet18, the study is of resnet50"),
-        (EncoderSource(bundle="ct_ssl_other"), "bundle 'ct_ssl_other' does not exist"),
-        (EncoderSource(bundle="ct_ssl_spark", overlays=["fast"]), "configuration 'fast' is neither"),
-    ],
-)
-def test_encoders_are_looked_at_before_anything_is_made(
-    plan: StudyPlan, source: EncoderSource, message: str, tmp_path: Path
-) -> None:
-    if source.weights == "WEIGHTS":
-        source = replace(source, weights=plan.encoders["given"].weights)
-    encoders = {"first": EncoderSource(bundle="ct_ssl_spark"), "mine": source}
-    wrong = replace(plan, encoders=encoders, settings={**TINY, "arch": "resnet50"}, baseline="first")
-    with pytest.raises(InputError, match=message):
-        study(wrong, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
 def test_contrasts_of_two_classes_have_delongs_p() -> None:
     plan = StudyPlan("t", {}, {"scratch": EncoderSource(), "a": EncoderSource()}, fractions=(1.0,), baseline="scratch")
     generator = np.random.default_rng(0)
@@ -398,7 +259,7 @@ def test_contrasts_of_two_classes_have_delongs_p() -> None:
         return Judged(labels, np.stack([1 - score, score], axis=1), patients)
 
     good, poor = judged(3), judged(0)
-    (contrast,) = _contrasts(plan, {("finetune", "scratch", 1.0): poor, ("finetune", "a", 1.0): good})
+    (contrast,) = contrasts_of(plan, {("finetune", "scratch", 1.0): poor, ("finetune", "a", 1.0): good})
     assert contrast.encoder == "a"
     assert contrast.difference > 0.3
     assert contrast.p is not None
@@ -409,7 +270,7 @@ def test_contrasts_of_two_classes_have_delongs_p() -> None:
     wanted = delong_test(names % 2 == 1, np.array(means[0]), np.array(means[1]))
     assert contrast.p_delong == pytest.approx(wanted.p)
     unknown = replace(good, patients=np.full(72, ""))
-    (other,) = _contrasts(plan, {("finetune", "scratch", 1.0): poor, ("finetune", "a", 1.0): unknown})
+    (other,) = contrasts_of(plan, {("finetune", "scratch", 1.0): poor, ("finetune", "a", 1.0): unknown})
     assert (other.p, other.p_holm, other.p_delong) == (None, None, None)
     assert other.difference == contrast.difference
     assert other.note == "patients unknown: no test"
@@ -439,3 +300,24 @@ def test_a_study_of_pictures(tmp_path: Path) -> None:
     assert "unknown number of patients" in (tmp_path / "out" / "report.html").read_text()
     naming = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file() and "DOE" in p.read_text(errors="replace")}
     assert naming <= {"predictions.csv", "studies.json"}, "only there pictures have names"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (EncoderSource("nofile.pt"), "the encoder 'mine': nofile.pt: no such file or run"),
+        (EncoderSource("WEIGHTS"), "the encoder 'mine': its weights are of a resnet18, the study is of resnet50"),
+        (EncoderSource(bundle="ct_ssl_other"), "bundle 'ct_ssl_other' does not exist"),
+        (EncoderSource(bundle="ct_ssl_spark", overlays=["fast"]), "configuration 'fast' is neither"),
+    ],
+)
+def test_encoders_are_looked_at_before_anything_is_made(
+    plan: StudyPlan, source: EncoderSource, message: str, tmp_path: Path
+) -> None:
+    if source.weights == "WEIGHTS":
+        source = replace(source, weights=plan.encoders["given"].weights)
+    encoders = {"first": EncoderSource(bundle="ct_ssl_spark"), "mine": source}
+    wrong = replace(plan, encoders=encoders, settings={**TINY, "arch": "resnet50"}, baseline="first")
+    with pytest.raises(InputError, match=message):
+        study(wrong, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
