@@ -154,6 +154,11 @@ def _row(path: Path, number: int, cells: dict[Any, Any], multilabel: bool) -> La
     """One checked row."""
     for column in ("source", "label"):
         if column not in cells:
+            other = next((f"{sign!r}" for sign in ";\t" if any(sign in str(name) for name in cells)), "")
+            if other:
+                raise LabelError(
+                    f"{path}: the cells are separated by {other}, and those of a label table by commas; save it so"
+                )
             raise LabelError(
                 f"{path}, row {number}: the column {column!r} is missing, found "
                 f"{', '.join(map(str, filter(None, cells))) or 'no columns'}; add it to the table"

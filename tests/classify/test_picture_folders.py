@@ -1,5 +1,6 @@
 """Folders of pictures by class: splits, patients, classes, spellings."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,10 @@ def test_folders_of_splits_by_any_spelling(tmp_path: Path, names: tuple[str, ...
         ".txt: no picture (PNG, JPEG, BMP, TIFF)": 1,
         ".gif: no picture (PNG, JPEG, BMP, TIFF)": 1,
     }
+    picture(tmp_path / "tset" / "a" / "x.png")
+    with pytest.raises(LabelError, match=r"'tset' in .* is no split \(did you mean 'test'\?\); rename it"):
+        folder_classes(tmp_path)
+    shutil.rmtree(tmp_path / "tset")
     (tmp_path / "Validation").mkdir()
     with pytest.raises(LabelError, match="are both folders of the split 'validation'; keep one"):
         folder_classes(tmp_path)

@@ -120,7 +120,13 @@ def test_loss_is_told_by_content_not_by_name(tmp_path: Path, name: str, content:
 def test_what_has_no_single_grey_picture_is_refused(tmp_path: Path) -> None:
     Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "float.tif")
     Image.fromarray(RAMP).save(tmp_path / "pages.tif", save_all=True, append_images=[Image.fromarray(RAMP)])
-    for name, words in (("float.tif", "values of type float32"), ("pages.tif", "holds 2 pictures")):
+    Image.fromarray(np.where(RAMP.mean() < RAMP, 255, 0).astype(np.uint8)).save(tmp_path / "mask.png")
+    refused = {
+        "float.tif": "values of type float32",
+        "pages.tif": "holds 2 pictures",
+        "mask.png": "has only the grey values 0, 255, as a mask or a label map has; take it out",
+    }
+    for name, words in refused.items():
         with pytest.raises(RejectedError, match=words):
             read_picture(tmp_path / name)
 

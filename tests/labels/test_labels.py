@@ -75,6 +75,8 @@ def test_sources_that_are_paths_are_joined_with_the_tables_folder(tmp_path: Path
     [
         ("source,slice\nsa,0\n", "row 1: the column 'label' is missing, found source, slice; add it"),
         ("label\nlung\n", "row 1: the column 'source' is missing"),
+        ("source;label\nsa;lung\n", "the cells are separated by ';', and those of a label table by commas"),
+        ("source\tlabel\nsa\tlung\n", r"the cells are separated by '\\t'"),
         (HEADING, "at least one row, found none"),
         ("", "at least one row"),
         ("source,Slice,label\nsa,0,lung\n", "heading: the column 'Slice' must be written 'slice'; rename it"),

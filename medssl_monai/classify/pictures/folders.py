@@ -114,8 +114,11 @@ def _parts(folder: Path, classes: Sequence[str] | None) -> tuple[dict[str, Path]
     beside = Counter[str]()
     for place in set(inside) - set(parts.values()):
         if files := _files(place):
-            hint = split_suggestion(place.name)
-            beside[f"in the folder {place.name!r}, which is no split{hint}"] = len(files)
+            if hint := split_suggestion(place.name):
+                raise LabelError(
+                    f"folders: {place.name!r} in {folder.name!r} is no split{hint}; rename it, or take it out"
+                )
+            beside[f"in the folder {place.name!r}, which is no split"] = len(files)
     return {split: parts[split] for split in SPLITS if split in parts}, beside
 
 

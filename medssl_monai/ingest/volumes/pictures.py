@@ -27,6 +27,9 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PICTURE_MODALITY = "OT"
 """DICOM's word for "other" (PS3.3 C.7.3.1.1.1), where the caller does not name a modality."""
 
+FEWEST_VALUES = 5
+"""Grey values that an image has at least; masks and label maps have fewer."""
+
 BROKEN = "is not readable as a picture: truncated or damaged"
 
 
@@ -48,8 +51,8 @@ def read_picture(path: Path) -> Picture:
     """The grey values of a picture, 8 or 16 bits.
 
     Raises:
-        RejectedError: it cannot be opened or decoded, claims to be too large, is several pictures in one file, or has
-            other values than whole numbers of 8 or 16 bits.
+        RejectedError: it cannot be opened or decoded, claims to be too large, is several pictures in one file, has
+            other values than whole numbers of 8 or 16 bits, or so few of them that it is a mask.
     """
     import cv2
 
@@ -69,11 +72,21 @@ def read_picture(path: Path) -> Picture:
         detail = f"has values of type {image.dtype}; save it with 8 or 16 bits, or give DICOM or NIfTI"
         raise RejectedError(Reason.VALUE_RANGE, detail)
     grey, of_colours = _grey(np.asarray(image))
+    if (few := _few_values(grey)) is not None:
+        detail = f"has only the grey values {', '.join(map(str, few))}, as a mask or a label map has; take it out"
+        raise RejectedError(Reason.VALUE_RANGE, detail)
     lowered = needs_lowering(int(grey.min()), int(grey.max()))
     pixels, clipped = clip_to_int16(grey.astype(np.int32) - LOWERED_BY if lowered else grey)
     low, high = (0, 255) if grey.dtype == np.uint8 else (int(pixels.min()), int(pixels.max()))
     window = (low + high) / 2, float(max(high - low, 1))
     return Picture(pixels, window, frozenset({*flags, *of_colours, *["clipped"] * clipped, *["lowered"] * lowered}))
+
+
+def _few_values(grey: NDArray[Any]) -> list[int] | None:
+    """The values of a picture that has fewer than `FEWEST_VALUES`, sorted; None of any other."""
+    sample = np.unique(grey[:: max(1, grey.shape[0] // 16)])  # of most pictures a few rows are enough
+    values = sample if len(sample) >= FEWEST_VALUES else np.unique(grey)
+    return None if len(values) >= FEWEST_VALUES else values.tolist()
 
 
 def picture_count(image: Image.Image) -> int:
