@@ -117,7 +117,9 @@ def _phantom(folder: Path) -> DemoData:
 
 def _right_or_wrong(data: DemoData, slices: Sequence[Mapping[str, Any]]) -> str:
     """What the label table says of the unseen series, beside what was predicted of its slices."""
-    truth = {row.slice: row.label for row in read_labels(data.labels).rows if Path(row.source) == data.unseen}
+    truth = {
+        row.slice: row.label for row in read_labels(data.labels).rows if Path(row.source).is_relative_to(data.unseen)
+    }
     said = {number: row["predicted"] for row in slices if (number := row["slice"]) in truth}
     right = sum(label == truth[number] for number, label in said.items())
     wrong = Counter(

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 from medssl_monai.demo import DemoData, _right_or_wrong
 
 
-def test_the_prediction_is_compared_with_the_labels(tmp_path: Path) -> None:
-    (tmp_path / "unseen").mkdir()
+@pytest.mark.parametrize("source", ["unseen", "unseen/sample-6"])
+def test_the_prediction_is_compared_with_the_labels(tmp_path: Path, source: str) -> None:
+    (tmp_path / source).mkdir(parents=True)
     lines = ["source,slice,label,patient,split", "other,0,head,a,train"]
-    lines += [f"unseen,{number},{'abdomen' if number else 'thorax'},b,test" for number in range(4)]
+    lines += [f"{source},{number},{'abdomen' if number else 'thorax'},b,test" for number in range(4)]
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
     data = DemoData(tmp_path / "labels.csv", [], [], tmp_path / "unseen")
     said = ["thorax", "abdomen", "head", None, "head"]  # the last slice has no label

@@ -182,7 +182,7 @@ def _caption(predictions: Predictions, index: int, is_picture: bool) -> str:
     """What a slice is called in a figure: its file or series, and its number."""
     series = predictions.series[index]
     name = Path(predictions.sources.get(series, series)).name
-    return name if is_picture else f"{name}, slice {predictions.slices[index]}"
+    return name if is_picture else f"{name}, slice\N{NO-BREAK SPACE}{predictions.slices[index]}"
 
 
 def temperature_figures(network: nn.Module, validation: Slices, predictions: Predictions) -> dict[str, Any]:
