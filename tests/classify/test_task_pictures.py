@@ -11,7 +11,7 @@ from medssl_monai.classify.finetune import finetune
 from medssl_monai.classify.overview import contradicting, write_overview
 from medssl_monai.classify.pictures.file_facts import FORMATS, MODES, facts_forest, file_facts
 from medssl_monai.classify.pictures.folders import folder_classes
-from medssl_monai.classify.pictures.published import head_ct, image_task
+from medssl_monai.classify.pictures.published import TaskName, head_ct, image_task
 from medssl_monai.errors import ConfigError, InputError, LabelError
 
 
@@ -44,6 +44,12 @@ def test_folds_hold_everything_once_and_look_alikes_together(root: Path) -> None
     assert len(set(folds[0].patients)) == 29
     assert head_ct(root, 5).splits["test"] != folds[0].splits["test"], "another draw"
     assert folds[0].classes[folds[0].label(0)] == "hemorrhage"
+
+
+@pytest.mark.parametrize("name", ["covid_ct", "head_ct", "folders", "table", "organ_s_mnist"])
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, name: TaskName) -> None:
+    with pytest.raises(LabelError, match=f"{name}: .*nowhere does not exist; give the folder or file"):
+        image_task(name, tmp_path / "nowhere")
 
 
 def test_a_fold_that_cannot_be_is_refused(root: Path) -> None:

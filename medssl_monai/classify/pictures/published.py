@@ -78,6 +78,8 @@ def image_task(
         raise ConfigError(f"task: the pictures of {name} have one class each, found {task!r}; set task=multiclass")
     if as_reference and name in ("table", "head_ct"):
         raise ConfigError(f"as_reference: the reference did not have the pictures of {name}; leave it false")
+    if not Path(root).exists():
+        raise LabelError(f"{name}: {root} does not exist; give the folder or file of the data set")
     given = named_classes(classes)
     if patients is not None and name != "covid_ct":
         raise ConfigError(f"patients: a table of them is for covid_ct, found it with {name}; leave it out")
