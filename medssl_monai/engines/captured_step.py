@@ -2,7 +2,7 @@
 
 An eager step launches 1,500 to 3,100 kernels from Python, one by one, and a fast GPU waits for about half of the time
 (docs/performance.md). A replay launches all of them at once. The kernels, their order and their random numbers are the
-same, so the results are equal to the last bit.
+same, so the results should be equal to the last bit; ``tests -m gpu`` compares them.
 """
 
 import logging
