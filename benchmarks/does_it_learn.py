@@ -22,7 +22,8 @@ import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,10 @@ class Moved:
         }
 
 
-def part(encoder: torch.nn.Module, data: LabelledData, split: str, moved: bool = False) -> Part:
-    """Features of a split's labelled slices."""
+def part(encoder: torch.nn.Module, data: LabelledData, split: str, moved: bool = False, stride: int = 1) -> Part:
+    """Features of a split's labelled slices, or of every `stride`-th."""
     view: Any = LabelledViewd("image", image_size=64, window="wide", mean=0.25, std=0.25, augment=False)
-    rows = data.rows(split)
+    rows = data.rows(split)[::stride]
     transform = Compose([view, Moved()]) if moved else view
     features = encoder_features(encoder, SliceDataset(data.store, rows=rows, transform=transform))
     return features, np.array([row["label"] for row in rows]), np.array([row["patient"] for row in rows])
@@ -108,12 +109,19 @@ def slice_draws(labels: np.ndarray, patients: np.ndarray) -> Iterator[tuple[str,
     yield f"all {len(labels)} slices", [np.arange(len(labels))]
 
 
-def judge(learn: Part, test: Part, draws: Callable[..., Any], alone: bool) -> dict[str, float]:
-    """Probes of every number of labels on the test patients, together or each alone."""
+def judge(
+    learn: Part,
+    test: Part,
+    draws: Callable[..., Any],
+    alone: bool,
+    sizes: int | None = None,
+    probes: Iterable[str] = tuple(PROBES),
+) -> dict[str, float]:
+    """Probes of the first `sizes` numbers of labels (all by default) on the test patients, together or each alone."""
     x, y, patients = learn
     figures: dict[str, float] = {}
-    for size, choices in draws(y, patients):
-        for probe, make in PROBES.items():
+    for size, choices in islice(draws(y, patients), sizes):
+        for probe, make in ((name, PROBES[name]) for name in probes):
             found: dict[str, list[float]] = {}
             for chosen in choices:
                 guess = make(len(chosen)).fit(x[chosen], y[chosen]).predict(test[0])
@@ -132,7 +140,7 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Path, Path]:
     out = options.out
     labels = out / "phantom" / "labels.csv"
     if options.data == "phantom" and not labels.exists():
-        write_phantom(out / "phantom", patients=options.patients, seed=1, size=64, slices=9)
+        write_phantom(out / "phantom", patients=options.patients, seed=1, size=64, slices=options.slices)
     if options.data == "samples":
         labels = options.samples / "labels.csv"
     rows = read_labels(labels).rows
@@ -165,6 +173,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--samples", type=Path, help="what `medssl sample-data --out` made")
     parser.add_argument("--patients", type=int, default=100, help="of the phantom")
+    parser.add_argument("--slices", type=int, default=9, help="of each of its patients")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="seed; several processes may share the seeds of one --out")
     parser.add_argument("--epochs", type=int, help=f"of each method; by default {EPOCHS}")

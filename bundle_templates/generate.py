@@ -42,6 +42,7 @@ NOT_RECORDED = {
         "leave_out",
         "learning_rate_short",
         "probe_labels",
+        "redundancy_encoder",
     ),
     *("overlays", "tracking", "save_execute_config"),
 }

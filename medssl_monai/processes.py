@@ -6,7 +6,7 @@ backward pass.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
@@ -52,9 +52,28 @@ def any_process(flag: bool, device: str | torch.device) -> bool:
     """
     if process_count() == 1:
         return flag
-    up = torch.tensor(float(flag), device="cpu" if "cpu:" in dist.get_backend_config() else device)
+    up = torch.tensor(float(flag), device=_common_device(device))
     dist.all_reduce(up)
     return bool(up > 0)
+
+
+def from_first_process(make: Callable[[], Tensor], like: Tensor, device: str | torch.device) -> Tensor:
+    """What `make` gives in the first process, in all processes; the others wait and do not call it.
+
+    Args:
+        make: gives a tensor of the host.
+        like: a tensor of the host, of the same shape and type.
+        device: over which it is sent where no process group connects the hosts (see `start_processes`).
+    """
+    if process_count() == 1:
+        return make()
+    sent = (make() if process_rank() == 0 else torch.empty_like(like)).to(_common_device(device))
+    dist.broadcast(sent, 0)
+    return sent.cpu()
+
+
+def _common_device(device: str | torch.device) -> str | torch.device:
+    return "cpu" if "cpu:" in dist.get_backend_config() else device
 
 
 @torch.no_grad()

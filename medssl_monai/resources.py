@@ -1,5 +1,6 @@
-"""Finds the shipped bundles and configurations, in a checkout or an installed wheel."""
+"""Finds the shipped bundles and configurations, in a checkout or an installed wheel, and the user's cache."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,11 @@ def resource_dir(kind: Literal["bundles", "configs"]) -> Path:
     """
     inside = _PACKAGE / kind
     return inside if inside.is_dir() else _PACKAGE.parent / kind
+
+
+def user_cache() -> Path:
+    """``$XDG_CACHE_HOME/medssl-monai``, or ``~/.cache/medssl-monai``: what can be made or fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medssl-monai"
 
 
 def bundle_dir(name: str) -> Path:

@@ -11,7 +11,7 @@ Shapes: N slices, D features.
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,20 +23,15 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from medssl_monai.atomic import write_json
-from medssl_monai.checkpoints.load import load_encoder, put_into_resnet
-from medssl_monai.checkpoints.start import start_from
+from medssl_monai.classify.embedder import Embedder
 from medssl_monai.classify.features import write_features
 from medssl_monai.classify.heat_maps import windowed_slice
 from medssl_monai.classify.inputs import AXIAL_CT, PredictionInput
-from medssl_monai.classify.probes import encoder_features
 from medssl_monai.drawing import save_figure
-from medssl_monai.errors import CheckpointError, InputError, NoImagesError
-from medssl_monai.ingest.open_store import cache_root
-from medssl_monai.networks.resnet import resnet_encoder
-from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.errors import InputError, NoImagesError
+from medssl_monai.resources import user_cache
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters
-from medssl_monai.transforms import LabelledViewd
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -81,37 +76,6 @@ class Match:
         return {**vars(self), "likeness": round(self.likeness, 6)}
 
 
-class Embedder:
-    """An encoder with the view that it was trained on.
-
-    Args:
-        weights: a run's folder or a file, as `load_encoder` takes it; the window is read from it, else ``wide``.
-        image_size: side of the view in pixels; None takes the run's, else 224.
-
-    Raises:
-        CheckpointError: the weights are no encoder.
-    """
-
-    def __init__(self, weights: Path, image_size: int | None = None) -> None:
-        state, report = load_encoder(weights)
-        self.encoder = resnet_encoder(report.arch)
-        put_into_resnet(self.encoder, state, report)
-        known = start_from(weights, default={"window": "wide", "mean": 0.25, "std": 0.25}).prepared
-        if known.window is None or known.mean is None or known.std is None:  # the default above fills all three
-            raise CheckpointError(f"{weights}: records no window, mean and std; export it again from its run")
-        self.window = known.window
-        self.image_size = image_size or known.image_size or 224
-        self.view = LabelledViewd(
-            "image", image_size=self.image_size, window=known.window, mean=known.mean, std=known.std, augment=False
-        )
-        about = [report.fingerprint, self.image_size, repr((known.window, known.mean, known.std))]
-        self.fingerprint = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-
-    def embed(self, store: SliceStore, rows: Sequence[Mapping[str, Any]]) -> Floats:
-        """(N, D) of slices of a store."""
-        return encoder_features(self.encoder, SliceDataset(store, rows=rows, transform=self.view))
-
-
 def store_features(
     store: SliceStore, embedder: Embedder, *, filters: Filters = SEARCHED, folder: Path | None = None
 ) -> SliceFeatures:
@@ -130,7 +94,7 @@ def store_features(
     if not rows:
         raise NoImagesError(f"store {store.path}: holds no axial CT slice with a body to search; ingest some")
     name = hashlib.sha256(json.dumps([store.fingerprint, embedder.fingerprint, repr(filters)]).encode()).hexdigest()
-    path = (folder or cache_root().parent / "features") / name[:16] / "features.parquet"
+    path = (folder or user_cache() / "features") / name[:16] / "features.parquet"
     if not path.is_file():
         features = embedder.embed(store, rows)
         write_features(path, [{**row, "features": one} for row, one in zip(rows, features, strict=True)])

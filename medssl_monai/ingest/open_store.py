@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +11,13 @@ from medssl_monai.ingest.dicom.modalities import checked_modality
 from medssl_monai.ingest.pipeline import build_store
 from medssl_monai.ingest.sources.paths import source_path
 from medssl_monai.ingest.volumes.patients import NamedPatients
+from medssl_monai.resources import user_cache
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import SCHEMA_VERSION
 
 WAIT_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
-
-
-def cache_root() -> Path:
-    """``$XDG_CACHE_HOME/medssl-monai/stores`` or ``~/.cache/medssl-monai/stores``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "medssl-monai" / "stores"
 
 
 def cached_store_path(
@@ -38,7 +32,7 @@ def cached_store_path(
     """
     parts = [*sorted(str(s.resolve()) for s in sources), str(modality), f"schema {SCHEMA_VERSION}"]
     names = "\n".join([*parts, patients.digest] if patients else parts)
-    folder = Path(cache_dir) if cache_dir is not None else cache_root()
+    folder = Path(cache_dir) if cache_dir is not None else user_cache() / "stores"
     return folder / hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -62,7 +56,7 @@ def open_store(
     Args:
         data: a store, or what `build_store` takes.
         modality: what is ingested.
-        cache_dir: folder of such stores; by default `cache_root`.
+        cache_dir: folder of such stores; by default ``stores`` in `user_cache`.
         key: of the pseudonyms; by default the user's own.
         workers: processes that ingest.
         patient_from: regular expression that finds the patient in names of files without tags, see `NamedPatients`.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from medssl_monai.errors import ConfigError
+from medssl_monai.store.redundancy import redundancy_rule
 
 # Whole numbers, with the least of each.
 _WHOLE = {
@@ -22,10 +23,10 @@ _TRUTHS = {
 }
 _OF_PICTURES: dict[str, Any] = {"fold": 0, "patients": None, "leave_out": []}
 """Keys of the classification bundle that only some data sets of pictures have, and what they are without."""
-_NEEDED = {*_WHOLE, *_ABOVE_NOUGHT, *_TRUTHS, "warmup_epochs", "device"} - {"epoch_length"}
+_NEEDED = {*_WHOLE, *_ABOVE_NOUGHT, *_TRUTHS, "warmup_epochs", "device", "redundancy"} - {"epoch_length"}
 PLACES = {
     *("dataset_dir", "store_dir", "cache_dir", "output_dir", "ckpt_dir", "bundle_root"),
-    *("encoder_weights", "probe_labels", "patients"),
+    *("encoder_weights", "probe_labels", "patients", "redundancy_encoder"),
 }
 """Keys that say where files lie."""
 # What a folder holds, by the file that tells.
@@ -73,6 +74,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{name}: must be a path, found {value!r}; a name that reads as a number is written ./{value}"
             )
+        if name == "redundancy":
+            redundancy_rule(value, settings.get("redundancy_encoder"))
         if name == "device":
             _check_device(value)
         if name in _FOLDERS:

@@ -46,11 +46,6 @@ class Package:
     licence_file: str
 
 
-def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/medssl-monai`, or `~/.cache/medssl-monai`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medssl-monai"
-
-
 def pip_download(package: Package, folder: Path, options: tuple[str, ...] = ()) -> Path:
     """Download a package's archive into `folder` by `python -m pip download --no-deps NAME==VERSION`.
 

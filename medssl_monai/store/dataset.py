@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from medssl_monai.errors import ConfigError, NoImagesError, StoreError
@@ -111,10 +113,11 @@ class SliceDataset(EpochDataset):
         transform: applied to the dict.
         rows: which slices, in this order, instead of `filters`: dicts with at least `series_id` and `slice`, and any
             entries of their own.
+        kept: positions, from 0, of the slices to take among those that the filters leave; None takes all.
 
     Raises:
         NoImagesError: the filters leave nothing.
-        StoreError: both `filters` and `rows` are given, or a row names no slice of the store.
+        StoreError: `rows` are given together with `filters` or `kept`, or a row names no slice of the store.
     """
 
     def __init__(
@@ -123,15 +126,17 @@ class SliceDataset(EpochDataset):
         filters: Filters | None = None,
         transform: Callable[[dict[str, Any]], Any] | None = None,
         rows: Sequence[Mapping[str, Any]] | None = None,
+        kept: NDArray[np.integer[Any]] | None = None,
     ) -> None:
         self.store = store if isinstance(store, SliceStore) else SliceStore(store)
         self.transform = transform
-        if rows is not None and filters is not None:
-            raise StoreError("SliceDataset: takes filters or rows, not both; filter the rows before")
+        if rows is not None and (filters is not None or kept is not None):
+            raise StoreError("SliceDataset: takes filters (and kept) or rows, not both; filter the rows before")
         # Columns, not dicts: a million dicts would be copied into every worker, page by page.
         self._extra: Sequence[Mapping[str, Any]] | None = None
         if rows is None:
-            table = self.store.select_table(filters).select(USED_COLUMNS).combine_chunks()
+            table = self.store.select_table(filters).select(USED_COLUMNS)
+            table = (table if kept is None else table.take(kept)).combine_chunks()
             self._columns: dict[str, Any] = {name: table.column(name) for name in USED_COLUMNS}
             length = int(table.num_rows)
         else:

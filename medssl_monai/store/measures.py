@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from medssl_monai.errors import InputError
 
 BODY_HU = -300
 """Above lung and air, below fat."""
@@ -76,24 +72,3 @@ def _cosines() -> NDArray[np.float64]:
     """(8, 32): the first 8 rows of the DCT-II."""
     frequencies, positions = np.arange(_HASH_SIDE)[:, None], np.arange(_COARSE_SIDE)[None, :]
     return np.asarray(np.cos(np.pi * frequencies * (2 * positions + 1) / (2 * _COARSE_SIDE)))
-
-
-def without_redundancy(rows: Iterable[dict[str, Any]], distance: int = 6) -> list[dict[str, Any]]:
-    """Of each series the first slice, and every one that looks different from the last one kept.
-
-    Args:
-        rows: of a store's index, in its order (series, then slices from inferior to superior).
-        distance: a slice is left out if its perceptual hash differs from that of the last one kept in at most so many
-            of 64 bits; 0 leaves out only slices with equal hashes.
-
-    Raises:
-        InputError: the distance does not lie in 0 to 64.
-    """
-    if not 0 <= distance <= 64:
-        raise InputError(f"distance: must lie in 0 to 64 bits, found {distance}; choose about 6")
-    kept: list[dict[str, Any]] = []
-    for row in rows:
-        last = kept[-1] if kept and kept[-1]["series_id"] == row["series_id"] else None
-        if last is None or hamming_distance(last["phash"], row["phash"]) > distance:
-            kept.append(row)
-    return kept

@@ -86,6 +86,38 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.parametrize("method", ["spark", "swav", "moco", "byol"])
+def test_near_copies_are_left_out(
+    method: str, phantom_store: SliceStore, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "medssl_monai")
+    short = {"epoch_length": 1, "max_epochs": 1, "warmup_epochs": 0, "probe_interval": 9, "guard_interval": 9}
+    rule = "embedding-0.999" if method == "moco" else "hash-12"
+    encoder = {"redundancy_encoder": str(pretrained)} if method == "moco" else {}
+    run = tmp_path / "run"
+    workflow = pretrain(phantom_store, run, method, redundancy=rule, **encoder, **short)
+    left = len(workflow.parser.get_parsed_content("train#dataset"))
+    assert 5 <= left < 30
+    assert f"redundancy {rule}: {left} of 30 slices are left ({left / 30:.0%}) for training" in caplog.text
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert record["settings"]["redundancy"] == rule
+    assert (record["data"]["slices"], record["data"]["patients"]) == (left, 5)
+    assert record["data"]["left after thinning"] == f"{left} of 30 slices, by {rule}"
+    assert str(pretrained) not in "".join(p.read_text() for p in run.rglob("*.*") if p.suffix in {".yaml", ".json"})
+    export_run(run, tmp_path / "encoder.safetensors")
+    card = (tmp_path / "encoder.card.md").read_text(encoding="utf-8")
+    assert f"| left after thinning | {left} of 30 slices, by {rule} |" in card
+    assert f"| redundancy | {rule} |" in card
+    # Other slices cannot carry on; a run is evaluated on all slices, without the encoder that thinned them.
+    before = files_of(run)
+    with pytest.raises(CheckpointError, match=f"redundancy: {rule} then, none now"):
+        pretrain(phantom_store, run, method, **short)
+    assert files_of(run) == before
+    configs = [run / "configs" / "train.yaml", run / "configs" / "evaluate.yaml"]
+    evaluated = run_bundle(configs, {"dataset_dir": str(phantom_store.path), "output_dir": str(tmp_path / "out")})
+    assert len(evaluated.parser.get_parsed_content("train#dataset")) == 30
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [

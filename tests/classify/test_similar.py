@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from medssl_monai.classify import similar
+from medssl_monai.classify.embedder import Embedder
 from medssl_monai.classify.similar import SliceFeatures, nearest_series, similar_cases, usual_likeness
 from medssl_monai.errors import InputError
 from medssl_monai.ingest import SliceStore
@@ -94,12 +95,12 @@ def test_cases_from_a_store(
     assert (tmp_path / "a" / "similar.png").stat().st_size > 10_000
     whole = similar_cases(query, phantom_store.path, fine_tuned, tmp_path / "b")
 
-    def embed_alone(self: similar.Embedder, store: SliceStore, rows: list[dict[str, object]]) -> object:
+    def embed_alone(self: Embedder, store: SliceStore, rows: list[dict[str, object]]) -> object:
         assert len(rows) == 6, "of the store nothing is computed again"
         return original(self, store, rows)
 
-    original = similar.Embedder.embed
-    monkeypatch.setattr(similar.Embedder, "embed", embed_alone)
+    original = Embedder.embed
+    monkeypatch.setattr(Embedder, "embed", embed_alone)
     assert similar_cases(query, phantom_store.path, fine_tuned, tmp_path / "c") == whole
     with pytest.raises(InputError, match="no axial CT slice 99; its last is 5"):
         similar_cases(query, phantom_store.path, fine_tuned, tmp_path / "d", 99)

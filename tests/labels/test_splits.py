@@ -1,4 +1,4 @@
-"""Splits keep patients whole and classes in their shares; thinning keeps what looks different."""
+"""Splits keep patients whole and classes in their shares."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medssl_monai.errors import InputError, LabelError
+from medssl_monai.errors import LabelError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.labels.labelled_slices import labelled_slices
 from medssl_monai.labels.splits import SHARES, assign_splits, split_table
 from medssl_monai.labels.table import read_labels
-from medssl_monai.store.measures import hamming_distance, without_redundancy
 
 
 @settings(max_examples=80, deadline=None)
@@ -68,16 +67,3 @@ def test_table_with_splits_is_read_again(phantom_store: SliceStore, phantom_labe
     assert len({(row["patient"], row["split"]) for row in rows}) == len({row["patient"] for row in rows}) == 5
     with pytest.raises(LabelError, match="'dev' is none of"):
         split_table(table, phantom_store, tmp_path / "no.csv", {"dev": 1})
-
-
-def test_thinning(phantom_store: SliceStore) -> None:
-    rows = phantom_store.select()
-    assert without_redundancy(rows, 64) == [row for row in rows if row["slice"] == 0]
-    for distance in (0, 6, 12):
-        kept = without_redundancy(rows, distance)
-        assert {row["series_id"] for row in kept} == set(phantom_store.series_ids)
-        for row in rows:
-            before = [one for one in kept if one["series_id"] == row["series_id"] and one["slice"] <= row["slice"]][-1]
-            assert before is row or hamming_distance(before["phash"], row["phash"]) <= distance
-    with pytest.raises(InputError, match="0 to 64"):
-        without_redundancy(rows, 65)

