@@ -81,6 +81,12 @@ def trained(method: str, rule: str, seed: int, options: argparse.Namespace) -> l
     return list(json.loads(path.read_text()))
 
 
+def left(run: Path) -> str:
+    """How many slices a training used."""
+    data = json.loads((run / "run.json").read_text(encoding="utf-8"))["data"]
+    return str(data.get("left after thinning", f"all {data['slices']} slices"))
+
+
 def reached(curve: list[float], goal: float, every: int) -> str:
     """The first step at which a curve is at a goal."""
     return next((str(every * (i + 1)) for i, value in enumerate(curve) if value >= goal), "not reached")
@@ -105,7 +111,7 @@ def main() -> None:
     started = time.monotonic()
     options.labels, _, _ = prepare(options)
     columns = [options.every * (i + 1) for i in range(options.steps // options.every)]
-    rows, random = [], []
+    rows, random, used = [], [], {}
     for seed in range(options.seeds):
         torch.manual_seed(seed)
         random.append(accuracy(resnet_encoder("resnet18"), options))
@@ -119,11 +125,13 @@ def main() -> None:
         for rule, curve in means.items():
             goal = reached(curve, means["none"][-1], options.every)
             rows.append([method, rule, *(f"{value:.3f}" for value in curve), goal])
+            used[rule] = left(options.out / f"{method}-{rule}-0")
     head = ["encoder", "redundancy", *(f"step {at}" for at in columns), "first at the end of `none`"]
     lines = [head, ["---"] * len(head), *rows]
     print("\n".join("| " + " | ".join(line) + " |" for line in lines))
     minutes = (time.monotonic() - started) / 60
-    print(f"\nseeds: {options.seeds}; {minutes:.1f} minutes, torch {torch.__version__}")
+    print("\n" + "\n".join(f"{rule}: {slices}" for rule, slices in used.items()))
+    print(f"seeds: {options.seeds}; {minutes:.1f} minutes, torch {torch.__version__}")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,17 @@ def thinned_slices(
         >>> slices = thinned_slices(store, redundancy="hash-6")  # doctest: +SKIP
         >>> SliceDataset(store, kept=slices.kept)  # doctest: +SKIP
     """
-    rule = redundancy_rule(redundancy, encoder)
+    rule = redundancy_rule(redundancy)
+    if rule.kind == "embedding" and not encoder:
+        raise ConfigError(
+            f"redundancy: {rule} compares features of an encoder, and none is given; give one that has learned from "
+            "such images as redundancy_encoder (a run's folder or a file of weights), or take redundancy=hash-6"
+        )
+    if rule.kind != "embedding" and encoder:
+        raise ConfigError(
+            f"redundancy_encoder: only embedding-T uses an encoder, and redundancy is {rule}; leave it out, or give "
+            "for instance redundancy=embedding-0.95"
+        )
     if rule.kind == "none":
         return ThinnedSlices(store, filters, rule, None)
     with torch.random.fork_rng(devices=[]):  # a network is initialised, a loader draws its seed

@@ -46,4 +46,6 @@ def _described(data: Path, run_dir: Path) -> dict[str, Any]:
             f"{data}: must be the store that {run_dir} was trained on (fingerprint {trained_on[:16]}), found "
             f"{store.fingerprint[:16]}; give that store, or leave --data out"
         )
+    if trained_on is not None and known.get("data"):
+        return dict(known["data"])  # of the slices that were used, if the run left some out as redundant
     return describe_data(store.select(known.get("settings", {}).get("filters")))

@@ -75,7 +75,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
                 f"{name}: must be a path, found {value!r}; a name that reads as a number is written ./{value}"
             )
         if name == "redundancy":
-            redundancy_rule(value, settings.get("redundancy_encoder"))
+            redundancy_rule(value)
         if name == "device":
             _check_device(value)
         if name in _FOLDERS:

@@ -49,16 +49,15 @@ class RedundancyRule:
         return "none" if self.kind == "none" else _WRITTEN[self.kind].format(f"{self.value:g}")
 
 
-def redundancy_rule(text: object, encoder: object = None) -> RedundancyRule:
+def redundancy_rule(text: object) -> RedundancyRule:
     """The rule that a text names.
 
     Args:
         text: ``none``; ``hash-N``, N bits from 0 to 64; ``spacing-Xmm``, X above 0; ``embedding-T``, T above 0 and at
             most 1.
-        encoder: weights for ``embedding-T``; None where none are given.
 
     Raises:
-        ConfigError: the text is none of these, or has an encoder too many or too few.
+        ConfigError: the text is none of these.
 
     Example:
         >>> redundancy_rule("spacing-2.5mm")
@@ -72,16 +71,6 @@ def redundancy_rule(text: object, encoder: object = None) -> RedundancyRule:
     limits["embedding"] = ("a cosine above 0 and at most 1", 0 < value <= 1)
     if kind in limits and not limits[kind][1]:
         raise ConfigError(f"redundancy: {kind} takes a number {limits[kind][0]}, found {text!r}; correct it")
-    if kind == "embedding" and not encoder:
-        raise ConfigError(
-            f"redundancy: {text} compares features of an encoder, and none is given; give one that has learned from "
-            "such images as redundancy_encoder (a run's folder or a file of weights), or take hash-6"
-        )
-    if kind != "embedding" and encoder:
-        raise ConfigError(
-            f"redundancy_encoder: only embedding-T uses an encoder, and redundancy is {text}; leave it out, or give "
-            "for instance redundancy=embedding-0.95"
-        )
     return RedundancyRule(kind, value)  # type: ignore[arg-type]  # the names of the groups are the kinds
 
 

@@ -125,6 +125,15 @@ def test_encoders_that_cannot_compare(phantom_store: SliceStore, cache: Path, tm
     pictures = encoder_file(tmp_path / "pictures.safetensors", window='"picture"', mean="0.3", std="0.3")
     with pytest.raises(ConfigError, match=r"redundancy_encoder: was trained on 8-bit pictures.* slices are Hounsfield"):
         thinned_slices(phantom_store, None, "embedding-0.9", pictures)
+    with pytest.raises(
+        ConfigError, match=r"none is given; give one .* as redundancy_encoder .* or take redundancy=hash-6"
+    ):
+        thinned_slices(phantom_store, None, "embedding-0.9")
+    for rule in ("none", "hash-6"):
+        with pytest.raises(
+            ConfigError, match=f"only embedding-T uses an encoder, and redundancy is {rule}; leave it out"
+        ):
+            thinned_slices(phantom_store, None, rule, pictures)
     with pytest.raises(CheckpointError, match="missing"):
         thinned_slices(phantom_store, None, "embedding-0.9", tmp_path / "missing.safetensors")
     assert not cache.exists()

@@ -37,10 +37,9 @@ def kept(store: SliceStore, rule: str, filters: Any = None) -> list[int]:
     ],
 )
 def test_rules(text: str, kind: str, value: float) -> None:
-    encoder = "encoder.safetensors" if kind == "embedding" else None
-    rule = redundancy_rule(text, encoder)
+    rule = redundancy_rule(text)
     assert (rule.kind, rule.value) == (kind, value)
-    assert redundancy_rule(str(rule), encoder) == rule
+    assert redundancy_rule(str(rule)) == rule
 
 
 @pytest.mark.parametrize(
@@ -61,22 +60,11 @@ def test_rules(text: str, kind: str, value: float) -> None:
         ("hash-65", "hash takes a number from 0 to 64 bits, found 'hash-65'"),
         ("spacing-0mm", "above 0 mm, found 'spacing-0mm'"),
         ("embedding-1.1", "a cosine above 0 and at most 1, found"),
-        (
-            "embedding-0.9",
-            "none is given; give one that has learned from such images as redundancy_encoder .* or take hash-6",
-        ),
     ],
 )
 def test_what_is_no_rule(text: object, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^redundancy: .*{message}"):
         redundancy_rule(text)
-
-
-def test_an_encoder_that_nothing_uses_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match="redundancy_encoder: only embedding-T uses an encoder, and redundancy is hash-6"
-    ):
-        redundancy_rule("hash-6", "encoder.safetensors")
 
 
 def test_hashes_are_compared_with_the_last_one_kept(phantom_store: SliceStore) -> None:
@@ -150,5 +138,5 @@ def test_features_are_compared_by_cosine(tmp_path: Path) -> None:
     build_store([tmp_path / "in"], tmp_path / "store", key=KEY, progress=False)
     angles = np.deg2rad([0, 10, 20, 40, 45, 0])
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.arange(1, 7)[:, None]
-    rule = redundancy_rule(f"embedding-{np.cos(np.deg2rad(15)):.6f}", "encoder")
+    rule = redundancy_rule(f"embedding-{np.cos(np.deg2rad(15)):.6f}")
     assert kept_slices(SliceStore(tmp_path / "store"), rule, None, features).tolist() == [1, 0, 1, 1, 0, 1]
