@@ -75,7 +75,7 @@ def trained(method: str, rule: str, seed: int, options: argparse.Namespace) -> l
     overlay = run.with_suffix(".yaml")
     write_text(overlay, json.dumps({"+train#handlers": [looks]}))  # JSON is YAML
     settings = {"epoch_length": options.every, "max_epochs": options.steps // options.every, "warmup_epochs": 1}
-    settings |= {"guard_interval": 1000, "probe_interval": 1000, "seed": seed, "device": "cpu", "resume": False}
+    settings |= {"guard_interval": 1000, "probe_interval": 1000, "seed": seed, "device": options.device, "resume": False}
     settings |= SETTINGS.get(method, {})
     pretrain(method, options.out / "train", run, config=["small", overlay], redundancy=rule, **settings)
     return list(json.loads(path.read_text()))
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, help="steps between two probes")
     parser.add_argument("--stride", type=int, default=3, help="of the slices that are probed")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
