@@ -75,7 +75,13 @@ def trained(method: str, rule: str, seed: int, options: argparse.Namespace) -> l
     overlay = run.with_suffix(".yaml")
     write_text(overlay, json.dumps({"+train#handlers": [looks]}))  # JSON is YAML
     settings = {"epoch_length": options.every, "max_epochs": options.steps // options.every, "warmup_epochs": 1}
-    settings |= {"guard_interval": 1000, "probe_interval": 1000, "seed": seed, "device": options.device, "resume": False}
+    settings |= {
+        "guard_interval": 1000,
+        "probe_interval": 1000,
+        "seed": seed,
+        "device": options.device,
+        "resume": False,
+    }
     settings |= SETTINGS.get(method, {})
     pretrain(method, options.out / "train", run, config=["small", overlay], redundancy=rule, **settings)
     return list(json.loads(path.read_text()))

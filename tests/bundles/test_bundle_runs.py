@@ -17,6 +17,7 @@ from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.checkpoints.run_export import export_run
 from medssl_monai.classify.evaluate import evaluate
 from medssl_monai.classify.predict import predict
+from medssl_monai.cli.export import _described
 from medssl_monai.errors import CheckpointError, ConfigError, LabelError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir, config_file
@@ -108,6 +109,7 @@ def test_near_copies_are_left_out(
     card = (tmp_path / "encoder.card.md").read_text(encoding="utf-8")
     assert f"| left after thinning | {left} of 30 slices, by {rule} |" in card
     assert f"| redundancy | {rule} |" in card
+    assert _described(phantom_store.path, run) == record["data"]
     # Other slices cannot carry on; a run is evaluated on all slices, without the encoder that thinned them.
     before = files_of(run)
     with pytest.raises(CheckpointError, match=f"redundancy: {rule} then, none now"):

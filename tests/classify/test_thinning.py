@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 from medssl_monai.atomic import write_bytes
 from medssl_monai.checkpoints.export import export_encoder
@@ -18,6 +21,7 @@ from medssl_monai.classify.thinning import ThinnedSlices, thinned_slices
 from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.ingest import SliceStore
 from medssl_monai.networks.resnet import resnet_encoder
+from medssl_monai.processes import leave_processes
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.redundancy import kept_slices, redundancy_rule
 
@@ -137,3 +141,18 @@ def test_encoders_that_cannot_compare(phantom_store: SliceStore, cache: Path, tm
     with pytest.raises(CheckpointError, match="missing"):
         thinned_slices(phantom_store, None, "embedding-0.9", tmp_path / "missing.safetensors")
     assert not cache.exists()
+
+
+def in_a_process(rank: int, store: str, folder: str) -> None:
+    os.environ["XDG_CACHE_HOME"] = f"{folder}/cache{rank}"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    Path(folder, f"{rank}.txt").write_text(str(thinned_slices(SliceStore(store), None, "hash-12").digest))
+    leave_processes()
+
+
+@pytest.mark.ddp
+def test_of_two_processes_the_first_computes(phantom_store: SliceStore, cache: Path, tmp_path: Path) -> None:
+    spawn(in_a_process, args=(str(phantom_store.path), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    alone = thinned_slices(phantom_store, None, "hash-12").digest
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == [alone] * 2
+    assert [(tmp_path / f"cache{rank}").exists() for rank in range(2)] == [True, False]

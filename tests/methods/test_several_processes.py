@@ -18,15 +18,7 @@ from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK
 from medssl_monai.methods.swav import SwAV
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
-from medssl_monai.processes import (
-    any_process,
-    from_first_process,
-    process_cat,
-    process_count,
-    process_mean,
-    process_rank,
-    process_sum,
-)
+from medssl_monai.processes import any_process, process_cat, process_count, process_mean, process_rank, process_sum
 from tests.golden.toy_encoder import toy_encoder
 
 PROCESSES, BATCH, STEPS = 2, 8, 6
@@ -110,8 +102,6 @@ def work(rank: int, folder: str) -> None:
     results["order"] = {"order": order, "count": torch.tensor(process_count())}
     flags = [any_process(rank == 1, "cpu"), any_process(False, "cpu")]
     results["order"]["flags"] = torch.tensor(flags)
-    made = torch.tensor([rank == 0, True])
-    results["order"]["first"] = from_first_process(lambda: made, torch.empty(2, dtype=torch.bool), "cpu")
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -157,7 +147,6 @@ def test_gathering_keeps_the_order_of_ranks(two: list[Results]) -> None:
     for result in two:
         assert result["order"]["order"].tolist() == [[0.0, 0.0, 1.0, 1.0]] and int(result["order"]["count"]) == 2
         assert result["order"]["flags"].tolist() == [True, False]
-        assert result["order"]["first"].tolist() == [True, True], "as the first process made it"
 
 
 def test_one_process_needs_no_group() -> None:
