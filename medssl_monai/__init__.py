@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from medssl_monai.checkpoints.load import load_encoder as load_encoder
     from medssl_monai.checkpoints.load import load_into_resnet as load_into_resnet
     from medssl_monai.checkpoints.run_export import export_run as export_run
+    from medssl_monai.checkpoints.unet import load_into_unet as load_into_unet
     from medssl_monai.classify.evaluate import evaluate as evaluate
     from medssl_monai.classify.finetune import finetune as finetune
     from medssl_monai.classify.predict import predict as predict
@@ -43,6 +44,7 @@ _MODULES = {
     "finetune": "classify.finetune",
     "load_encoder": "checkpoints.load",
     "load_into_resnet": "checkpoints.load",
+    "load_into_unet": "checkpoints.unet",
     "open_store": "ingest.open_store",
     "predict": "classify.predict",
     "pretrain": "runs.pretrain",

@@ -14,7 +14,7 @@ from medssl_monai.runs.pretrain import PretrainedRun, pretrain
 FACE = {
     *("build_store", "open_store", "SliceStore", "SliceDataset", "read_labels", "pretrain", "finetune"),
     *("evaluate", "predict", "study"),
-    *("load_encoder", "load_into_resnet", "export_run", "SwAV", "MoCo", "BYOL", "SparK"),
+    *("load_encoder", "load_into_resnet", "load_into_unet", "export_run", "SwAV", "MoCo", "BYOL", "SparK"),
     *("MedSSLError", "InputError", "__version__"),
 }
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "device": "cpu"}

@@ -73,7 +73,7 @@ def load_encoder(
         )
     _check_kinds(found, file.name)
     state, reshaped, filled = _fitted(found, backbone_shapes(arch))
-    _check_against(backbone_shapes(arch), state, f"{file.name}: a {arch}")
+    check_against(backbone_shapes(arch), state, f"{file.name}: a {arch}")
     _check_finite(found, file.name)
     _check_header(header, found, file.name)
     state = {name: _plain(state[name]) for name in backbone_shapes(arch)}
@@ -118,7 +118,7 @@ def put_into_resnet(network: nn.Module, state: Mapping[str, Tensor], report: Loa
             f"{report.source}: weights are of a {report.arch}, the network is a {arch or 'ResNet of another layout'}; "
             f"set arch to {report.arch} or give other weights"
         )
-    _check_against(backbone, state, f"{report.source}: this network")
+    check_against(backbone, state, f"{report.source}: this network")
     network.load_state_dict(dict(state), strict=False)
     missing = tuple(name for name in wanted if name not in state)
     return replace(report, missing=missing)
@@ -133,7 +133,7 @@ def load_exactly(network: nn.Module, path: str | Path) -> None:
     content, _ = read_weights(file)
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    _check_against(wanted, state, f"{file.name}: this network")
+    check_against(wanted, state, f"{file.name}: this network")
     network.load_state_dict(state)
 
 
@@ -228,7 +228,8 @@ def _plain(value: Tensor) -> Tensor:
     return value.to(dtype, memory_format=torch.contiguous_format, copy=True)
 
 
-def _check_against(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Any], owner: str) -> None:
+def check_against(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Any], owner: str) -> None:
+    """Raise CheckpointError unless `state` has exactly the `wanted` tensors, name to shape; `owner` is who wants them."""
     absent = [name for name in wanted if name not in state]
     extra = [name for name in state if name not in wanted]
     shapes = [

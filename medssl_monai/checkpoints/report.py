@@ -10,12 +10,12 @@ class LoadReport:
     """What was read; names are torchvision's, those in `unexpected` the file's own.
 
     `arm` is the network that was taken where a method has two (query or key, online or target), else "encoder".
-    `matched` were taken; `missing` are those of the network that the file lacks (``fc.*`` at most); `unexpected` are
-    the file's other tensors, grouped by what they are, and `beside` its other entries (optimizer, callbacks …), all
-    left out; `reshaped` were given another shape, said in words; `filled` are batch norm's step counters, which files
-    older than PyTorch 0.4.1 lack, set to 0. `dtypes` counts the encoder's tensors by their type in the file: floats
-    become float32. `fingerprint` is that of the tensors handed on. `metadata` comes from the file's header, or from
-    what is known of its format.
+    `matched` were taken; `missing` are those of the network that the file lacks (``fc.*``, or a U-Net's decoder and
+    head); `unexpected` are the file's other tensors, grouped by what they are, and `beside` its other entries
+    (optimizer, callbacks …), all left out; `reshaped` were given another shape, said in words; `filled` are batch
+    norm's step counters, which files older than PyTorch 0.4.1 lack, set to 0. `dtypes` counts the encoder's tensors by
+    their type in the file: floats become float32. `fingerprint` is that of the tensors handed on. `metadata` comes from
+    the file's header, or from what is known of its format.
     """
 
     source: str

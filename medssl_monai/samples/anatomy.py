@@ -18,6 +18,7 @@ from scipy import ndimage
 
 AIR_HU = -1000.0
 REGIONS = ("abdomen_pelvis", "thorax", "head")  # from inferior to superior
+ORGANS = ("background", "lungs", "heart", "liver", "spleen", "kidneys", "bladder", "brain")  # values of an organ mask: 0 to 7
 
 Array = NDArray[np.float32]
 
@@ -123,7 +124,10 @@ def _draw_lesions(rng: np.random.Generator, bounds: tuple[float, float]) -> tupl
 
 
 class Canvas:
-    """A slice under the brush: `hu` (n, n) float32 and the grids x, y of body coordinates for the region drawn."""
+    """A slice under the brush, with the grids x, y of body coordinates for the region drawn.
+
+    `hu` is (n, n) float32; `organs` (n, n) uint8 says by its index in `ORGANS` which organ was painted last.
+    """
 
     def __init__(self, size: int, anatomy: Anatomy, region: str, taper: float) -> None:
         axis = ((np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1).astype(np.float32)
@@ -144,6 +148,7 @@ class Canvas:
             outline += np.float32(weight) * np.cos(order * theta + row, dtype=np.float32)
         self.radius: Array = (np.hypot(self.x, self.y) / outline).astype(np.float32)
         self.hu: Array = np.full((size, size), AIR_HU, dtype=np.float32)
+        self.organs = np.zeros((size, size), dtype=np.uint8)
 
     def ellipse(self, x: float, y: float, a: float, b: float, turn: float = 0.0) -> Array:
         """Coverage (n, n) in [0, 1] of an ellipse in body coordinates, its edge one pixel soft (partial volume)."""
@@ -158,8 +163,9 @@ class Canvas:
         """Coverage of the body's outline shrunk to `radius` (1 = skin)."""
         return self._soft((np.float32(radius) - self.radius) * np.float32(min(self.half_width, self.half_depth)))
 
-    def paint(self, coverage: Array, hu: float | Array) -> None:
-        """Replace what lies under `coverage` by `hu`."""
+    def paint(self, coverage: Array, hu: float | Array, organ: str = "background") -> None:
+        """Replace what lies under `coverage` by `hu`; where it covers more than half of a pixel, it is `organ`."""
+        self.organs[coverage > 0.5] = ORGANS.index(organ)
         self.hu += coverage * (np.asarray(hu, dtype=np.float32) - self.hu)
 
     def _soft(self, distance: Array) -> Array:

@@ -8,7 +8,7 @@ from medssl_monai.samples.anatomy import AIR_HU, Anatomy, Array, Canvas
 
 def draw_slice(
     anatomy: Anatomy, height: float, fine: Array, coarse: Array, rng: np.random.Generator
-) -> tuple[Array, NDArray[np.bool_]]:
+) -> tuple[Array, NDArray[np.bool_], NDArray[np.uint8]]:
     """One slice without scanner effects.
 
     Args:
@@ -19,7 +19,8 @@ def draw_slice(
         rng: for what changes from slice to slice.
 
     Returns:
-        HU (n, n) float32 and the lesion mask (n, n) bool.
+        HU (n, n) float32, the lesion mask (n, n) bool, and the organ mask (n, n) uint8, values as in `ORGANS`. Vessels
+        and airways in a lung and lesions belong to their organ; ventricles, sulci and pleural fluid to none.
     """
     region, level = anatomy.place(height)
     taper = float(np.sqrt(1 - 0.75 * max(0.0, (level - 0.6) / 0.4) ** 2)) if region == "head" else 1.0
@@ -31,6 +32,7 @@ def draw_slice(
     canvas.paint(body, anatomy.hu["muscle"] + 6 * coarse)
     draw = {"abdomen_pelvis": _draw_abdomen, "thorax": _draw_thorax, "head": _draw_head}[region]
     draw(canvas, anatomy, level, fine, coarse, rng)
+    organs = canvas.organs.copy()
     lesion = np.zeros(fine.shape, dtype=bool)
     for item in anatomy.lesions:
         rise = (height - item.height) / item.height_radius
@@ -40,7 +42,7 @@ def draw_slice(
             base = anatomy.hu["muscle"] if region == "thorax" else anatomy.hu["organ"] + item.contrast_hu
             canvas.paint(ball, base + 10 * fine)
             lesion |= ball > 0.5
-    return canvas.hu, lesion
+    return canvas.hu, lesion, organs
 
 
 def _draw_surroundings(canvas: Canvas, anatomy: Anatomy, region: str, rng: np.random.Generator) -> None:
@@ -100,7 +102,7 @@ def _draw_thorax(
     for side in (-1, 1):
         lung = canvas.ellipse(side * 0.43, 0.03, 0.36 * grown, 0.68 * grown, side * 0.12)
         gradient = 90 * canvas.y  # blood settles in the dependent, posterior lung
-        canvas.paint(lung, hu["lung"] + gradient + 25 * coarse)
+        canvas.paint(lung, hu["lung"] + gradient + 25 * coarse, "lungs")
         if side * amount["effusion"] > 0.4:
             fluid = lung * np.clip((canvas.y - 0.75 + abs(amount["effusion"])) * 12, 0, 1)
             canvas.paint(fluid.astype(np.float32), hu["fluid"])
@@ -108,12 +110,12 @@ def _draw_thorax(
         lungs = np.maximum(lungs, lung)
     hilum = np.exp(-((np.abs(canvas.x) - 0.22) ** 2 + canvas.y**2) / np.float32(0.12))
     vessels = np.clip((fine - (2.0 - 0.9 * hilum)) * 3, 0, 1) * lungs
-    canvas.paint(vessels.astype(np.float32), hu["muscle"])
+    canvas.paint(vessels.astype(np.float32), hu["muscle"], "lungs")
     if level < 0.55:
         heart = amount["heart"] * (1 - 0.5 * level)
-        canvas.paint(canvas.ellipse(0.13, -0.22, heart * 1.15, heart, 0.5), hu["muscle"])
-        canvas.paint(canvas.ellipse(0.2, -0.22, heart * 0.55, heart * 0.5, 0.5), hu["blood"])
-        canvas.paint(canvas.ellipse(-0.06, -0.26, heart * 0.4, heart * 0.5), hu["blood"])
+        canvas.paint(canvas.ellipse(0.13, -0.22, heart * 1.15, heart, 0.5), hu["muscle"], "heart")
+        canvas.paint(canvas.ellipse(0.2, -0.22, heart * 0.55, heart * 0.5, 0.5), hu["blood"], "heart")
+        canvas.paint(canvas.ellipse(-0.06, -0.26, heart * 0.4, heart * 0.5), hu["blood"], "heart")
     else:
         canvas.paint(canvas.ellipse(0, -0.15, 0.2, 0.34), hu["fat"] + 60)
         canvas.paint(canvas.ellipse(-0.06, -0.3, 0.1, 0.12), hu["blood"])
@@ -143,10 +145,10 @@ def _draw_abdomen(
         _draw_bowel(canvas, anatomy, level, fine, coarse, rng)
     if level > 0.5:
         size = min(1.0, (level - 0.5) * 4)
-        canvas.paint(canvas.ellipse(-0.4, -0.1, 0.42 * size, 0.58 * size, 0.25), hu["organ"] + 8 * coarse)
-        canvas.paint(canvas.ellipse(-0.08, -0.35, 0.34 * size, 0.22 * size, -0.2), hu["organ"] + 8 * coarse)
+        canvas.paint(canvas.ellipse(-0.4, -0.1, 0.42 * size, 0.58 * size, 0.25), hu["organ"] + 8 * coarse, "liver")
+        canvas.paint(canvas.ellipse(-0.08, -0.35, 0.34 * size, 0.22 * size, -0.2), hu["organ"] + 8 * coarse, "liver")
     if level > 0.62:
-        canvas.paint(canvas.ellipse(0.62, 0.2, 0.15, 0.33, -0.35), hu["organ"] + 20)
+        canvas.paint(canvas.ellipse(0.62, 0.2, 0.15, 0.33, -0.35), hu["organ"] + 20, "spleen")
         stomach = canvas.ellipse(0.36, -0.3, 0.28, 0.3, 0.3)
         canvas.paint(stomach, hu["oral"])
         surface = -0.5 + 0.5 * amount["gas"]
@@ -154,11 +156,11 @@ def _draw_abdomen(
     if level > 0.9:  # the bases of the lungs beside the domes of the diaphragm
         for side in (-1, 1):
             crescent = canvas.ellipse(side * 0.4, 0.35, 0.4, 0.38) - canvas.ellipse(side * 0.36, 0.2, 0.38, 0.36)
-            canvas.paint(np.clip(crescent, 0, 1), hu["lung"])
+            canvas.paint(np.clip(crescent, 0, 1), hu["lung"], "lungs")
     if 0.38 < level < 0.72:
         for side in (-1, 1):
-            canvas.paint(canvas.ellipse(side * 0.44, 0.3, 0.15, 0.19, side * 0.4), hu["organ"] + 30)
-            canvas.paint(canvas.ellipse(side * 0.36, 0.3, 0.06, 0.08), hu["fluid"])
+            canvas.paint(canvas.ellipse(side * 0.44, 0.3, 0.15, 0.19, side * 0.4), hu["organ"] + 30, "kidneys")
+            canvas.paint(canvas.ellipse(side * 0.36, 0.3, 0.06, 0.08), hu["fluid"], "kidneys")
     canvas.paint(canvas.ellipse(0.07, 0.2, 0.08, 0.1), hu["blood"])
     canvas.paint(canvas.ellipse(-0.11, 0.2, 0.09, 0.08), 0.5 * (hu["blood"] + hu["muscle"]))
     for side in (-1, 1):
@@ -200,7 +202,7 @@ def _draw_pelvis(canvas: Canvas, anatomy: Anatomy, level: float, fine: Array) ->
     canvas.paint(canvas.ellipse(0, 0.58, 0.26, 0.12), hu["bone"])
     canvas.paint(canvas.ellipse(0, 0.58, 0.22, 0.08), hu["marrow"] + 40 * fine)
     if level < 0.22:
-        canvas.paint(canvas.ellipse(0, -0.2, 0.3, 0.24), hu["fluid"])
+        canvas.paint(canvas.ellipse(0, -0.2, 0.3, 0.24), hu["fluid"], "bladder")
 
 
 def _draw_head(
@@ -221,14 +223,14 @@ def _draw_head(
     inner = rim - skull - 0.03
     folds = np.clip(fine * 2 + 1.7, 0, 1).astype(np.float32)  # sulci near the surface
     cortex = canvas.inside(inner) - canvas.inside(inner - 0.16)
-    canvas.paint(canvas.inside(inner), hu["brain"] + 5 * coarse)
+    canvas.paint(canvas.inside(inner), hu["brain"] + 5 * coarse, "brain")
     canvas.paint(np.clip(cortex * (1 - folds), 0, 1).astype(np.float32), hu["fluid"])
     if level < 0.75:
         spread = 0.6 + 0.5 * (level - 0.38) / 0.37
         for side in (-1, 1):
             canvas.paint(canvas.ellipse(side * 0.12 * spread, -0.18, 0.05, 0.2, side * 0.35), hu["fluid"])
             canvas.paint(canvas.ellipse(side * 0.17 * spread, 0.22, 0.05, 0.18, side * -0.35), hu["fluid"])
-    canvas.paint(canvas.ellipse(0, 0, 0.012, inner), hu["brain"] + 40)
+    canvas.paint(canvas.ellipse(0, 0, 0.012, inner), hu["brain"] + 40, "brain")
     if level < 0.55:  # frontal sinus and mastoid cells
         canvas.paint(canvas.ellipse(0, -rim + 0.11, 0.22, 0.07), AIR_HU)
         for side in (-1, 1):

@@ -32,6 +32,7 @@ class PhantomPatient:
         volume: HU, int16 (slices, H, W), -1024 to 3071; slice 0 is the most inferior, rows run to posterior,
             columns to the patient's left. -1024 outside the scanner's field of view.
         lesion_mask: bool (slices, H, W).
+        organ_mask: uint8 (slices, H, W), values as in `samples.anatomy.ORGANS`; 0 is none of them (background).
         spacing_mm: (between slices, between rows, between columns).
         labels: region of each slice: "head", "thorax" or "abdomen_pelvis".
         lesion: whether a slice shows a lesion.
@@ -41,6 +42,7 @@ class PhantomPatient:
     seed: int
     volume: NDArray[np.int16]
     lesion_mask: NDArray[np.bool_]
+    organ_mask: NDArray[np.uint8]
     spacing_mm: tuple[float, float, float]
     labels: tuple[str, ...]
     lesion: tuple[bool, ...]
@@ -82,18 +84,21 @@ def make_patient(
 
     heights = (np.arange(slices) + 0.5) / slices
     volume = np.empty((slices, size, size), dtype=np.int16)
-    mask = np.zeros((slices, size, size), dtype=bool)
+    lesions = np.zeros((slices, size, size), dtype=bool)
+    organs = np.zeros((slices, size, size), dtype=np.uint8)
     for number, height in enumerate(heights):
-        hu, mask[number] = draw_slice(anatomy, float(height), fine[number], coarse[number], rng)
+        drawn = draw_slice(anatomy, float(height), fine[number], coarse[number], rng)
+        hu, lesions[number], organs[number] = drawn
         volume[number] = scanner.scan(hu, rng)
     return PhantomPatient(
         index=index,
         seed=seed,
         volume=volume,
-        lesion_mask=mask,
+        lesion_mask=lesions,
+        organ_mask=organs,
         spacing_mm=(round(float(length_mm / slices), 2), pixel_mm, pixel_mm),
         labels=tuple(anatomy.place(float(height))[0] for height in heights),
-        lesion=tuple(bool(slice_mask.any()) for slice_mask in mask),
+        lesion=tuple(bool(slice_mask.any()) for slice_mask in lesions),
     )
 
 
