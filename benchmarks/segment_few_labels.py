@@ -4,9 +4,9 @@
 
 100 synthetic patients of 16 slices (64 pixels). SparK pre-trains a ResNet-18 on the 60 training patients without labels
 (configs/small.yaml, `PRETRAINING_EPOCHS` of 60 steps). MONAI's FlexibleUNet, as in docs/how_to/segmentation.yaml, then
-learns from the masks of 2 and of 6 of these patients, drawn by the seed, with SparK's encoder and with a random one: the
-same patients, the same draws, `EPOCHS` × `STEPS` steps of 8 slices each. The last network is judged on the other 40 patients by MONAI's
-DiceMetric. Nothing is chosen by their masks.
+learns from the masks of 2 and of 6 of these patients, drawn by the seed, with SparK's encoder and with a random one:
+the same patients and the same draws, `EPOCHS` × `STEPS` steps of 8 slices. The last network is judged on the other 40
+patients by MONAI's DiceMetric. Nothing is chosen by their masks.
 
 Prints mean Dice of each organ over seeds, and the paired difference. A stopped run carries on.
 """
@@ -62,7 +62,8 @@ def show(found: dict[tuple[int, str], list[dict[str, float]]]) -> None:
     """A table for each number of labelled patients, a row an organ."""
     for patients in COUNTS:
         scratch, spark = found[patients, "scratch"], found[patients, "spark"]
-        print(f"\nmasks of {patients} patients, {len(spark)} seeds\n\n| organ | scratch | SparK | difference |\n|---|---|---|---|")
+        print(f"\nmasks of {patients} patients, {len(spark)} seeds\n\n| organ | scratch | SparK | difference |")
+        print("|---|---|---|---|")
         for organ in spark[0]:
             gains = [a[organ] - b[organ] for a, b in zip(spark, scratch, strict=True)]
             means = " | ".join(f"{statistics.mean(one[organ] for one in each):.3f}" for each in (scratch, spark))

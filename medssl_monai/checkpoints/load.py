@@ -229,7 +229,7 @@ def _plain(value: Tensor) -> Tensor:
 
 
 def check_against(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Any], owner: str) -> None:
-    """Raise CheckpointError unless `state` has exactly the `wanted` tensors, name to shape; `owner` is who wants them."""
+    """Raise CheckpointError, which begins with `owner`, unless `state` has exactly the `wanted` names and shapes."""
     absent = [name for name in wanted if name not in state]
     extra = [name for name in state if name not in wanted]
     shapes = [

@@ -18,7 +18,16 @@ from scipy import ndimage
 
 AIR_HU = -1000.0
 REGIONS = ("abdomen_pelvis", "thorax", "head")  # from inferior to superior
-ORGANS = ("background", "lungs", "heart", "liver", "spleen", "kidneys", "bladder", "brain")  # values of an organ mask: 0 to 7
+ORGANS = (
+    "background",
+    "lungs",
+    "heart",
+    "liver",
+    "spleen",
+    "kidneys",
+    "bladder",
+    "brain",
+)  # values of an organ mask: 0 to 7
 
 Array = NDArray[np.float32]
 

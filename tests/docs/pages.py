@@ -59,8 +59,11 @@ def run_medssl(words: list[str], monkeypatch: pytest.MonkeyPatch, code: int = 0)
     assert (stopped.value.code or 0) == code, words
 
 
-def run_bundle_command(words: list[str]) -> None:
-    """``python -m monai.bundle run`` without its process and its logging, which would outlive the test."""
+def run_bundle_command(words: list[str], **smaller: Any) -> None:
+    """``python -m monai.bundle run`` without its process and its logging, which would outlive the test.
+
+    `smaller` replaces keys of the command.
+    """
     assert words[:4] == ["python", "-m", "monai.bundle", "run"]
     values: dict[str, Any] = dict(zip((w.removeprefix("--") for w in words[4::2]), words[5::2], strict=True))
     values = {k: fire.parser.DefaultParseValue(v) if k != "config_file" else v for k, v in values.items()}
@@ -73,6 +76,7 @@ def run_bundle_command(words: list[str]) -> None:
             values["decoder_width"] = 32
         elif "swav" in str(first.resolve()):
             values |= {"counts": [2, 1], "queue_length": 12, "queue_start_epoch": 0}
+    values |= smaller
     workflow = ConfigWorkflow(config_file=files, workflow_type="train", logging_file=False, **values)
     workflow.initialize()
     workflow.run()

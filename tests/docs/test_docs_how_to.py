@@ -1,7 +1,9 @@
 """The commands of the how-tos and of the methods' pages, run in order at smoke size."""
 
+import importlib.util
 import json
 import logging
+import math
 import re
 import shlex
 import shutil
@@ -19,7 +21,7 @@ from medssl_monai.checkpoints.export import export_encoder
 from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.networks.resnet import resnet_encoder
 from tests.checkpoints.test_import_formats import constants, heads
-from tests.docs.pages import DOCS, OWN, SMALL, blocks, commands, lines, run_medssl
+from tests.docs.pages import DOCS, OWN, SMALL, blocks, commands, lines, run_bundle_command, run_medssl
 from tests.ingest.test_pacs import address, files
 from tests.loopback import PASSWORD, REASON, USER, WITHOUT_ORTHANC
 
@@ -207,3 +209,29 @@ def test_own_loop(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     words = ["medssl", "finetune", "--data", "labels.csv", "--store", "STORE", "--encoder", "moco.safetensors"]
     run_medssl([*words, "--out", "runs/region"], monkeypatch)
     run_medssl(["medssl", "import-weights", "byol.pt", "--out", "byol.safetensors"], monkeypatch)
+
+
+def test_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the phantom to Dice, with an encoder and from scratch, in MONAI's U-Net and the other library's."""
+    monkeypatch.chdir(tmp_path)
+    page = DOCS / "how_to" / "segmentation.md"
+    shutil.copy(page.with_suffix(".yaml"), tmp_path)
+    Path("unet.yaml").write_text(blocks(page, "yaml")[0], encoding="utf-8")
+    found = commands(page)
+    assert [words[1] for words in found] == ["phantom", "ingest", "pretrain", "-m", "-m", "-m"]
+    found[0] = [{"100": "5", "16": "6"}.get(word, word) for word in found[0]]
+    smaller = {"slices_per_volume": 2, "max_epochs": 1, "device": "cpu"}
+    smp = importlib.util.find_spec("segmentation_models_pytorch") is not None
+    for words in found[:3]:
+        run_medssl([*words, *["warmup_epochs=0"] * (words[1] == "pretrain")], monkeypatch)
+    for words in found[3 : 6 if smp else 5]:
+        run_bundle_command(words, **smaller)
+        out = Path(words[words.index("--output_dir") + 1])
+        dice = json.loads((out / "dice.json").read_text(encoding="utf-8"))
+        organs = ["lungs", "heart", "liver", "spleen", "kidneys", "bladder", "brain"]
+        assert list(dice) == ["mean_dice", *organs]
+        assert all(0 <= dice[organ] <= 1 or math.isnan(dice[organ]) for organ in dice)
+        assert (out / "models" / "model.pt").is_file()
+    (program,) = blocks(page, "python")
+    exec(program, {})
+    assert "120 tensors matched" in capsys.readouterr().out

@@ -1,7 +1,9 @@
 import csv
+import json
 from collections import defaultdict
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -14,8 +16,9 @@ from sklearn.preprocessing import StandardScaler
 
 from medssl_monai.atomic import file_sha256
 from medssl_monai.errors import InputError
-from medssl_monai.samples.anatomy import REGIONS
+from medssl_monai.samples.anatomy import ORGANS, REGIONS
 from medssl_monai.samples.phantom import PhantomPatient, make_patient, write_phantom
+from medssl_monai.samples.segmentation import write_segmentation
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -62,6 +65,45 @@ def test_lesions_lie_on_their_own_side_and_the_table_behind() -> None:
         dense = patient.volume > -600
         assert dense[:, 58:, :].mean() > dense[:, :6, :].mean()
     assert max(sides["abdomen_pelvis"]) < 32 < min(sides["thorax"])
+
+
+def test_organs_lie_where_they_belong() -> None:
+    regions = {"heart": "thorax", "liver": "abdomen_pelvis", "spleen": "abdomen_pelvis", "brain": "head"}
+    regions |= {"kidneys": "abdomen_pelvis", "bladder": "abdomen_pelvis"}
+    seen = set()
+    for index in range(6):
+        patient = make_patient(index, seed=0, size=64, slices=24)
+        assert patient.organ_mask.shape == patient.volume.shape and patient.organ_mask.max() < len(ORGANS)
+        columns = {}
+        for value, organ in enumerate(ORGANS[1:], start=1):
+            inside = patient.organ_mask == value
+            if inside.any():
+                seen.add(organ)
+                columns[organ] = np.argwhere(inside)[:, 2].mean()
+            if organ in regions:
+                found = {patient.labels[number] for number in np.flatnonzero(inside.any(axis=(1, 2)))}
+                assert found <= {regions[organ]}, organ
+        assert columns["liver"] < columns["heart"] < columns["spleen"]
+        air, soft = patient.volume[patient.organ_mask == 1], patient.volume[patient.organ_mask == 3]
+        assert np.median(air) < -300 < -100 < np.median(soft)
+    assert seen == set(ORGANS[1:])
+
+
+def test_a_segmentation_data_set_has_the_patients_in_their_orientation(tmp_path: Path) -> None:
+    path = write_segmentation(tmp_path / "a", patients=3, seed=5, size=32, slices=6)
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    assert tuple(listed["labels"].values()) == ORGANS
+    assert [len(listed[key]) for key in ("training", "validation")] == [2, 1]
+    patient = make_patient(2, seed=5, size=32, slices=6)
+    for name, volume in (("image", patient.volume), ("label", patient.organ_mask)):
+        image = nibabel.load(path.parent / listed["validation"][0][name])
+        assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
+        np.testing.assert_allclose(image.header.get_zooms(), patient.spacing_mm[::-1], rtol=1e-6)
+        np.testing.assert_array_equal(np.asanyarray(image.dataobj).transpose(2, 1, 0), volume)
+    write_segmentation(tmp_path / "b", patients=3, seed=5, size=32, slices=6)
+    assert _digests(tmp_path / "a") == _digests(tmp_path / "b")
+    with pytest.raises(InputError, match="at least two patients"):
+        write_segmentation(tmp_path / "c", patients=1, seed=5)
 
 
 @pytest.mark.parametrize("changes", [{"size": 31}, {"slices": 2}, {"index": -1}])
