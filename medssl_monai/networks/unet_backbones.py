@@ -16,14 +16,14 @@ from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetEncoder
 from medssl_monai.checkpoints.manifests import LAYOUTS
 
 
-class TorchvisionResNet(ResNetEncoder):  # type: ignore[misc]  # MONAI's base is untyped
+class TorchvisionResNet(ResNetEncoder):
     """MONAI's ResNet encoder in torchvision's layout: images (B, C, H, W) to the maps of five stages.
 
     The maps have strides 2, 4, 8, 16 and 32 and 64, 64, 128, 256 and 512 channels. With three spatial dimensions it is
     the same network in 3D, which takes no weights. `pretrained` must be false: `load_into_unet` loads weights.
     """
 
-    backbone_names = ("torchvision-resnet18", "torchvision-resnet34")
+    backbone_names = ["torchvision-resnet18", "torchvision-resnet34"]  # noqa: RUF012 - as MONAI's base class has it
 
     def __init__(self, model_name: str, pretrained: bool = False, spatial_dims: int = 2, in_channels: int = 3) -> None:
         if pretrained:

@@ -1,6 +1,7 @@
 """The phantom as a segmentation data set: NIfTI volumes with organ masks."""
 
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -54,5 +55,5 @@ def _nifti(volume: NDArray[np.generic], spacing_mm: tuple[float, float, float]) 
     """A volume (slices, rows to posterior, columns to the left) as NIfTI, which counts columns, rows, slices."""
     between_slices, between_rows, between_columns = spacing_mm
     affine = np.diag([-between_columns, -between_rows, between_slices, 1.0])  # NIfTI points to right and anterior
-    content: bytes = nibabel.Nifti1Image(volume.transpose(2, 1, 0), affine).to_bytes()
-    return content
+    nifti: Any = nibabel.Nifti1Image  # which has no type hints
+    return bytes(nifti(volume.transpose(2, 1, 0), affine).to_bytes())

@@ -112,7 +112,9 @@ def test_other_networks_of_segmentation_models_pytorch(
 
 def another_epsilon() -> nn.Module:
     network = monai_unet("resnet18", 3)
-    network.get_submodule("encoder").layer2[0].bn1.eps = 0.1
+    norm = network.get_submodule("encoder.layer2.0.bn1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.eps = 0.1
     return network
 
 

@@ -2,6 +2,7 @@ import csv
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -96,9 +97,9 @@ def test_a_segmentation_data_set_has_the_patients_in_their_orientation(tmp_path:
     assert [len(listed[key]) for key in ("training", "validation")] == [2, 1]
     patient = make_patient(2, seed=5, size=32, slices=6)
     for name, volume in (("image", patient.volume), ("label", patient.organ_mask)):
-        image = nibabel.load(path.parent / listed["validation"][0][name])
-        assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
-        np.testing.assert_allclose(image.header.get_zooms(), patient.spacing_mm[::-1], rtol=1e-6)
+        image: Any = nibabel.load(path.parent / listed["validation"][0][name])
+        assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")  # type: ignore[no-untyped-call]
+        np.testing.assert_allclose(image.header.get_zooms(), np.array(patient.spacing_mm[::-1]), rtol=1e-6)
         np.testing.assert_array_equal(np.asanyarray(image.dataobj).transpose(2, 1, 0), volume)
     write_segmentation(tmp_path / "b", patients=3, seed=5, size=32, slices=6)
     assert _digests(tmp_path / "a") == _digests(tmp_path / "b")
