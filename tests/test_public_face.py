@@ -3,7 +3,9 @@
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -92,3 +94,32 @@ def test_study_takes_a_name(tmp_path: Path) -> None:
     with pytest.raises(medssl_monai.InputError, match="study 'nosuch' is neither a YAML file nor one of"):
         medssl_monai.study("nosuch", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: pretrain("spark", "store", cast(Any, None)), "out: must be a path, found None"),
+        (lambda: pretrain("spark", cast(Any, ["store"]), "run"), r"data: must be a path, found \['store'\]"),
+        (lambda: medssl_monai.finetune("l.csv", ""), "out: must be a path, found ''"),
+        (lambda: medssl_monai.finetune(cast(Any, None), "run"), "data: must be a path, found None"),
+        (lambda: medssl_monai.evaluate(cast(Any, None), "l.csv", "out"), "run: must be a path, found None"),
+        (lambda: medssl_monai.predict(cast(Any, 3), "in", "out"), "run: must be a path, found 3"),
+        (lambda: medssl_monai.study("study_demo", cast(Any, None)), "out: must be a path, found None"),
+        (lambda: medssl_monai.build_store(cast(Any, [None]), "out"), "source None: must be a path"),
+        (lambda: medssl_monai.build_store(["."], "out", key=cast(Any, "secret")), "key: must be bytes, found str"),
+    ],
+)
+def test_what_is_no_path_is_refused(
+    call: Callable[[], object], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(medssl_monai.InputError, match=words):
+        call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_built_from_one_source_or_several(phantom_labels: Path, tmp_path: Path) -> None:
+    folder = phantom_labels.parent / "phantom-001"
+    one = medssl_monai.build_store(str(folder), tmp_path / "one", progress=False)
+    assert one.slices == medssl_monai.build_store([folder], tmp_path / "list", progress=False).slices == 6

@@ -77,7 +77,7 @@ def _sets(path: Path, home: Path | None, key: bytes | None) -> tuple[list[AuditS
         return table_sets(path, home, key)
     multilabel = task == "table" and read_any_labels(path).multilabel
     data = image_task(task, path, task="multilabel" if multilabel else "multiclass")
-    left_out = [f"{number} files left out, {why}" for why, number in data.left_out.items()]
+    left_out = [f"{number} file{'s' * (number != 1)} left out, {why}" for why, number in data.left_out.items()]
     return picture_sets(data, path.stem), [f"{path.name}: {one}" for one in (*data.statements, *left_out)]
 
 

@@ -23,7 +23,7 @@ from medssl_monai.errors import LabelError
 from medssl_monai.labels.names import checked_split
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import run_settings
-from medssl_monai.runs.settings import check_results_folder
+from medssl_monai.runs.settings import check_results_folder, place_given
 from medssl_monai.statistics.calibration import expected_calibration_error
 from medssl_monai.statistics.metrics import mean_log_loss
 from medssl_monai.statistics.multilabel import best_thresholds, multilabel_metrics
@@ -87,15 +87,15 @@ def evaluate(
         >>> evaluation = evaluate("runs/head", "labels.csv", "out")
         >>> evaluation.metrics["all_slices"]["auc"], evaluation.predictions.to_pandas().head()
     """
-    folder = Path(run)
+    folder = Path(place_given(run, "run"))
     run_settings(folder)  # refuses what is no finished run
-    check_results_folder(out, "an evaluation")
+    check_results_folder(place_given(out, "out"), "an evaluation")
     workflow = run_bundle(
         [folder / "configs" / "train.yaml", folder / "configs" / "evaluate.yaml"],
         {
             "bundle_root": str(folder),
-            "dataset_dir": str(data),
-            "store_dir": None if store is None else str(store),
+            "dataset_dir": place_given(data, "data"),
+            "store_dir": None if store is None else place_given(store, "store"),
             "output_dir": str(out),
             "split": checked_split(split),
             **({} if names is None else {"names": str(names)}),

@@ -8,6 +8,7 @@ from typing import Any
 
 from medssl_monai.resources import bundle_dir, config_files
 from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.settings import place_given
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ def finetune(
     workflow = run_bundle(
         [bundle_dir("ct_classification") / "configs" / "train.yaml", *overlays],
         {
-            "dataset_dir": str(data),
-            "store_dir": None if store is None else str(store),
-            "output_dir": str(out),
-            "encoder_weights": None if encoder is None else str(encoder),
+            "dataset_dir": place_given(data, "data"),
+            "store_dir": None if store is None else place_given(store, "store"),
+            "output_dir": place_given(out, "out"),
+            "encoder_weights": None if encoder is None else place_given(encoder, "encoder"),
             "overlays": [str(path) for path in overlays],
             **settings,
         },

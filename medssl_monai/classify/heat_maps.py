@@ -53,6 +53,7 @@ class HeatMap:
         flag: why no class is named; "" where one is.
         spacing_mm: (row, column); None where unknown.
         window: what the picture shows, in words.
+        title: what the slice is called above it.
     """
 
     series: str
@@ -65,6 +66,7 @@ class HeatMap:
     flag: str
     spacing_mm: tuple[float, float] | None
     window: str
+    title: str
 
 
 def choose_rows(result: PredictionResult, series: str, count: int) -> list[int]:
@@ -151,7 +153,8 @@ def draw_heat_map(heat_map: HeatMap, path: Path) -> None:
         _bar(figure, image, bars[2], "fall of the probability (below 0: rise)")
     asked = picture_text(heat_map.asked)
     answer = f"{heat_map.flag} (nearest class: {asked}, {heat_map.probability:.2f})" if heat_map.flag else ""
-    figure.suptitle(f"{heat_map.series}\n{answer or f'{asked}, probability {heat_map.probability:.2f}'}", fontsize=10)
+    title = "\n".join(_lines(heat_map.title))
+    figure.suptitle(f"{title}\n{answer or f'{asked}, probability {heat_map.probability:.2f}'}", fontsize=10)
     save_figure(figure, path, dpi=110)
 
 

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 class LabelledData:
     """A label table joined with the slices of a store.
 
+    Attributes:
+        without_missing: whether rows with a source that is not in the store are left out, see `labelled_slices`.
+
     Args:
         labels: CSV or JSON table ``source,slice,label,patient,split``.
         store_dir: store that holds the sources; None ingests those that are paths, once, into a cache.
@@ -65,6 +68,8 @@ class LabelledData:
             raise ConfigError(f"task: must be one of {', '.join(get_args(Task))}, found {task!r}; choose one of them")
         self.table = read_labels(Path(labels), multilabel=task == "multilabel")
         self.task = task
+        self.without_missing = False
+        self._rows: dict[str, list[dict[str, Any]]] = {}
         self._key = key if isinstance(key, bytes) else load_key(None if key is None else Path(key))
         self.classes = network_classes(self.table, classes, task=task)
         self.fraction, self.subset_unit, self.subset_seed = fraction, subset_unit, subset_seed
@@ -97,6 +102,11 @@ class LabelledData:
 
         A table without a ``split`` column serves whole for training and for testing, and has no validation part.
         """
+        if split not in self._rows:
+            self._rows[split] = self._read_rows(split)
+        return self._rows[split]
+
+    def _read_rows(self, split: str) -> list[dict[str, Any]]:
         if not self.table.has_split and split == "validation":
             return []
         rows = self._resolve(split if self.table.has_split else None)
@@ -139,7 +149,7 @@ class LabelledData:
         return cast("Dataset[dict[str, Any]]", [])
 
     def _resolve(self, split: str | None) -> list[dict[str, Any]]:
-        rows = labelled_slices(self.table, self.store, self._key, split=split)
+        rows = labelled_slices(self.table, self.store, self._key, split=split, without_missing=self.without_missing)
         places = [self.classes.index(name) for name in self.table.classes]
         for row in rows:
             held = row["label"]

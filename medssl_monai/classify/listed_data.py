@@ -41,6 +41,15 @@ def training_data(labels: str | Path | None, **settings: Any) -> "LabelledData |
     return ListedData(settings["classes"], settings.get("task", "multiclass"))
 
 
+def leave_out_missing(source: Any) -> None:
+    """Let a label table do without rows whose source is not in the store; other data are left as they are.
+
+    An evaluation calls it: `labelled_slices` warns with their number, and refuses a split of which nothing is there.
+    """
+    if isinstance(source, LabelledData):
+        source.without_missing = True
+
+
 def labelled_dataset(
     source: "LabelledData | ListedData",
     split: str,

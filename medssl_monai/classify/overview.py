@@ -50,7 +50,7 @@ def write_overview(data: Any, output_dir: str | Path, audit: bool = True, name: 
     content = {"rows": rows, "left_out": left_out, "statements": [*data.statements, *_lacking(data, rows)]}
     logger.info("data:\n%s", table_of(rows))
     for why, number in left_out.items():
-        logger.warning("left out: %d, %s", number, plain_text(why))
+        logger.warning("left out: %d file%s, %s", number, "s" * (number != 1), plain_text(why))
     content["audit"] = _audited(data, audit)
     write_json(Path(output_dir) / name, content)
     return content

@@ -22,7 +22,7 @@ from medssl_monai.errors import InputError, NotHounsfieldError
 from medssl_monai.ingest.sources.paths import is_picture_file
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.folder import run_settings
-from medssl_monai.runs.settings import check_folder, check_results_folder
+from medssl_monai.runs.settings import check_folder, check_results_folder, place_given
 from medssl_monai.store.names_file import paths_of
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,8 @@ def predict(
         >>> prediction = predict("runs/head", ["study.zip"], "out")
         >>> prediction.studies[0]["predicted"], prediction.slices.to_pandas().head()
     """
-    folder, options = Path(out), options or PredictionOptions()
-    settings = run_settings(Path(run))
+    folder, options = Path(place_given(out, "out")), options or PredictionOptions()
+    settings = run_settings(Path(place_given(run, "run")))
     pictures = is_picture_run(settings)
     check_results_folder(folder, "a prediction")
     if options.dicom_out is not None:
@@ -252,6 +252,7 @@ def _heat_map(work: _Work, settings: Mapping[str, Any], index: int, occlusion: b
         "unlike the training slices, not classified" if result.flagged[index] else "",
         spacing,
         shown,
+        Path(work.input.names[series]).name if isinstance(work.input, PictureInput) else series,
     )
 
 

@@ -70,7 +70,7 @@ def run(
     wanted = parse_query(query or [], modality)
     if names is not None:
         check_names_file(names)
-    with _terminable():
+    with _terminable(), _names_told(names):
         summary = build_store(
             [PacsSource(one, wanted, verify_tls) if is_dicomweb(one) else one for one in sources],
             out,
@@ -121,6 +121,20 @@ def _not_given(context: typer.Context, recipe: dict[str, Any]) -> dict[str, Any]
         for name, value in recipe.items()
         if getattr(context.get_parameter_source(name), "name", "DEFAULT") == "DEFAULT"
     }
+
+
+@contextmanager
+def _names_told(names: Path | None) -> Iterator[None]:
+    """An ingestion that stores nothing leaves the names file as it was, and says so."""
+    from medssl_monai.errors import NoImagesError
+
+    try:
+        yield
+    except NoImagesError as error:
+        if names is None:
+            raise
+        state = "nothing is added to it" if names.exists() else "it is not written"
+        raise NoImagesError(f"{error}\n{names}: {state}, because nothing was stored") from error
 
 
 @contextmanager

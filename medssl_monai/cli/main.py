@@ -126,6 +126,7 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 def main() -> None:
     """Entry point of the console script."""
     _quieten()
+    logging.lastResort = _BesideBars()
     _log_from(logging.INFO)
     try:
         code = app(prog_name="medssl", standalone_mode=False)
@@ -142,6 +143,22 @@ def main() -> None:
         error.show()  # wrong usage, in typer's own words
         sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _BesideBars(logging.Handler):
+    """Writes to stderr, as it is at that moment, and on lines of its own where a progress bar is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            bars = sys.modules.get("tqdm.auto")  # not imported where there can be no bar
+            text = self.format(record)
+            if bars is None:
+                sys.stderr.write(f"{text}\n")
+            else:
+                bars.tqdm.write(text, file=sys.stderr)
+        except Exception:
+            self.handleError(record)
 
 
 def _log_from(level: int) -> None:

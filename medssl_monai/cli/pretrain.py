@@ -1,5 +1,8 @@
 """``medssl pretrain``."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +25,25 @@ def run(
 
     named = {"patient_from": patient_from, "patients": None if patients is None else str(patients)}
     settings = {**parse_overrides(overrides), **{key: value for key, value in named.items() if value is not None}}
-    done = pretrain(method, data, out, config=config or [], **settings)
+    with _summary_kept():
+        done = pretrain(method, data, out, config=config or [], **settings)
     for line in done.summary():
         typer.echo(line)
     typer.echo(f"{out}: encoder in {done.encoder}, pictures in {out / 'figures'}")
+
+
+@contextmanager
+def _summary_kept() -> Iterator[None]:
+    """The last figures are not logged, since they are printed as the result."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not getattr(record, "at_end", False)
+
+    shown = logging.lastResort
+    if shown is not None:
+        shown.addFilter(wanted)
+    try:
+        yield
+    finally:
+        if shown is not None:
+            shown.removeFilter(wanted)

@@ -1,5 +1,6 @@
 """Pre-training: one optimizer step of any method."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol
@@ -18,7 +19,9 @@ from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
 from medssl_monai.optimizers.kernels import choose_kernels
-from medssl_monai.processes import average_gradients, process_count, process_mean
+from medssl_monai.processes import average_gradients, process_count, process_mean, process_rank
+
+logger = logging.getLogger(__name__)
 
 
 class Schedule(Protocol):
@@ -90,6 +93,7 @@ class PretrainTrainer(ResumableTrainer):
         self.method = method.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if process_count() > 1:
             use_process_batch_norm(self.method)
+        _tell_repeats(train_data_loader)
         self.device_views = train_data_loader.device_views
         self.optimizer = optimizer
         choose_kernels(optimizer, fused=device.type == "cuda")
@@ -190,6 +194,18 @@ class PretrainTrainer(ResumableTrainer):
         if self.state.device.type == "cuda" and not value.is_cuda and not value.is_pinned():
             value = value.pin_memory()  # a copy from pageable memory would wait for the device
         return value.to(self.state.device, non_blocking=True, memory_format=memory_format)
+
+
+def _tell_repeats(loader: StepLoader) -> None:
+    sampler = loader.step_sampler
+    if sampler.batch_size > sampler.length and process_rank() == 0:
+        logger.warning(
+            "batch_size %d is larger than the data, %d slices: every batch holds some slices twice or more, which "
+            "contrastive methods push apart as if they were different; give batch_size=%d or less, or more slices",
+            sampler.batch_size,
+            sampler.length,
+            sampler.length,
+        )
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:

@@ -11,7 +11,7 @@ from medssl_monai.experiment.plan import StudyPlan, read_plan
 from medssl_monai.experiment.report import write_report
 from medssl_monai.experiment.results import StudyResults, collect
 from medssl_monai.experiment.workers import run_cells
-from medssl_monai.runs.settings import check_folder
+from medssl_monai.runs.settings import check_folder, place_given
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ def study(
         >>> results = study("study_demo", "studies/demo")  # doctest: +SKIP
         >>> [(point.encoder, point.fraction, point.mean) for point in results.points]  # doctest: +SKIP
     """
-    check_folder(out, "--out")
-    plan = plan if isinstance(plan, StudyPlan) else read_plan(plan)
+    check_folder(place_given(out, "out"), "--out")
+    plan = plan if isinstance(plan, StudyPlan) else read_plan(place_given(plan, "plan"))
     out = Path(out).absolute()
     out.mkdir(parents=True, exist_ok=True)
     inputs = prepare(plan, out, rerun=rerun)

@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 from medssl_monai.errors import ConfigError, DivergedError
 from medssl_monai.methods.base import Method
 from medssl_monai.processes import process_rank
-from medssl_monai.runs.step_log import StepLog, embedding_line
+from medssl_monai.runs.step_log import AT_END, StepLog, embedding_line
 from medssl_monai.statistics.embeddings import alignment, effective_rank, embedding_std, uniformity
 from medssl_monai.store.dataset import SampleKey
 
@@ -88,7 +88,7 @@ class CollapseGuard:
 
     def _finish(self, engine: Any) -> None:
         if self.log.rows and process_rank() == 0:
-            logger.info("%s", embedding_line(self.log.rows[-1]))
+            logger.info("%s", embedding_line(self.log.rows[-1]), extra=AT_END)
 
     @torch.no_grad()
     def measure(self, device: str | torch.device) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torch import nn
 from medssl_monai.classify.probes import QUARTERS, encoder_features, free_labels, probe
 from medssl_monai.drawing import class_styles, natural_order, picture_text, save_figure
 from medssl_monai.processes import process_rank
-from medssl_monai.runs.step_log import StepLog, probe_line
+from medssl_monai.runs.step_log import AT_END, StepLog, probe_line
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.reader import SliceStore
 
@@ -70,7 +70,10 @@ class EmbeddingProbe:
     def __call__(self, engine: Any) -> None:
         """Probe now, in the first process."""
         if process_rank() == 0:
-            self.look(engine.state.iteration)
+            state = engine.state
+            last = state.iteration == state.max_epochs * state.epoch_length
+            for row in self.look(state.iteration):
+                logger.info("%s", probe_line(row), extra=AT_END if last else None)
 
     def _finish(self, engine: Any) -> None:
         self.log.resume(engine)  # a finished run that is started again has no epoch
@@ -91,8 +94,6 @@ class EmbeddingProbe:
         self.log.write(*rows)
         if len(features) > 2:
             draw_embeddings(features, self.labels, self.figure, f"Features after step {step}")
-        for row in rows:
-            logger.info("%s", probe_line(row))
         return rows
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from medssl_monai.drawing import save_figure
 from medssl_monai.errors import DivergedError
 from medssl_monai.processes import process_rank
-from medssl_monai.runs.step_log import StepLog, step_scalars
+from medssl_monai.runs.step_log import AT_END, StepLog, step_scalars
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,9 @@ class History:
         self.log.resume(engine)  # a finished run that is started again has no epoch
         if self.log.rows and process_rank() == 0:
             draw_history(self.log.rows, self.figure, engine.state.epoch_length)
-            logger.info("training loss %.4f at step %d", self.log.rows[-1]["loss"], self.log.rows[-1]["step"])
+            logger.info(
+                "training loss %.4f at step %d", self.log.rows[-1]["loss"], self.log.rows[-1]["step"], extra=AT_END
+            )
 
 
 def draw_history(rows: list[dict[str, float]], path: Path, epoch_length: int) -> None:

@@ -44,7 +44,7 @@ class RunProgress:
         self.bar.update()
         output = engine.state.output
         if isinstance(output, dict) and "loss" in output and engine.state.iteration % self.every == 0:
-            self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{float(output['loss'].detach()):.4f}")
+            self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{float(output['loss'].detach()):.4f}", refresh=False)
 
     def _close(self, engine: Any) -> None:
         if self.bar is not None:

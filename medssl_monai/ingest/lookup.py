@@ -16,6 +16,10 @@ from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.verdicts import RejectedError
 
 
+class MissingSourceError(LabelError):
+    """A source is not in the store."""
+
+
 def find_series(store: SliceStore, source: str | Path, key: bytes | None = None) -> str:
     """The series id that a series id, a SeriesInstanceUID, or the path of a file or folder stands for.
 
@@ -25,7 +29,8 @@ def find_series(store: SliceStore, source: str | Path, key: bytes | None = None)
         key: that of the store; None loads the user's own (see `pseudonyms.load_key`).
 
     Raises:
-        LabelError: the source is not in the store, or stands for several series.
+        MissingSourceError: the source is not in the store.
+        LabelError: it stands for several series.
         StoreError: the store was made with another key.
     """
     if str(source) in store.series_ids:
@@ -34,7 +39,7 @@ def find_series(store: SliceStore, source: str | Path, key: bytes | None = None)
     if len(candidates) == 1:
         return candidates.pop()
     if not candidates:
-        raise LabelError(f"source {source}: is not in store {store.path}; ingest it, or correct the name")
+        raise MissingSourceError(f"source {source}: is not in store {store.path}; ingest it, or correct the name")
     raise LabelError(
         f"source {source}: stands for {len(candidates)} series of store {store.path} "
         f"({', '.join(sorted(candidates)[:5])}); name one of these ids, a SeriesInstanceUID or a single file"
@@ -53,7 +58,7 @@ def all_series(
         known: the series ids to choose from; None takes those that the store holds.
 
     Raises:
-        LabelError: the source is neither a UID nor a path that exists or was ingested.
+        MissingSourceError: the source is neither a UID nor a path that exists or was ingested.
         StoreError: the store was made with another key.
     """
     known = set(store.series_ids) if known is None else set(known)
@@ -69,7 +74,7 @@ def all_series(
         return _by_path(store, path, key, known)
     if re.fullmatch(r"[0-9.]+", str(source)):
         return _by_uid(str(source), key, known)
-    raise LabelError(
+    raise MissingSourceError(
         f"source {source}: is neither a path that exists, nor a SeriesInstanceUID, nor a series of store "
         f"{store.path}; correct the name (a relative path starts at the current folder)"
     )

@@ -40,7 +40,7 @@ from medssl_monai.ingest.volumes.plan import VolumePlan, plan_volumes
 from medssl_monai.ingest.workers import Workers
 from medssl_monai.ingest.write_series import Plan, process
 from medssl_monai.store.disk import exclusive, writing, writing_among_others
-from medssl_monai.store.pseudonyms import key_check, load_key, source_id
+from medssl_monai.store.pseudonyms import checked_key, key_check, load_key, source_id
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.report import write_report
 from medssl_monai.store.verdicts import Outcome, Reason, Verdict, merge_verdicts
@@ -51,7 +51,7 @@ LOOKED_AT_HERE = 2000
 
 
 def build_store(
-    sources: Sequence[str | Path | PacsSource],
+    sources: str | Path | PacsSource | Sequence[str | Path | PacsSource],
     out: str | Path,
     *,
     key: bytes | None = None,
@@ -69,8 +69,9 @@ def build_store(
     """Reads every image in files and folders into a slice store.
 
     Args:
-        sources: files, and folders with all that is in them; DICOM, NIfTI, NRRD, MetaImage and pictures are told by
-            content and name, archives are read as folders, whatever else is there ends in a verdict. Or a PACS.
+        sources: one or several: files, and folders with all that is in them; DICOM, NIfTI, NRRD, MetaImage and pictures
+            are told by content and name, archives are read as folders, whatever else is there ends in a verdict. Or a
+            PACS.
         out: the store; made, or added to.
         key: of the pseudonyms; None loads the user's own (see `pseudonyms.load_key`).
         modality: the one to take, such as CT; None takes every imaging modality. Volume files say nothing of theirs:
@@ -95,9 +96,10 @@ def build_store(
             does not answer; the disk is full, or the store may not be written.
     """
     modality = None if modality is None else checked_modality(modality)
-    key = load_key() if key is None else key
-    out = Path(out)
-    given = [source if isinstance(source, PacsSource) else source_path(source) for source in sources]
+    key = load_key() if key is None else checked_key(key)
+    out = source_path(out)
+    each = [sources] if isinstance(sources, (str, Path, PacsSource)) else sources
+    given = [source if isinstance(source, PacsSource) else source_path(source) for source in each]
     for source in given:
         if isinstance(source, Path) and not os.path.exists(source):  # noqa: PTH110  never raises
             raise InputError(f"source {source}: does not exist, or its folder may not be read; name a file or a folder")
@@ -311,6 +313,11 @@ def _nothing(
             example.setdefault(verdict.reason.value, verdict.detail)
     if set(example.values()) == {PICTURE_AS_CT}:
         return NoImagesError(f"{where}: no {wanted} among {files} files: each {PICTURE_AS_CT}")
+    if rules.modality == "OT" and set(reasons) & {Reason.OTHER_MODALITY.value}:
+        return NoImagesError(
+            f"{where}: no pictures among {files} files, which are of another modality "
+            f"({example[Reason.OTHER_MODALITY.value]}); leave `--config pictures` out, or name the modality"
+        )
     why = "; ".join(f"{count} {reason}: {example[reason]}" for reason, count in reasons.most_common(3))
     return NoImagesError(
         f"{where}: no {wanted} that could be read among {files} files{f' ({why})' if why else ''}; "

@@ -7,7 +7,7 @@ from typing import Any
 
 from medssl_monai.atomic import write_csv
 from medssl_monai.errors import ContradictionError, LabelError
-from medssl_monai.ingest.lookup import find_series
+from medssl_monai.ingest.lookup import MissingSourceError, find_series
 from medssl_monai.labels.queries import is_query, select_slices
 from medssl_monai.labels.table import LabelRow, LabelTable, refuse_contradictions, refuse_leaks
 from medssl_monai.store.reader import SliceStore
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def labelled_slices(
-    table: LabelTable, store: SliceStore, key: bytes | None, *, split: str | None = None
+    table: LabelTable, store: SliceStore, key: bytes | None, *, split: str | None = None, without_missing: bool = False
 ) -> list[dict[str, Any]]:
     """Rows of the store's index for the labelled slices, sorted by series and slice.
 
@@ -25,13 +25,15 @@ def labelled_slices(
         store: holds the sources of these rows; sources of other splits may be elsewhere.
         key: of the store's pseudonyms; None loads the user's own.
         split: only rows of this split; None takes all.
+        without_missing: leave out rows with a source that is not in the store, with one warning that counts them;
+            unless none is there.
 
     Returns:
         Index rows (`store.schema.COLUMNS`) with `label` (index in `table.classes`; for a multi-label table a tuple of
         indices), `label_name`, `split` ("" if unknown) and `patient` (from the table, or else the store's pseudonym).
 
     Raises:
-        LabelError: a source or slice is not in the store, or a query finds nothing.
+        LabelError: a source (`MissingSourceError`) or slice is not in the store, or a query finds nothing.
         ContradictionError: two sources are one series with two labels for a slice, or a patient or series is in two
             splits.
     """
@@ -40,7 +42,11 @@ def labelled_slices(
     asked = [row for row in table.rows if split is None or row.split == split]
     found = {row.number: select_slices(store, row.source) for row in table.rows if is_query(row.source)}
     _refuse_empty_queries(table.path, asked, found)
-    series_of = _series_of(table, [row for row in asked if row.number not in found], store, key)
+    by_name = [row for row in asked if row.number not in found]
+    series_of = _series_of(table, by_name, store, key, without_missing)
+    if missing := [row for row in by_name if row.source not in series_of]:
+        asked = [row for row in asked if row.number in found or row.source in series_of]
+        _tell_missing(table.path, split, missing, len(asked), store)
     slices_of = _slices_of(store, set(series_of.values()))
     known = [(series_of[row.source], row) for row in table.rows if row.source in series_of]
     refuse_contradictions(table.path, known)
@@ -107,8 +113,10 @@ def _by_series(index_rows: Iterable[dict[str, Any]]) -> dict[str, dict[int, dict
     return grouped
 
 
-def _series_of(table: LabelTable, asked: list[LabelRow], store: SliceStore, key: bytes | None) -> dict[str, str]:
-    """Series id of each source. Every source in `asked` must be in the store; others may be elsewhere."""
+def _series_of(
+    table: LabelTable, asked: list[LabelRow], store: SliceStore, key: bytes | None, without_missing: bool
+) -> dict[str, str]:
+    """Series id of each source. Those in `asked` must be there, or may be missing too; others may be elsewhere."""
     series_of: dict[str, str] = {}
     wanted = {row.source for row in asked}
     for row in (*asked, *table.rows):
@@ -116,10 +124,22 @@ def _series_of(table: LabelTable, asked: list[LabelRow], store: SliceStore, key:
             try:
                 series_of[row.source] = find_series(store, row.source, key)
             except LabelError as error:
-                if row.source in wanted:
+                if row.source in wanted and not (without_missing and isinstance(error, MissingSourceError)):
                     raise LabelError(f"{table.path}, row {row.number}: {error}") from error
                 logger.debug("%s, row %d: the source is not in this store", table.path, row.number)
     return series_of
+
+
+def _tell_missing(path: Path, split: str | None, missing: list[LabelRow], others: int, store: SliceStore) -> None:
+    sources, first = len({row.source for row in missing}), missing[0]
+    of = f"{split} rows" if split else "rows"
+    told = (
+        f"{path}: {len(missing)} of {len(missing) + others} {of} name sources ({sources}, the first in row "
+        f"{first.number}: {Path(first.source).name}) that are not in store {store.path}"
+    )
+    if not others:
+        raise LabelError(f"{told}; ingest them, or give the store that holds them")
+    logger.warning("%s: these rows are left out", told)
 
 
 def _slices_of(store: SliceStore, series: set[str]) -> dict[str, dict[int, dict[str, Any]]]:

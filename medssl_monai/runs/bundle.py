@@ -146,6 +146,8 @@ def cause_of(error: BaseException) -> BaseException:
             failed = f"{name} cannot be made with the {keys} given"
     if failed is None:
         return error
+    if _is_ours(link):
+        return ConfigError(str(link))
     logger.debug("the whole error", exc_info=error)
     text = " ".join(str(link).split())[:300]
     return ConfigError(
@@ -157,6 +159,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package refused a value, in a sentence that names it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = str(frames[-1].f_globals.get("__name__")) if frames else ""
+    return type(error) is ValueError and module.startswith("medssl_monai.")
 
 
 def _is_in_expression(error: BaseException) -> bool:

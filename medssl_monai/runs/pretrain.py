@@ -8,6 +8,7 @@ from typing import Any
 from medssl_monai.errors import CheckpointError, ConfigError, suggestion
 from medssl_monai.resources import bundle_dir, config_files
 from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.settings import place_given
 from medssl_monai.runs.step_log import embedding_line, probe_line, read_rows
 from medssl_monai.store.reader import SliceStore
 
@@ -101,8 +102,8 @@ def pretrain(
         raise ConfigError(f"method {method!r}: must be one of {', '.join(METHODS)}{hint}; choose one")
     overlays = config_files(config)
     places = {
-        "dataset_dir": str(data.path if isinstance(data, SliceStore) else data),
-        "output_dir": str(out),
+        "dataset_dir": place_given(data.path if isinstance(data, SliceStore) else data, "data"),
+        "output_dir": place_given(out, "out"),
         "overlays": [str(path) for path in overlays],
     }
     run_bundle([bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml", *overlays], {**places, **settings})

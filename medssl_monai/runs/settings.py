@@ -94,6 +94,17 @@ TEXTS = {"patient_from"}
 """Keys of text that may hold any character."""
 
 
+def place_given(value: Any, name: str) -> str:
+    """A path that a caller gave, as text.
+
+    Raises:
+        ConfigError: it is neither text nor a path, or it is empty.
+    """
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise ConfigError(f"{name}: must be a path, found {value!r}; give one, as text or a pathlib.Path")
+    return str(value)
+
+
 def literal(value: Any) -> Any:
     """A path, or a list of paths, in a form that MONAI's parser takes as it stands.
 

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from medssl_monai.atomic import write_text
 
+AT_END = {"at_end": True}
+"""``extra`` of log records that `PretrainedRun.summary` repeats."""
+
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines; none if there is no such file."""

@@ -145,7 +145,7 @@ class SliceDataset(EpochDataset):
             length = len(rows)
         if length == 0:
             wanted = f"filters {filters!r} leave" if rows is None else "rows hold"
-            hint = ", all of pictures: give `--config pictures`" if _of_pictures(self.store) else ""
+            hint = _overlay_hint(self.store, filters)
             raise NoImagesError(
                 f"store {self.store.path}: the {wanted} no slice; the store has {len(self.store)}{hint}"
             )
@@ -182,10 +182,13 @@ class SliceDataset(EpochDataset):
         return {name: column[index].as_py() for name, column in self._columns.items()}
 
 
-def _of_pictures(store: SliceStore) -> bool:
-    """Whether all slices are of picture files, as far as the index tells: not of CT, and of no known plane."""
-    others = store.select_table([[["modality", "==", "CT"]], [["plane", "!=", "unknown"]]])
-    return len(store) > 0 and others.num_rows == 0
+def _overlay_hint(store: SliceStore, filters: Filters | None) -> str:
+    """What to do about filters for slices in HU on a store of pictures, or the reverse, as far as the index tells."""
+    others = store.select_table([[["modality", "==", "CT"]], [["plane", "!=", "unknown"]]])  # than of pictures
+    if others.num_rows == 0:
+        return ", all of pictures: give `--config pictures`" if len(store) else ""
+    for_pictures = any(list(one) == ["plane", "==", "unknown"] for one in filters or ())
+    return ", in Hounsfield units: leave `--config pictures` out" if for_pictures else ""
 
 
 def _completed(store: SliceStore, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

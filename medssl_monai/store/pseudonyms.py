@@ -74,7 +74,7 @@ def load_key(path: Path | None = None) -> bytes:
         return _read_key(path)
     from_environment = os.environ.get(KEY_VARIABLE, "")
     if from_environment:
-        return _checked(from_environment.encode("utf-8", "surrogateescape"), f"the variable {KEY_VARIABLE}")
+        return checked_key(from_environment.encode("utf-8", "surrogateescape"), f"the variable {KEY_VARIABLE}")
     own = default_key_path()
     if not own.exists():
         _make_key(own)
@@ -88,10 +88,21 @@ def _read_key(path: Path) -> bytes:
         raise InputError(
             f"key file {path}: cannot be read ({error.strerror}); name a readable file, or leave it out"
         ) from error
-    return _checked(content.strip(), f"key file {path}")
+    return checked_key(content.strip(), f"key file {path}")
 
 
-def _checked(key: bytes, name: str) -> bytes:
+def checked_key(key: bytes, name: str = "key") -> bytes:
+    """A key as it is.
+
+    Args:
+        key: to check.
+        name: of it, for the message.
+
+    Raises:
+        InputError: it is no bytes, or has fewer than 16 of them.
+    """
+    if not isinstance(key, bytes):
+        raise InputError(f"{name}: must be bytes, found {type(key).__name__}; read a key file with `load_key(Path(…))`")
     if len(key) < MINIMUM_KEY_BYTES:
         raise InputError(
             f"{name}: a key needs at least {MINIMUM_KEY_BYTES} bytes, found {len(key)}; "

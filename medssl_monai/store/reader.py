@@ -86,11 +86,12 @@ class SliceStore:
             found.setdefault(pair["source_id"], set()).add(pair["series_id"])
         return found
 
-    def patients_told(self) -> str:
-        """How many patients there are, and of how many series the patient is unknown, as text."""
-        unknown = pc.match_substring(self.index.column("flags"), "patient_unknown")
-        nameless = pc.count_distinct(self.index.filter(unknown).column("series_id")).as_py()
-        known = pc.count_distinct(self.index.filter(pc.invert(unknown)).column("patient")).as_py()
+    def patients_told(self, filters: Filters | None = None) -> str:
+        """How many patients pass the filters, and of how many series the patient is unknown, as text."""
+        table = self.select_table(filters)
+        unknown = pc.match_substring(table.column("flags"), "patient_unknown")
+        nameless = pc.count_distinct(table.filter(unknown).column("series_id")).as_py()
+        known = pc.count_distinct(table.filter(pc.invert(unknown)).column("patient")).as_py()
         told = [f"{known} patient{'s' * (known != 1)}"] if known or not nameless else []
         return " and ".join([*told, *[f"{nameless} series of unknown patients"] * bool(nameless)])
 

@@ -78,7 +78,7 @@ def test_panels_have_the_slices_proportions_and_one_scale(
 ) -> None:
     picture = np.zeros(shape)
     for fall in (0.02, 0.5):
-        one = HeatMap("s", 0, picture, picture, np.full(shape, fall), "[/red]$", 0.5, "", spacing, "x")
+        one = HeatMap("s", 0, picture, picture, np.full(shape, fall), "[/red]$", 0.5, "", spacing, "x", "a_1.png")
         draw_heat_map(one, tmp_path / "h.png")
         panels = drawn[-1].axes[:3]
         boxes = [panel.get_window_extent() for panel in panels]
@@ -88,6 +88,7 @@ def test_panels_have_the_slices_proportions_and_one_scale(
         assert {round(box.y0) for box in boxes} == {round(boxes[0].y0)}
         assert panels[2].images[-1].get_clim() == (-1, 1)
         assert f"{fall:.2f}" in panels[2].get_title()
+        assert drawn[-1].get_suptitle().startswith("a_1.png\n")
 
 
 def test_pictures_are_explained_in_their_own_proportions(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -42,7 +42,7 @@ def test_pictures(pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert content["left_out"] == {".txt: no picture (PNG, JPEG, BMP, TIFF)": 1}
     for words in (
         "test        b      3       3        3         JPEG RGB 1, PNG L 2",
-        "left out: 1, .txt",
+        "left out: 1 file, .txt",
         "leak: alike: train/a/tr0/0.png (a, train) and test/b/ROE/copy.jpg (b, test)",
         "leak: train and test share 1 patients",
     ):

@@ -14,7 +14,8 @@ import pytest
 from medssl_monai.cli.options import parse_overrides
 from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.labels.names import checked_split
-from medssl_monai.progress import QUIET
+from medssl_monai.progress import QUIET, progress_bar
+from medssl_monai.runs.step_log import AT_END
 from medssl_monai.version import __version__
 
 VERBS = [
@@ -102,6 +103,65 @@ def test_ingest_and_its_errors(medssl, phantom_labels: Path, tmp_path: Path) -> 
     assert code == 1
     assert "99" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_an_ingestion_of_nothing_says_what_becomes_of_the_names(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "in").mkdir()
+    names = tmp_path / "names.csv"
+    code, _, err = medssl("ingest", tmp_path / "in", "--out", tmp_path / "store", "--names", names)
+    assert code == 1
+    assert err.splitlines()[-1] == f"{names}: it is not written, because nothing was stored"
+    assert not names.exists()
+
+
+def test_ct_with_the_overlay_for_pictures_is_told(medssl, phantom_labels: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    data = phantom_labels.parent / "phantom-001"
+    code, _, err = medssl("pretrain", "moco", "--data", data, "--config", "pictures", "--out", tmp_path / "run")
+    assert code == 1
+    assert "of another modality" in err and "leave `--config pictures` out" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_last_figures_are_shown_once(medssl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    class Run:
+        encoder = "encoder"
+
+        def summary(self) -> list[str]:
+            return ["training loss 1.0 at step 2"]
+
+    def pretrain(*args: object, **kwargs: object) -> Run:
+        log = logging.getLogger("medssl_monai.handlers.history")
+        log.info("training loss %s at step %d", "2.0", 1)
+        log.info("training loss %s at step %d", "1.0", 2, extra=AT_END)
+        return Run()
+
+    monkeypatch.setattr("medssl_monai.runs.pretrain.pretrain", pretrain)
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])  # as outside of pytest
+        code, out, err = medssl("pretrain", "moco", "--data", tmp_path, "--out", tmp_path / "run")
+    assert (code, err) == (0, "training loss 2.0 at step 1\n")
+    assert out.startswith("training loss 1.0 at step 2\n")
+
+
+def test_bars_in_a_pipe_write_no_escape_codes_and_leave_lines_to_the_log(  # type: ignore[no-untyped-def]
+    medssl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def work(*args: object, **kwargs: object) -> None:
+        with progress_bar(total=2, desc="outer") as outer:
+            outer.update()
+            for _ in progress_bar(range(3), desc="inner"):
+                pass
+            logging.getLogger("medssl_monai").info("a line")
+        for _ in progress_bar(range(3), desc="later"):
+            pass
+
+    monkeypatch.setattr("medssl_monai.samples.phantom.write_phantom", work)
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])
+        _, _, err = medssl("phantom", "--out", tmp_path)
+    assert "outer" in err and "later" in err and "inner" not in err
+    assert "\x1b" not in err
+    assert "a line" in re.split("[\r\n]", err)
 
 
 def test_unknown_names_are_told(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -273,6 +273,14 @@ def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:
         split_batch({"index": torch.arange(4), "views": [torch.zeros(4, 1)]}, 3)
 
 
+def test_a_batch_larger_than_the_data_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    data = Points()
+    for size, told in ((len(data), False), (len(data) + 1, True)):
+        method = Recorder()
+        PretrainTrainer("cpu", 1, StepLoader(data, size, 0), method, torch.optim.SGD(method.parameters()))
+        assert (f"batch_size {size} is larger than the data, {len(data)} slices" in caplog.text) == told
+
+
 def test_a_part_of_one_slice_is_told(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, epochs=1, name="byol", accumulation_steps=4)
     with pytest.raises(ConfigError, match=r"parts of 1 slice.*accumulation_steps \(4\)"):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medssl_monai.errors import LabelError
+from medssl_monai.ingest.lookup import MissingSourceError
 from medssl_monai.labels.labelled_slices import labelled_slices
 from medssl_monai.labels.table import LabelTable, read_labels
 
@@ -17,6 +18,7 @@ HEADING = "source,slice,label,patient,split\n"
 class FakeStore:
     """Two series of three slices by known patients, and one whose patient is unknown."""
 
+    path = Path("store")
     series: ClassVar[dict[str, str]] = {"sa": "pa", "sb": "pb", "sc": "sc"}
 
     def select(self, filters: Any = None) -> list[dict[str, Any]]:
@@ -32,7 +34,7 @@ class FakeStore:
 def _find_series(store: FakeStore, source: str | Path, key: bytes | None = None) -> str:
     name = Path(source).name.removesuffix(".nii.gz")
     if name not in store.series:
-        raise LabelError(f"the source {name} is not in the store; ingest it")
+        raise MissingSourceError(f"the source {name} is not in the store; ingest it")
     return name
 
 
@@ -47,8 +49,8 @@ def _write(folder: Path, text: str, name: str = "labels.csv") -> Path:
     return path
 
 
-def _resolve(table: LabelTable, split: str | None = None) -> list[dict[str, Any]]:
-    return labelled_slices(table, FakeStore(), None, split=split)  # type: ignore[arg-type]
+def _resolve(table: LabelTable, split: str | None = None, without_missing: bool = False) -> list[dict[str, Any]]:
+    return labelled_slices(table, FakeStore(), None, split=split, without_missing=without_missing)  # type: ignore[arg-type]
 
 
 def test_csv_and_json_say_the_same(tmp_path: Path) -> None:
@@ -206,6 +208,17 @@ def test_only_the_split_asked_for_must_be_in_the_store(tmp_path: Path) -> None:
     for split in (None, "test"):
         with pytest.raises(LabelError, match="row 2: the source elsewhere is not in the store; ingest it"):
             _resolve(table, split)
+
+
+def test_rows_without_their_source_are_left_out_on_demand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    others = "old/else,0,lung,Z,test\nold/else,1,lung,Z,test\n"
+    table = read_labels(_write(tmp_path, f"{HEADING}sa,0,lung,A,test\n{others}"))
+    assert [row["series_id"] for row in _resolve(table, "test", without_missing=True)] == ["sa"]
+    (message,) = caplog.messages
+    assert "2 of 3 test rows name sources (1, the first in row 2: else) that are not in store" in message
+    table = read_labels(_write(tmp_path, HEADING + "sa,0,lung,A,train\nelse,0,lung,Z,test\n"))
+    with pytest.raises(LabelError, match=r"1 of 1 test rows name sources .* that are not in store .*; ingest them"):
+        _resolve(table, "test", without_missing=True)
 
 
 def test_a_slice_that_the_store_lacks_is_refused(tmp_path: Path) -> None:

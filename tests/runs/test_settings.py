@@ -15,6 +15,7 @@ from medssl_monai.handlers.model_file import ModelFile
 from medssl_monai.ingest import SliceStore
 from medssl_monai.resources import bundle_dir, resource_dir
 from medssl_monai.runs.bundle import run_bundle
+from medssl_monai.runs.pretrain import pretrain
 from medssl_monai.runs.settings import check_folder, check_results_folder, check_settings
 from medssl_monai.statistics.metrics import CHOICES, figures_for_choice
 
@@ -139,3 +140,11 @@ def test_a_component_that_cannot_be_made_is_named(
     monkeypatch.setenv("MEDSSL_TRACEBACK", "1")
     with pytest.raises(ConfigError, match="Adam cannot be made"):
         main()
+
+
+def test_a_value_that_a_component_of_ours_refuses_is_told_in_its_own_words(
+    phantom_store: SliceStore, tmp_path: Path
+) -> None:
+    small = {**SMALL, "image_size": 32}
+    with pytest.raises(ConfigError, match=r"^mask_ratio 0\.6 leaves 0 of 1 visible: .*; take larger images"):
+        pretrain("spark", phantom_store, tmp_path / "run", **small)

@@ -64,6 +64,11 @@ def test_filters(store: SliceStore) -> None:
         SliceDataset(store, [["modality", "==", "MR"]])
 
 
+def test_filters_for_pictures_on_hounsfield_units_are_told(store: SliceStore) -> None:
+    with pytest.raises(NoImagesError, match="in Hounsfield units: leave `--config pictures` out"):
+        SliceDataset(store, filters=[["modality", "!=", "CT"], ["plane", "==", "unknown"]])
+
+
 def test_rows_with_entries_of_their_own(store: SliceStore) -> None:
     row = store.select()[5]
     short = {"series_id": row["series_id"], "slice": row["slice"], "label": 1, "split": "train"}

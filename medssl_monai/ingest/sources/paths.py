@@ -23,8 +23,11 @@ def source_path(source: str | Path) -> Path:
     """A source as a path.
 
     Raises:
-        InputError: it is empty, as an unset variable of a shell is, which as a path would be the current folder.
+        InputError: it is no path; or it is empty, as an unset variable of a shell is, which as a path would be the
+            current folder.
     """
+    if not isinstance(source, (str, Path)):
+        raise InputError(f"source {source!r}: must be a path; name a file or a folder, as text or a pathlib.Path")
     if str(source) == "":
         raise InputError("source '': is empty, perhaps a variable that is not set; name a file or a folder")
     return Path(source)
