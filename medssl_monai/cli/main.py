@@ -54,6 +54,9 @@ app = typer.Typer(
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results, warnings and errors alone: no progress.")]
 
 
+_RESUMABLE = {"ingest", "pretrain", "finetune", "study"}
+
+
 def _command(verb: Callable[..., Any]) -> Callable[..., Any]:
     """The verb with ``--quiet``, and with a message at Ctrl-C that says how to continue; typer alone exits silently."""
 
@@ -63,7 +66,9 @@ def _command(verb: Callable[..., Any]) -> Callable[..., Any]:
             with _quiet() if quiet else nullcontext():
                 return verb(*args, **kwargs)
         except KeyboardInterrupt as stopped:
-            typer.echo(f"medssl: {str(stopped) or 'interrupted'}", err=True)
+            name = verb.__module__.rsplit(".", 1)[-1]
+            said = "interrupted" + "; the same command carries on from here" * (name in _RESUMABLE)
+            typer.echo(f"medssl: {str(stopped) or said}", err=True)
             raise typer.Exit(130) from stopped
 
     own = inspect.signature(verb)

@@ -236,6 +236,28 @@ def test_ctrl_c_says_how_to_carry_on(medssl, monkeypatch: pytest.MonkeyPatch, tm
     assert "medssl: stopped after step 3; the same command carries on" in err
 
 
+@pytest.mark.parametrize(
+    ("verb", "place"),
+    [
+        ("ingest", "medssl_monai.ingest.build_store"),
+        ("pretrain", "medssl_monai.runs.pretrain.pretrain"),
+        ("finetune", "medssl_monai.classify.finetune.finetune"),
+        ("study", "medssl_monai.experiment.run.study"),
+    ],
+)
+def test_ctrl_c_before_the_first_step_says_how_to_carry_on(  # type: ignore[no-untyped-def]
+    medssl, verb: str, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, stopped)
+    words = {"ingest": [tmp_path], "study": ["study_demo"], "pretrain": ["moco"]}.get(verb, [])
+    data = ["--data", tmp_path] if verb in ("pretrain", "finetune") else []
+    code, _, err = medssl(verb, *words, *data, "--out", tmp_path / "out")
+    assert (code, err) == (130, "medssl: interrupted; the same command carries on from here\n")
+
+
 def test_phantom(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     code, _, _ = medssl("phantom", "--out", tmp_path / "p", "--patients", 2, "--size", 32, "--slices", 3)
     assert code == 0
