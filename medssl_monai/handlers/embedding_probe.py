@@ -72,16 +72,15 @@ class EmbeddingProbe:
         if process_rank() == 0:
             state = engine.state
             last = state.iteration == state.max_epochs * state.epoch_length
-            for row in self.look(state.iteration):
-                logger.info("%s", probe_line(row), extra=AT_END if last else None)
+            self.look(state.iteration, last)
 
     def _finish(self, engine: Any) -> None:
         self.log.resume(engine)  # a finished run that is started again has no epoch
         if not self.log.rows or self.log.rows[-1]["step"] != engine.state.iteration:
             self(engine)
 
-    def look(self, step: int) -> list[dict[str, Any]]:
-        """Probe, draw, and return the new rows. Mode and statistics of the encoder do not change."""
+    def look(self, step: int, last: bool = False) -> list[dict[str, Any]]:
+        """Probe, draw, log and return the new rows; `last` where nothing follows. Mode and statistics of the encoder do not change."""
         training = self.encoder.training
         features = encoder_features(self.encoder, self.dataset)
         self.encoder.train(training)
@@ -94,6 +93,8 @@ class EmbeddingProbe:
         self.log.write(*rows)
         if len(features) > 2:
             draw_embeddings(features, self.labels, self.figure, f"Features after step {step}")
+        for row in rows:
+            logger.info("%s", probe_line(row), extra=AT_END if last else None)
         return rows
 
 
