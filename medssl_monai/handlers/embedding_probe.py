@@ -80,7 +80,10 @@ class EmbeddingProbe:
             self(engine)
 
     def look(self, step: int, last: bool = False) -> list[dict[str, Any]]:
-        """Probe, draw, log and return the new rows; `last` where nothing follows. Mode and statistics of the encoder do not change."""
+        """Probe, draw, log and return the new rows; `last` where nothing follows.
+
+        Mode and statistics of the encoder do not change.
+        """
         training = self.encoder.training
         features = encoder_features(self.encoder, self.dataset)
         self.encoder.train(training)
