@@ -40,3 +40,11 @@ def test_a_table_in_a_pipe_is_as_wide_as_its_content(capsys: pytest.CaptureFixtu
     name = "a class with a long name " * 6
     print_tables(*tables(name.strip()))
     assert capsys.readouterr().out.count(name.strip()) >= 3
+
+
+def test_a_narrow_terminal_cuts_no_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "40")
+    print_tables(left_out_table([{**LEFT_OUT, "source_id": "s4ckp33kdwy67aubq", "reason": "NOT_AN_IMAGE_FILE"}]))
+    out = capsys.readouterr().out
+    assert "series or file: s4ckp33kdwy67aubq\nreason: NOT_AN_IMAGE_FILE\nwhat it is: it\nfiles: 1\n" in out

@@ -112,14 +112,14 @@ def _items(data: Any, split: str) -> list[tuple[Any, Any, str, str]]:
     return [(label, i, "", "listed") for i, label in enumerate(data.labels_of(split))]
 
 
-def _slices(data: LabelledData, split: str) -> list[dict[str, Any]]:
+def _slices(data: LabelledData, split: str, level: int = logging.INFO) -> list[dict[str, Any]]:
     """Of a table without splits all slices, once; of an evaluation's store only what it holds."""
     if not data.table.has_split and split != "train":
         return []
     try:
         return data.rows(split)
     except LabelError as error:
-        logger.info("%s: not counted: %s", split, error)
+        logger.log(level, "%s: not counted: %s", split, error)
         return []
 
 
@@ -144,7 +144,7 @@ def _audited(data: Any, wanted: bool) -> Mapping[str, Any]:
         reason = f"{number} pictures would take more than seconds" if number > most else ""
         sets = [] if reason else picture_sets(data)
     elif not reason and isinstance(data, LabelledData):
-        rows = {split: _slices(data, split) for split in SPLITS}
+        rows = {split: _slices(data, split, logging.DEBUG) for split in SPLITS}  # `_rows` has said what is not counted
         number = sum(map(len, rows.values()))
         reason = f"{number} slices would take more than seconds" if number > MOST_SLICES else ""
         if not reason:

@@ -79,6 +79,7 @@ def bundles(incomplete: str) -> list[str]:
     return sorted(one.parents[1].name for one in resource_dir("bundles").glob(f"{incomplete}*/configs/metadata.json"))
 
 
+NARROW = 60  # columns of a terminal
 PIPE_WIDTH = 10_000  # characters: no limit that a table meets
 
 
@@ -127,14 +128,27 @@ def print_json(content: Any) -> None:
 def print_tables(*tables: Any) -> None:
     """Print tables of `medssl_monai.terminal` to stdout, for a person to read.
 
-    A terminal's width holds for a terminal. In a pipe or a file every table is as wide as its content.
+    A terminal's width holds for a terminal; one that is too narrow for the longest words of a table gets a line a cell.
+    In a pipe or a file every table is as wide as its content.
     """
     from rich.console import Console
     from rich.measure import Measurement
 
     console = Console()
     for table in tables:
+        wide = Console(width=PIPE_WIDTH)
+        needed = Measurement.get(wide, wide.options, table)
         if not console.is_terminal:
-            wide = Console(width=PIPE_WIDTH)
-            console = Console(width=Measurement.get(wide, wide.options, table).maximum)
-        console.print(table)
+            console = Console(width=needed.maximum)
+        narrow = console.width < min(NARROW, needed.minimum)
+        console.print(_lines_of(table) if narrow else table)
+
+
+def _lines_of(table: Any) -> Any:
+    """A rich table as text: its title, and of each row a line a cell that is not empty."""
+    from rich.text import Text
+
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    names = [str(column.header) for column in table.columns]
+    parts = ["\n".join(f"{name}: {cell}" for name, cell in zip(names, row, strict=True) if str(cell)) for row in rows]
+    return Text("\n\n".join([str(part) for part in (table.title, *parts, table.caption) if part]))

@@ -8,6 +8,7 @@ import pytest
 
 from medssl_monai.classify import overview
 from medssl_monai.classify.labelled_data import LabelledData
+from medssl_monai.classify.listed_data import ListedData, leave_out_missing
 from medssl_monai.classify.overview import table_of, write_overview
 from medssl_monai.classify.pictures.published import image_task
 from medssl_monai.ingest import SliceStore
@@ -65,6 +66,31 @@ def test_an_audit_that_is_not_run_is_said(
     assert list(content["audit"]) == ["not_run"]
     assert words in caplog.text
     assert "run `medssl audit DATA`" in caplog.text
+
+
+def test_a_split_that_is_elsewhere_is_said_once(
+    tmp_path: Path, phantom_store: SliceStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    series = phantom_store.series_ids[0]
+    text = f"source,label,patient,split\nelsewhere,a,x,test\n{series},a,y,train\n"
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+    with caplog.at_level(logging.INFO):
+        write_overview(LabelledData(tmp_path / "labels.csv", phantom_store.path), tmp_path)
+    assert sum("test: not counted" in message for message in caplog.messages) == 1
+
+
+def test_missing_sources_of_an_evaluation_are_said_once(
+    tmp_path: Path, phantom_store: SliceStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    series = phantom_store.series_ids[0]
+    text = f"source,slice,label,patient,split\nelsewhere,0,a,x,test\n{series},0,a,y,test\n"
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+    data = LabelledData(tmp_path / "labels.csv", phantom_store.path)
+    leave_out_missing(data)
+    write_overview(data, tmp_path)
+    assert len(data.rows("test")) == len(data.labels_of("test")) == 1
+    assert sum("1 of 2 test rows name sources" in message for message in caplog.messages) == 1
+    leave_out_missing(ListedData(["a"]))  # other data have no table
 
 
 def test_slices_of_a_store(tmp_path: Path, phantom_labels: Path, phantom_store: SliceStore) -> None:

@@ -252,9 +252,9 @@ def test_ctrl_c_before_the_first_step_says_how_to_carry_on(  # type: ignore[no-u
         raise KeyboardInterrupt
 
     monkeypatch.setattr(place, stopped)
-    words = {"ingest": [tmp_path], "study": ["study_demo"], "pretrain": ["moco"]}.get(verb, [])
-    data = ["--data", tmp_path] if verb in ("pretrain", "finetune") else []
-    code, _, err = medssl(verb, *words, *data, "--out", tmp_path / "out")
+    data: tuple[object, ...] = ("--data", tmp_path)
+    words = {"ingest": (tmp_path,), "study": ("study_demo",), "pretrain": ("moco", *data), "finetune": data}
+    code, _, err = medssl(verb, *words[verb], "--out", tmp_path / "out")
     assert (code, err) == (130, "medssl: interrupted; the same command carries on from here\n")
 
 

@@ -145,6 +145,6 @@ def test_a_component_that_cannot_be_made_is_named(
 def test_a_value_that_a_component_of_ours_refuses_is_told_in_its_own_words(
     phantom_store: SliceStore, tmp_path: Path
 ) -> None:
-    small = {**SMALL, "image_size": 32}
+    small: dict[str, Any] = {**SMALL, "image_size": 32}
     with pytest.raises(ConfigError, match=r"^mask_ratio 0\.6 leaves 0 of 1 visible: .*; take larger images"):
         pretrain("spark", phantom_store, tmp_path / "run", **small)
