@@ -75,7 +75,7 @@ def test_a_split_that_is_elsewhere_is_said_once(
     text = f"source,label,patient,split\nelsewhere,a,x,test\n{series},a,y,train\n"
     (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
     with caplog.at_level(logging.INFO):
-        write_overview(LabelledData(tmp_path / "labels.csv", phantom_store.path), tmp_path)
+        write_overview(LabelledData(tmp_path / "labels.csv", phantom_store.path, ["a", "b"]), tmp_path)
     assert sum("test: not counted" in message for message in caplog.messages) == 1
 
 
@@ -85,7 +85,7 @@ def test_missing_sources_of_an_evaluation_are_said_once(
     series = phantom_store.series_ids[0]
     text = f"source,slice,label,patient,split\nelsewhere,0,a,x,test\n{series},0,a,y,test\n"
     (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
-    data = LabelledData(tmp_path / "labels.csv", phantom_store.path)
+    data = LabelledData(tmp_path / "labels.csv", phantom_store.path, ["a", "b"])
     leave_out_missing(data)
     write_overview(data, tmp_path)
     assert len(data.rows("test")) == len(data.labels_of("test")) == 1
