@@ -122,41 +122,30 @@ def _figures(values: Mapping[str, Any], counted: str) -> list[str]:
     return [str(values[counted]), *(UNKNOWN if values[name] is None else f"{values[name]:.3f}" for name in METRICS)]
 
 
-def comparison_table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> Table:
-    """Of several methods: balanced accuracy, one row a method, one column a patient, and their mean.
-
-    Args:
-        title: over the table.
-        columns: patients.
-        rows: method -> patient -> balanced accuracy in [0, 1].
-    """
-    table = _table(title, "method", numbers=(*columns, "mean"))
-    for method, values in rows.items():
-        figures = [values[c] for c in columns]
-        table.add_row(method, *(f"{v:.3f}" for v in (*figures, sum(figures) / len(figures))))
-    return table
-
-
-def study_table(points: Sequence[Any], note: str) -> Table:
+def study_table(results: Any) -> Table:
     """Of a study: its metric, one row an encoder and head, one column a share of the labels.
 
     Args:
-        points: `medssl_monai.experiment.results.Point`.
-        note: on the intervals.
+        results: `medssl_monai.experiment.results.StudyResults`.
     """
-    fractions = sorted({p.fraction for p in points})
-    shares = [f"{fraction:.0%}" for fraction in fractions]
-    table = _table("Mean over seeds, by share of labels", "encoder", "head", numbers=shares, caption=note)
-    for head, encoder in dict.fromkeys((p.head, p.encoder) for p in points):
-        row = {p.fraction: p for p in points if (p.head, p.encoder) == (head, encoder)}
-        table.add_row(encoder, head, *(_with_interval(row[f]) for f in fractions))
+    plan = results.plan
+    points = {(p.head, p.encoder, p.fraction): p for p in results.points}
+    slices = {p.fraction: p.train_slices for p in results.points}
+    columns = [f"{fraction:.0%}: {slices[fraction]:.0f} slices" for fraction in plan.fractions]
+    brackets = "" if results.has_intervals else "In brackets the lowest and the highest seed. "
+    caption = brackets + results.interval_note
+    table = _table("Mean over seeds, by share of labels", "encoder", "head", numbers=columns, caption=caption)
+    for head, encoder in plan.rows:
+        cells = (_with_interval(points[head, encoder, fraction]) for fraction in plan.fractions)
+        table.add_row(plan.row_name(head, encoder), head, *cells)
     return table
 
 
 def _with_interval(point: Any) -> str:
     if point.mean is None:
         return UNKNOWN
-    return f"{point.mean:.3f}" + ("" if point.low is None else f" ({point.low:.2f}–{point.high:.2f})")
+    low, high = (point.lowest, point.highest) if point.low is None else (point.low, point.high)
+    return f"{point.mean:.3f} ({low:.2f}–{high:.2f})"
 
 
 def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:

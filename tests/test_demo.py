@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from medssl_monai.demo import DemoData, _right_or_wrong
+from medssl_monai.demo import DemoData, _right_or_wrong, _verdict
+from medssl_monai.experiment.plan import EncoderSource, StudyPlan
+from medssl_monai.experiment.results import Point, StudyResults
 
 
 @pytest.mark.parametrize("source", ["unseen", "unseen/sample-6"])
@@ -21,3 +23,22 @@ def test_the_prediction_is_compared_with_the_labels(tmp_path: Path, source: str)
     )
     right = _right_or_wrong(data, [{"slice": 1, "predicted": "abdomen"}])
     assert right == "By its labels 1 of 1 slices are right."
+
+
+def test_the_closing_sentence_is_of_the_fewest_labels() -> None:
+    encoders = {"scratch": EncoderSource(), "SparK": EncoderSource("encoder.safetensors")}
+    plan = StudyPlan("t", {}, encoders, heads=("finetune", "linear"), fractions=(0.03, 1.0))
+    points = [
+        Point(encoder, head, share, 3, mean + share / 10, None, None, None, None, 300 * share, 3)
+        for encoder, head, mean in (
+            ("scratch", "finetune", 0.5),
+            ("scratch", "linear", 0.6),
+            ("SparK", "linear", 0.65),
+            ("SparK", "finetune", 0.7),
+        )
+        for share in plan.fractions
+    ]
+    assert _verdict(StudyResults(plan, ["a", "b"], points, [], {}, "")) == (
+        "With 9 labelled slices balanced accuracy is 0.703 from SparK's encoder, 0.503 from scratch and 0.603 on random "
+        "features, mean of 3 draws."
+    )

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medssl_monai.cli.options import print_tables
-from medssl_monai.terminal import comparison_table, left_out_table, matches_table, metrics_table, studies_table
+from medssl_monai.terminal import left_out_table, matches_table, metrics_table, studies_table
 
 FIGURES = {"slices": 1, "accuracy": 1.0, "balanced_accuracy": 1.0, "f1_macro": 1.0, "auc": None, "ece": 0.1}
 LEFT_OUT = {"series_id": "", "reason": "BAD", "detail": "it", "files": 1}
@@ -20,7 +20,6 @@ def tables(name: str) -> list[Table]:
         studies_table([{**study, "probabilities": {name: 0.6, "b": 0.4}}]),
         left_out_table([{**LEFT_OUT, "source_id": name}]),
         metrics_table({"per_patient": {name: FIGURES}, "all_slices": FIGURES}),
-        comparison_table(name, [name], {name: {name: 0.5}}),
         matches_table({"query": {"series_id": name}, "compared": name, "percentile": name, "matches": []}),
     ]
 

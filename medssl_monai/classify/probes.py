@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -28,7 +26,6 @@ from medssl_monai.store.pseudonyms import load_key
 from medssl_monai.store.reader import SliceStore
 
 Floats = npt.NDArray[np.floating[Any]]
-LabelledSlices = tuple[SliceStore, Sequence[dict[str, Any]]]
 
 
 NEIGHBOURS = 5
@@ -149,28 +146,6 @@ def encoder_features(encoder: nn.Module, dataset: Dataset[dict[str, Any]], batch
         batch_size: images a forward pass.
     """
     return np.concatenate([out for _, out in forward(encoder, dataset, batch_size, description="features")])
-
-
-def pixel_forest(train: LabelledSlices, test: LabelledSlices, classes: int, *, side: int = 32, seed: int = 0) -> Floats:
-    """Probabilities (N, classes) of a random forest on slices shrunk to ``side`` × ``side`` pixels in HU.
-
-    Each slice is stretched to a square by area averaging; a forest does not care for the scale of its inputs.
-
-    Args:
-        train: store and labelled rows that are learned from.
-        test: store and rows that are judged.
-        classes: number of classes.
-        side: pixels a side.
-        seed: of the forest.
-    """
-    model = RandomForestClassifier(n_estimators=500, random_state=seed, n_jobs=-1)
-    model.fit(_thumbnails(*train, side), [row["label"] for row in train[1]])
-    return _for_all_classes(model.predict_proba(_thumbnails(*test, side)), model.classes_, classes)
-
-
-def _thumbnails(store: SliceStore, rows: Sequence[dict[str, Any]], side: int) -> Floats:
-    slices = (store.read(row["series_id"], row["slice"]).astype(np.float32) for row in rows)
-    return np.stack([cv2.resize(s, (side, side), interpolation=cv2.INTER_AREA).ravel() for s in slices])
 
 
 def _for_all_classes(probabilities: Floats, seen: Sequence[int], classes: int) -> Floats:

@@ -54,7 +54,7 @@ def run(
     else:
         from medssl_monai.terminal import study_table
 
-        print_tables(study_table(results.points, results.interval_note))
+        print_tables(study_table(results))
         typer.echo(f"{out}: report.html, results.csv, figures.csv, comparisons.csv, tables.md, figures/study.png")
 
 

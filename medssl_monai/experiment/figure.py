@@ -29,9 +29,8 @@ def draw_study(results: StudyResults, path: Path) -> None:
             points = [p for p in results.points if (p.head, p.encoder) == (head, encoder) and p.mean is not None]
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
             shares = [100 * p.fraction for p in points]
-            axes.plot(
-                shares, [p.mean for p in points], color=colour, marker=marker, markersize=5, label=picture_text(encoder)
-            )
+            label = picture_text(plan.row_name(head, encoder))
+            axes.plot(shares, [p.mean for p in points], color=colour, marker=marker, markersize=5, label=label)
             bands = [_band(p) for p in points]
             lows, highs = [b[0] for b in bands], [b[1] for b in bands]
             axes.fill_between(shares, lows, highs, color=colour, alpha=0.09, linewidth=0)
@@ -42,9 +41,10 @@ def draw_study(results: StudyResults, path: Path) -> None:
             shares = [100 * p.fraction for p in facts]
             axes.plot(shares, [p.mean for p in facts], color="grey", linestyle=":", label=FILE_FACTS)
         axes.set_xscale("log")
-        axes.set_xticks([100 * f for f in plan.fractions], [f"{100 * f:g}" for f in plan.fractions])
+        slices = {p.fraction: p.train_slices for p in results.points}
+        axes.set_xticks([100 * f for f in plan.fractions], [f"{100 * f:g} %\n{slices[f]:.0f}" for f in plan.fractions])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("labels used (% of the training " + results.record["subset_unit"] + ")")
+        axes.set_xlabel(f"labelled slices (above: share of the training {results.record['subset_unit']})")
         axes.set_title(HEADS[head], fontsize=11)
         axes.grid(alpha=0.3)
         if plan.metric in {"balanced_accuracy", "auc"}:
@@ -53,7 +53,10 @@ def draw_study(results: StudyResults, path: Path) -> None:
             axes.axhline(chance, color="grey", linewidth=0.8, linestyle="--", label="chance")
     panels[0].set_ylabel(METRICS[plan.metric] + " on the test slices")
     panels[0].set_ylim(top=1.02)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=9)
     bands_are = "95% interval over test patients" if results.has_intervals else "lowest to highest seed (no interval)"
     figure.suptitle(f"{picture_text(plan.title, 100)}\nbands: {bands_are}", fontsize=11)
     save_figure(figure, path, dpi=130)

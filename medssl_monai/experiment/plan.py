@@ -139,6 +139,12 @@ class StudyPlan:
         rows: list[tuple[Head, str]] = [(head, encoder) for head in self.heads for encoder in self.encoders]
         return [*rows, ("facts", FILE_FACTS)] if self.file_facts else rows
 
+    def row_name(self, head: str, encoder: str) -> str:
+        """An encoder's name in tables: one that was never trained gives random features to a head that freezes it."""
+        source = self.encoders.get(encoder)
+        untrained = source is not None and source.weights is None and source.bundle is None
+        return "random features" if untrained and head in ("linear", "knn") else encoder
+
     @property
     def shown_heads(self) -> list[Head]:
         """Heads in the order of the tables."""

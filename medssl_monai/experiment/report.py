@@ -52,7 +52,7 @@ def write_report(results: StudyResults, out: Path) -> None:
         f"<h2>{escape(metric.capitalize())}</h2>",
         _table(
             ("encoder", "head", "labels", "patients", "slices", "mean", "95% interval", "seeds"),
-            _points(results.points),
+            _points(results),
         ),
     ]
     parts += [
@@ -66,7 +66,7 @@ def write_report(results: StudyResults, out: Path) -> None:
             "rows (Holm). A difference that is not significant is not a proof that there is none.</p>",
             _table(
                 ("encoder", "head", "labels", "difference", "p", "p (Holm)", "p (DeLong)"),
-                _contrasts(results.contrasts),
+                _contrasts(results),
             ),
         ]
     page = html_page(results.plan.title, "\n".join(parts), style=STYLE)
@@ -118,10 +118,10 @@ def _seen(overlap: int | None) -> str:
     return f"no labels; the audit compared test images and test patients with them, and found {found} there"
 
 
-def _points(points: Sequence[Point]) -> list[list[str]]:
+def _points(results: StudyResults) -> list[list[str]]:
     return [
         [
-            p.encoder,
+            results.plan.row_name(p.head, p.encoder),
             HEADS[p.head],
             f"{p.fraction:.0%}",
             "–" if p.train_patients is None else f"{p.train_patients:g}",
@@ -130,14 +130,14 @@ def _points(points: Sequence[Point]) -> list[list[str]]:
             "–" if p.low is None else f"{_figure(p.low)} to {_figure(p.high)}",
             f"{_figure(p.lowest)} to {_figure(p.highest)} ({p.seeds})",
         ]
-        for p in points
+        for p in results.points
     ]
 
 
-def _contrasts(contrasts: Sequence[Contrast]) -> list[list[str]]:
+def _contrasts(results: StudyResults) -> list[list[str]]:
     return [
         [
-            c.encoder,
+            results.plan.row_name(c.head, c.encoder),
             HEADS[c.head],
             f"{c.fraction:.0%}",
             f"{c.difference:+.3f}",
@@ -145,7 +145,7 @@ def _contrasts(contrasts: Sequence[Contrast]) -> list[list[str]]:
             _p(c.p_holm),
             _p(c.p_delong),
         ]
-        for c in contrasts
+        for c in results.contrasts
     ]
 
 
@@ -186,7 +186,7 @@ def markdown_tables(results: StudyResults) -> str:
         text.append("|---|" + "---|" * len(shares))
         for encoder in dict.fromkeys(point.encoder for point in mine):
             cells = [_cell(p) for p in mine if p.encoder == encoder]
-            text.append(f"| {_plain(encoder)} | {' | '.join(cells)} |")
+            text.append(f"| {_plain(plan.row_name(head, encoder))} | {' | '.join(cells)} |")
     columns, rows = _all_figures(results)
     text += ["", f"All figures, {_labels_of(results)}:", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     text += [f"| {' | '.join(map(_plain, row))} |" for row in rows]
@@ -212,7 +212,8 @@ def _all_figures(results: StudyResults) -> tuple[list[str], list[list[str]]]:
     for point in results.points:
         if point.fraction == results.plan.fractions[-1]:
             figures = [_with_interval(*point.figures.get(name, (None, None, None))) for name in IN_TABLE]
-            rows.append([point.encoder, HEADS[point.head], *figures, *(_figure(getattr(point, one)) for one in beside)])
+            name = results.plan.row_name(point.head, point.encoder)
+            rows.append([name, HEADS[point.head], *figures, *(_figure(getattr(point, one)) for one in beside)])
     for one in results.plan.published:
         figures = [f"{one[name]:g}" if name in one else "–" for name in IN_TABLE]
         rows.append([str(one["name"]), str(one.get("note", "as published")), *figures, *["–"] * len(beside)])

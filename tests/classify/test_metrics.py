@@ -13,8 +13,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
 from medssl_monai.classify.predictions import Predictions
-from medssl_monai.classify.probes import encoder_features, linear_probe, pixel_forest
-from medssl_monai.ingest import SliceStore
+from medssl_monai.classify.probes import encoder_features, linear_probe
 from medssl_monai.statistics.metrics import balanced_accuracy, classification_metrics, per_patient
 
 CLASSES = ["a", "b", "c"]
@@ -78,17 +77,6 @@ def test_unlabelled_predictions_have_no_metrics(tmp_path: Path) -> None:
     assert [s["series_id"] for s in studies] == ["s1", "s2"]
     assert studies[1]["probabilities"] == pytest.approx({"a": 0.7, "b": 0.2, "c": 0.1})
     assert studies[1]["predicted"] == "a"
-
-
-def test_forest_learns_what_pixels_tell(phantom_store: SliceStore) -> None:
-    rows = phantom_store.select()
-    ranges = np.array([row["hu_max"] for row in rows])
-    for row, value in zip(rows, ranges, strict=True):
-        row["label"] = 2 * int(value > np.median(ranges))
-    found = pixel_forest((phantom_store, rows), (phantom_store, rows), classes=3)
-    assert found.shape == (len(rows), 3)
-    assert (found.argmax(1) == [row["label"] for row in rows]).mean() > 0.9
-    assert not found[:, 1].any(), "a class that was not seen gets nothing"
 
 
 def test_probe_separates_what_is_separable() -> None:

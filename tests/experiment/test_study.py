@@ -71,11 +71,20 @@ def test_all_cells_are_in_the_results(done: tuple[StudyResults, Path], plan: Stu
         mine = [r for r in table if (r["encoder"], r["head"], float(r["fraction"])) == point_key(point)]
         assert point.mean == pytest.approx(np.mean([float(r["balanced_accuracy"]) for r in mine]), abs=1e-5)
         assert point.low is None
-    assert study_table(results.points, results.interval_note).row_count == 4
+    assert study_table(results).row_count == 4
 
 
 def point_key(point: Point) -> tuple[str, str, float]:
     return (point.encoder, point.head, point.fraction)
+
+
+def test_features_of_an_untrained_encoder_are_named_as_random(done: tuple[StudyResults, Path]) -> None:
+    results, out = done
+    tables = (out / "tables.md").read_text(encoding="utf-8")
+    tuned, frozen = tables.split("Linear probe, encoder frozen:", 1)
+    assert "| scratch |" in tuned and "random features" not in tuned
+    assert "| random features |" in frozen.split("All figures", 1)[0]
+    assert results.plan.row_name("linear", "given") == "given"
 
 
 def test_report_stands_alone_and_tells_no_path(done: tuple[StudyResults, Path]) -> None:
@@ -280,7 +289,7 @@ def test_a_study_of_pictures(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for label, level in (("bleeding", 60), ("none", 180)):
         for i in range(12):
-            path = tmp_path / "data" / label / f"DOE-{i}.png"
+            path = tmp_path / "data" / label / f"JANE-DOE-OF-THE-TEST-{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(generator.normal(level, 10, (24, 20)).clip(0, 255).astype(np.uint8)).save(path)
     plan = StudyPlan(
@@ -298,7 +307,7 @@ def test_a_study_of_pictures(tmp_path: Path) -> None:
     assert [p.train_slices for p in results.points if p.head == "knn"] == [4, 16]
     assert all((p.mean or 0) > 0.9 for p in results.points if p.head == "knn")
     assert "unknown number of patients" in (tmp_path / "out" / "report.html").read_text()
-    naming = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file() and "DOE" in p.read_text(errors="replace")}
+    naming = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file() and "JANE-DOE-OF" in p.read_text(errors="replace")}
     assert naming <= {"predictions.csv", "studies.json"}, "only there pictures have names"
 
 
