@@ -37,6 +37,9 @@ console = Console()
 # The images are public. One key for everyone gives the same order of slices, and so the same figures, everywhere.
 PUBLIC_KEY = b"medssl-monai demo: public images only"
 
+# As in configs/study_few_labels.yaml, which trains thirty of them.
+NETWORK: dict[str, Any] = {"arch": "resnet18", "image_size": 64}
+
 
 @dataclass
 class DemoData:
@@ -69,13 +72,13 @@ def run_demo(out: Path, *, offline: bool = False, seed: int = 0) -> StudyResults
         contact_sheet(SliceStore(store), out / "figures" / "store.png")
         learned = _by_series(data.labels, store, ["train"], out / "labels" / "train.csv")
     with _step("3. Pre-train SparK on them, without labels"):
-        pretrain("spark", store, out / "pretrain", config="demo", seed=seed)
+        pretrain("spark", store, out / "pretrain", config="demo", seed=seed, max_epochs=30, **NETWORK)
     with _step("4. Remap the encoder to torchvision's names"):
         report = export_run(out / "pretrain", out / "encoder.safetensors")
         console.print(f"{len(report.matched)} tensors, fingerprint {report.fingerprint[:16]}")
     encoder = out / "encoder.safetensors"
     with _step("5. Fine-tune it on their labels"):
-        finetune(learned, out / "finetune", encoder=encoder, store=store, config="demo_finetune", seed=seed)
+        finetune(learned, out / "finetune", encoder=encoder, store=store, config="demo_finetune", seed=seed, **NETWORK)
     with _step("6. Predict a series that nothing has read so far"):
         cache = out / "stores"
         prediction = predict(out / "finetune", data.unseen, out / "prediction", cache_dir=str(cache))
