@@ -29,8 +29,18 @@ def draw_study(results: StudyResults, path: Path) -> None:
             points = [p for p in results.points if (p.head, p.encoder) == (head, encoder) and p.mean is not None]
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
             shares = [100 * p.fraction for p in points]
-            label = picture_text(plan.row_name(head, encoder))
-            axes.plot(shares, [p.mean for p in points], color=colour, marker=marker, markersize=5, label=label)
+            name = plan.row_name(head, encoder)
+            # In a frozen panel scratch is something else than beside it: the same colour, drawn another way.
+            style: dict[str, str] = {} if name == encoder else {"linestyle": "--", "markerfacecolor": "white"}
+            axes.plot(
+                shares,
+                [p.mean for p in points],
+                color=colour,
+                marker=marker,
+                markersize=5,
+                label=picture_text(name),
+                **style,  # type: ignore[arg-type]
+            )
             bands = [_band(p) for p in points]
             lows, highs = [b[0] for b in bands], [b[1] for b in bands]
             axes.fill_between(shares, lows, highs, color=colour, alpha=0.09, linewidth=0)

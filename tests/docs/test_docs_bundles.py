@@ -1,6 +1,7 @@
 """Every command of the bundles' pages, in order, in this process and at smoke size; slowly also as processes."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -33,20 +34,16 @@ def told(name: str) -> Iterator[str]:
     yield from found
 
 
-def demo_table(page: Path) -> dict[str, list[str]]:
-    """Figures of the demo by method and test patient, in the order of the columns."""
-    text = page.read_text(encoding="utf-8").split("| sample-4 (head) | sample-5 (thorax, abdomen) |", 1)[1]
-    rows = [line.strip("| ").split(" | ") for line in text.split("\n\n", 1)[0].splitlines()[2:]]
-    return {row[0]: row[1:] for row in rows}
+def demo_table(page: Path) -> list[str]:
+    """The demo's closing table."""
+    text = page.read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if re.match(r"\| (\| 9 labelled|SparK, f|from scratch|random f)", line)]
 
 
 def test_the_demo_has_the_same_figures_on_both_pages() -> None:
     whole = demo_table(ROOT / "README.md")
-    part = demo_table(ROOT / "bundles" / "ct_classification" / "docs" / "README.md")
-    assert {"SparK, fine-tuned", "from scratch"} <= set(part)
-    assert part == {method: whole[method] for method in part}
-    for figures in part.values():
-        assert sum(map(float, figures[:3])) / 3 == pytest.approx(float(figures[3]), abs=6e-4)
+    assert len(whole) == 5
+    assert demo_table(ROOT / "bundles" / "ct_classification" / "docs" / "README.md") == whole
 
 
 def configurations(desk: Path, name: str) -> None:

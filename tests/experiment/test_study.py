@@ -307,7 +307,9 @@ def test_a_study_of_pictures(tmp_path: Path) -> None:
     assert [p.train_slices for p in results.points if p.head == "knn"] == [4, 16]
     assert all((p.mean or 0) > 0.9 for p in results.points if p.head == "knn")
     assert "unknown number of patients" in (tmp_path / "out" / "report.html").read_text()
-    naming = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file() and "JANE-DOE-OF" in p.read_text(errors="replace")}
+    naming = {
+        p.name for p in (tmp_path / "out").rglob("*") if p.is_file() and "JANE-DOE-OF" in p.read_text(errors="replace")
+    }
     assert naming <= {"predictions.csv", "studies.json"}, "only there pictures have names"
 
 
