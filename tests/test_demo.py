@@ -39,6 +39,6 @@ def test_the_closing_sentence_is_of_the_fewest_labels() -> None:
         for share in plan.fractions
     ]
     assert _verdict(StudyResults(plan, ["a", "b"], points, [], {}, "")) == (
-        "With 9 labelled slices balanced accuracy is 0.703 from SparK's encoder, 0.503 from scratch and 0.603 on random "
-        "features, mean of 3 draws."
+        "With 9 labelled slices balanced accuracy is 0.703 from SparK's encoder, 0.503 from scratch and 0.603 on "
+        "random features, mean of 3 draws."
     )
