@@ -39,7 +39,7 @@ def draw_study(results: StudyResults, path: Path) -> None:
                 marker=marker,
                 markersize=5,
                 label=picture_text(name),
-                **style,  # type: ignore[arg-type]
+                **style,
             )
             bands = [_band(p) for p in points]
             lows, highs = [b[0] for b in bands], [b[1] for b in bands]
