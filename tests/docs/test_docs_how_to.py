@@ -211,6 +211,7 @@ def test_own_loop(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     run_medssl(["medssl", "import-weights", "byol.pt", "--out", "byol.safetensors"], monkeypatch)
 
 
+@pytest.mark.slow
 def test_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """From the phantom to Dice, with an encoder and from scratch, in MONAI's U-Net and the other library's."""
     monkeypatch.chdir(tmp_path)
