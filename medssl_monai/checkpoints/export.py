@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from medssl_monai.atomic import write_atomically, write_json
+from medssl_monai.atomic import write_bytes, write_json
 from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.manifests import BACKBONE, architecture_of, backbone_shapes
 from medssl_monai.checkpoints.preprocessing import with_window_limits
@@ -57,7 +57,7 @@ def export_encoder(module: nn.Module, path: str | Path, *, metadata: Mapping[str
     state = encoder_state(module)
     digest = fingerprint(state)
     header = {**with_window_limits(metadata), "arch": architecture_of(state) or "", "fingerprint": digest}
-    write_atomically(path, lambda temporary: save_file(state, str(temporary), metadata=header))
+    write_bytes(path, save(state, metadata=header))  # `save_file` would let nobody else read it
     report: dict[str, Any] = {
         "file": path.name,
         "count": len(state),

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from medssl_monai.atomic import write_atomically, write_bytes
+from medssl_monai.atomic import write_bytes
 from medssl_monai.checkpoints.files import read_weights
 from medssl_monai.checkpoints.manifests import architecture_of
 from medssl_monai.checkpoints.onnx_file import run_onnx, write_onnx
@@ -58,7 +58,7 @@ def build(arch: str, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _write_safetensors(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    write_atomically(path, lambda file: save_file(_state(network), str(file), metadata=dict(metadata)))
+    write_bytes(path, save(_state(network), metadata=dict(metadata)))
 
 
 def _write_state_dict(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:

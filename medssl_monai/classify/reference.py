@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from medssl_monai.atomic import write_atomically
+from medssl_monai.atomic import write_bytes
 from medssl_monai.errors import CheckpointError
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -80,7 +80,7 @@ class Reference:
             "scale": self.scale.astype(np.float32),
         }
         about = {**self.describe(), "threshold": self.threshold}
-        write_atomically(path, lambda p: save_file(tensors, p, metadata={"reference": json.dumps(about)}))
+        write_bytes(path, save(tensors, metadata={"reference": json.dumps(about)}))
 
 
 def fit_reference(

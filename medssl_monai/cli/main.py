@@ -162,7 +162,7 @@ class _BesideBars(logging.Handler):
                 sys.stderr.write(f"{text}\n")
             else:
                 bars.tqdm.write(text, file=sys.stderr)
-        except Exception:
+        except Exception:  # as all handlers of logging do: a message that cannot be written must not end a training
             self.handleError(record)
 
 

@@ -144,7 +144,9 @@ def _thinned(
         if any(near(other, look) for other in before):
             continue
         mask[number] = True
-        before[:] = [*before, look] if alone else [look]
+        if not alone:
+            before.clear()
+        before.append(look)
     return mask
 
 

@@ -88,6 +88,11 @@ def test_report_tells_count_fingerprint_and_metadata(method: SparK, exported: Pa
     assert not list(exported.parent.glob(".*")), "no temporary file is left"
 
 
+def test_others_may_read_an_exported_encoder_as_any_new_file(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    assert exported.stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def test_fingerprint_sees_values_names_types_and_shapes_only() -> None:
     torch.manual_seed(0)
     value = torch.randn(2, 3, 4, 4)
