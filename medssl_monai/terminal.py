@@ -91,7 +91,8 @@ def audit_tables(report: AuditReport) -> Iterator[Table]:
         for pair in ordered[:LOOK_ALIKES]:
             sets_of_pair = _sets(pair.first, pair.second, pair.harmless)
             words = (pair.first_series, pair.first_label, pair.second_series, pair.second_label, pair.kind)
-            numbers = (str(pair.slices), str(pair.distance), f"{pair.correlation:.3f}")
+            correlation = UNKNOWN if pair.correlation is None else f"{pair.correlation:.3f}"
+            numbers = (str(pair.slices), str(pair.distance), correlation)
             alike.add_row(sets_of_pair, *words, *numbers)
         yield alike
 

@@ -8,6 +8,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from medssl_monai.atomic import write_bytes, write_json
+from medssl_monai.checkpoints.files import without_passport
 from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.manifests import BACKBONE, architecture_of, backbone_shapes
 from medssl_monai.checkpoints.preprocessing import with_window_limits
@@ -63,7 +64,7 @@ def export_encoder(module: nn.Module, path: str | Path, *, metadata: Mapping[str
         "count": len(state),
         "parameters": sum(value.numel() for name, value in state.items() if name.endswith(("weight", "bias"))),
         "fingerprint": digest,
-        "metadata": header,
+        "metadata": without_passport(header),
     }
     write_json(path.with_suffix(".report.json"), report)
     return report

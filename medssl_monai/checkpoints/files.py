@@ -21,6 +21,9 @@ from medssl_monai.errors import CheckpointError
 # Six times the largest published file (SparK's training checkpoint, 0.6 GB); more is a mistake or an attack.
 MAX_BYTES = 4 * 2**30
 
+PASSPORT = "passport"
+"""Entry of a safetensors header, see `medssl_monai.labels.passport`."""
+
 
 class _Ignored:
     """Replaces an object that no weights depend on; accepts and discards any arguments and state."""
@@ -106,6 +109,24 @@ def read_weights(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
             f"{file.name}: must hold a dictionary of tensors, found {type(content).__name__}; save a state_dict()"
         )
     return content, {}
+
+
+def read_header(file: Path) -> dict[str, str]:
+    """The strings in a safetensors file's header; the tensors are not read.
+
+    Raises:
+        CheckpointError: the file is missing, or is no safetensors file.
+    """
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            return dict(opened.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: must be a safetensors file, and is not readable as one ({error})") from error
+
+
+def without_passport(header: Mapping[str, str]) -> dict[str, str]:
+    """A header's strings for a report, where a passport of some hundred kilobytes is only named."""
+    return {key: "carried" if key == PASSPORT else value for key, value in header.items()}
 
 
 def _check_size(file: Path, size: int, where: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, get_args
 
+from medssl_monai.checkpoints.files import PASSPORT
 from medssl_monai.checkpoints.preprocessing import HOUNSFIELD
 from medssl_monai.windows import AdaptiveWindow
 
@@ -68,7 +69,7 @@ def model_card(
         *_table("Network", {**_network(proof), "fingerprint": f"`{fingerprint}`"}),
         *_table("Preprocessing", _preprocessing(metadata)),
         *_code(code),
-        *_table("Data", _data(data, record)),
+        *_table("Data", {**_data(data, record), **_passport(metadata)}),
         *_table(
             "Recipe", {"method": method, **settings} if settings else {"method": method, "settings": "not recorded"}
         ),
@@ -121,6 +122,14 @@ def _limits(metadata: Mapping[str, str]) -> str:
 def _data(data: Mapping[str, Any] | None, record: Mapping[str, Any]) -> dict[str, Any]:
     known = dict(data) if data else {"counts and spacing": "not recorded; export with --data STORE to have them here"}
     return {**known, "fingerprint of the store": record.get("data_fingerprint") or "not recorded"}
+
+
+def _passport(metadata: Mapping[str, str]) -> dict[str, str]:
+    if PASSPORT not in metadata:
+        return {}
+    content = json.loads(metadata[PASSPORT])
+    slices = f"prints of {content['slices']} of {content['slices_used']} slices"
+    return {PASSPORT: f"{slices}: `medssl audit` finds images that the weights have seen"}
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from medssl_monai.checkpoints.files import without_passport
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -34,7 +36,11 @@ class LoadReport:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that `json.dump` takes."""
-        mappings = {"unexpected": dict(self.unexpected), "dtypes": dict(self.dtypes), "metadata": dict(self.metadata)}
+        mappings = {
+            "unexpected": dict(self.unexpected),
+            "dtypes": dict(self.dtypes),
+            "metadata": without_passport(self.metadata),
+        }
         return {**asdict(self), **mappings}
 
     def __str__(self) -> str:

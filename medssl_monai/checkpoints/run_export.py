@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl_monai.atomic import write_json, write_text
-from medssl_monai.checkpoints.files import read_weights
+from medssl_monai.checkpoints.files import PASSPORT, read_weights, without_passport
 from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.first_convolution import fold_channels
 from medssl_monai.checkpoints.load import load_encoder, weights_file
@@ -39,6 +39,7 @@ def export_run(
     head: bool = False,
     data: Mapping[str, Any] | None = None,
     licence: str | None = None,
+    passport: str | None = None,
 ) -> LoadReport:
     """Write a run's encoder to `out`, ``OUT.report.json`` and the card ``OUT.card.md`` beside it, and read it back.
 
@@ -51,6 +52,8 @@ def export_run(
         head: keep the classification layer of a fine-tuned run (a bundle always does).
         data: `model_card.describe_data` of the training data, for the card.
         licence: terms of the weights, for the card.
+        passport: `Passport.to_text` of the training data, for the header of a safetensors file; None keeps the one that
+            the weights already carry, ``""`` leaves it out. Other formats carry none.
 
     Returns:
         The report of reading the weights; `missing` is ``fc.*`` unless the head was kept.
@@ -90,6 +93,9 @@ def export_run(
     folded = {**state, "conv1.weight": fold_channels(state["conv1.weight"])} if single_channel else state
     network = build(found.arch, {**folded, **layer})
     metadata = _metadata(found, record, fingerprint(folded), single_channel, bool(layer))
+    metadata |= {} if passport is None else {PASSPORT: passport}
+    if out.suffix != ".safetensors" or not metadata.get(PASSPORT):
+        metadata.pop(PASSPORT, None)
     if form == "bundle":
         title, words, first = "models/model.pt and models/model.ts", "MONAI bundle", "models/model.pt"
         targets = {out / first: NETWORK_FILES["torchvision"], out / "models/model.ts": NETWORK_FILES["torchscript"]}
@@ -178,7 +184,7 @@ def _report(
         "count": len(state),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "fingerprint": metadata["fingerprint"],
-        "metadata": dict(metadata),
+        "metadata": without_passport(metadata),
         "preprocessing": vars(Preprocessing.from_metadata(metadata, title)),
         "proof": dict(proof),
     }

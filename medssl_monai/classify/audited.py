@@ -11,7 +11,11 @@ from medssl_monai.errors import ContradictionError, InputError
 from medssl_monai.labels.audit import DISTANCE, compare
 from medssl_monai.labels.audit_report import AuditReport
 from medssl_monai.labels.audit_sets import AuditSet, store_set, table_sets
+from medssl_monai.labels.passport import Passport, read_passport
 from medssl_monai.labels.table import read_any_labels
+
+WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".ts", ".onnx"})
+"""Files of networks. Only the first kind has a header for a passport."""
 
 
 def audit(
@@ -21,7 +25,8 @@ def audit(
 
     Args:
         inputs: stores, label tables (CSV or JSON) of slices or of pictures, folders of pictures by class, the folder of
-            COVID-CT, and ``organsmnist.npz``.
+            COVID-CT, and ``organsmnist.npz``; and weights (.safetensors) with a passport, which says what they have
+            seen. A store beside weights is data that is asked about.
         store: the store of the tables' sources. By default the first store among the inputs; without one the sources
             are ingested into the cache.
         key: of the pseudonyms; None loads the user's own.
@@ -39,11 +44,15 @@ def audit(
     paths = [Path(path) for path in inputs]
     home = store or next((path for path in paths if is_store(path)), None)
     sets: list[AuditSet] = []
+    passports: dict[str, Passport] = {}
     refusals: list[str] = []
     unchecked: list[str] = []
     statements: list[str] = []
     for path in paths:
         try:
+            if path.suffix.lower() in WEIGHTS:
+                passports[str(path) if path.name in passports else path.name] = read_passport(path)
+                continue
             found, sentences = _sets(path, home, key)
             sets += found
             statements += sentences
@@ -51,7 +60,9 @@ def audit(
             refusals.append(str(error))
         except InputError as error:
             unchecked.append(str(error))
-    report = compare(sets, distance)
+    if passports:  # the question is what the weights have seen, also of a whole store
+        sets = [replace(one, kind="" if one.kind == "pre-training" else one.kind) for one in sets]
+    report = compare(sets, distance, passports)
     return replace(
         report,
         refusals=tuple(refusals),

@@ -13,7 +13,8 @@ def run(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DATA...", help="Stores, label tables (CSV or JSON), pictures in folders by class, COVID-CT, .npz."
+            metavar="DATA...",
+            help="Stores, label tables, pictures in folders by class, COVID-CT, .npz; weights with a passport.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for all that was found.")] = None,

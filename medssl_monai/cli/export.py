@@ -20,22 +20,33 @@ def run(
     ] = False,
     head: Annotated[bool, typer.Option("--head", help="Keep a fine-tuned run's classification layer.")] = False,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Store the run was trained on, for the card's counts and spacing.")
+        Path | None,
+        typer.Option(
+            "--data", help="Store the run was trained on, for the passport and the card's counts and spacing."
+        ),
     ] = None,
+    passport: Annotated[
+        bool, typer.Option(help="Carry prints of training slices (safetensors, needs --data), for `medssl audit`.")
+    ] = True,
     licence: Annotated[str | None, typer.Option("--licence", help="Terms of the weights, for the card.")] = None,
 ) -> None:
     """Write a run's encoder in torchvision's names, proven to compute the same, with a report and a card beside it."""
     from medssl_monai.checkpoints.run_export import export_run
 
-    described = None if data is None else _described(data, run_dir)
-    report = export_run(run_dir, out, form, single_channel=single_channel, head=head, data=described, licence=licence)
+    options: dict[str, Any] = {"single_channel": single_channel, "head": head, "licence": licence}
+    if data is not None:
+        options |= _described(data, run_dir, passport and out.suffix == ".safetensors")
+    if not passport:
+        options["passport"] = ""
+    report = export_run(run_dir, out, form, **options)
     typer.echo(f"{out}: {len(report.matched)} tensors, fingerprint {report.fingerprint[:16]}")
 
 
-def _described(data: Path, run_dir: Path) -> dict[str, Any]:
-    """Counts and spacings of the slices that the run was trained on."""
+def _described(data: Path, run_dir: Path, passport: bool) -> dict[str, Any]:
+    """Counts and spacings of the slices that the run was trained on, and their passport if it is wanted."""
     from medssl_monai.checkpoints.model_card import describe_data
     from medssl_monai.errors import StoreError
+    from medssl_monai.labels.passport import make_passport
     from medssl_monai.mappings import read_run_record
     from medssl_monai.store.reader import SliceStore
 
@@ -46,6 +57,8 @@ def _described(data: Path, run_dir: Path) -> dict[str, Any]:
             f"{data}: must be the store that {run_dir} was trained on (fingerprint {trained_on[:16]}), found "
             f"{store.fingerprint[:16]}; give that store, or leave --data out"
         )
+    filters = known.get("settings", {}).get("filters")
+    found = {"passport": make_passport(store, filters).to_text()} if passport else {}
     if trained_on is not None and known.get("data"):
-        return dict(known["data"])  # of the slices that were used, if the run left some out as redundant
-    return describe_data(store.select(known.get("settings", {}).get("filters")))
+        return {**found, "data": dict(known["data"])}  # without what the run left out as redundant
+    return {**found, "data": describe_data(store.select(filters))}

@@ -8,15 +8,17 @@ perceptual hashes that differ in a few bits, confirmed by correlation.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, starmap
+from types import MappingProxyType
 
 import numpy as np
 
 from medssl_monai.labels.audit_report import AuditReport, NearDuplicate, SetSummary, Shared
 from medssl_monai.labels.audit_sets import Audited, AuditSet
 from medssl_monai.labels.near_duplicates import Pair, Slice, similar_slices
+from medssl_monai.labels.passport import Passport, Seen
 from medssl_monai.labels.telltales import Telltale, telltales
 
 HARMLESS = frozenset({frozenset({"pre-training", "train"})})
@@ -25,8 +27,15 @@ HARMLESS = frozenset({frozenset({"pre-training", "train"})})
 DISTANCE = 6
 
 
-def compare(sets: Sequence[AuditSet], distance: int = DISTANCE) -> AuditReport:
+def compare(
+    sets: Sequence[AuditSet], distance: int = DISTANCE, passports: Mapping[str, Passport] = MappingProxyType({})
+) -> AuditReport:
     """Compare sets, every pair of them, and the classes within each.
+
+    Args:
+        sets: slices and pictures.
+        distance: bits of 64 in which the hashes of look-alikes may differ.
+        passports: of weights, by their names, each compared with all sets.
 
     Raises:
         InputError: the distance is out of range.
@@ -35,12 +44,14 @@ def compare(sets: Sequence[AuditSet], distance: int = DISTANCE) -> AuditReport:
     pairs = list(combinations(sets, 2))
     alike = [one for first, second in pairs for one in _near_duplicates(first, second, distance)]
     alike += [one for each in sets for one in _within(each, distance)]
+    met = [(name, one, each, one.seen(each)) for name, one in passports.items() for each in sets]
+    alike += [found for name, _, each, seen in met for found in _seen(name, each, seen)]
     return AuditReport(
-        sets=tuple(map(_summary, sets)),
+        sets=(*starmap(_of_passport, passports.items()), *map(_summary, sets)),
         shared=tuple(one for first, second in pairs for one in _shared(first, second)),
         near_duplicates=tuple(alike),
         telltales=tuple(_telltales(sets)),
-        statements=tuple(_unknown(sets)),
+        statements=(*_unknown(sets), *starmap(_told, met)),
     )
 
 
@@ -67,6 +78,44 @@ def _summary(one: AuditSet) -> SetSummary:
         patients=len({item.patient for item in one.items if item.series_id not in unknown}),
         patients_unknown=len(unknown),
         classes=dict(sorted(Counter(item.label for item in one.items if item.label).items())),
+    )
+
+
+def _of_passport(name: str, passport: Passport) -> SetSummary:
+    series = passport.series_used
+    return SetSummary(name, "pre-training", series, passport.slices_used, 0, series, {})
+
+
+def _seen(name: str, one: AuditSet, seen: Sequence[Seen]) -> Iterator[NearDuplicate]:
+    """What weights have seen: of each pair of series the nearest slices."""
+    items = {(item.series_id, item.slice): item for item in one.items}
+    pairs: dict[tuple[int, str], list[Seen]] = defaultdict(list)
+    for found in seen:
+        pairs[found.passport_series, found.series_id].append(found)
+    for (number, series), slices in sorted(pairs.items()):
+        best = min(slices, key=lambda each: each.bits)
+        yield NearDuplicate(
+            first=name,
+            second=one.name,
+            first_series=f"series {number} of its passport",
+            second_series=series,
+            first_label="",
+            second_label=items[series, best.slice].label,
+            kind="seen",
+            slices=len(slices),
+            distance=best.bits,
+            correlation=None,
+            example=(None, best.slice),
+            harmless=frozenset({"pre-training", one.kind}) in HARMLESS,
+        )
+
+
+def _told(name: str, passport: Passport, one: AuditSet, seen: Sequence[Seen]) -> str:
+    compared = {item.series_id for item in one.items if item.comparable}
+    return (
+        f"{name} and {one.name}: {len({each.series_id for each in seen})} of {len(compared)} series look like slices "
+        f"that the weights have seen; its passport has {passport.slices} of {passport.slices_used} slices, of "
+        f"{passport.series} of {passport.series_used} series, and no patients"
     )
 
 

@@ -46,17 +46,17 @@ class NearDuplicate:
     """Two series of different patients, or two pictures, with slices that look alike: in two sets, or in two classes.
 
     Attributes:
-        first: a set.
+        first: a set, or weights with a passport.
         second: another set, or the same where the classes differ.
         first_series: series of the store, or the picture's path.
         second_series: likewise.
         first_label: class of the most similar slice; "" where it is unknown.
         second_label: likewise.
-        kind: "the same file", "the same pixels" or "alike".
+        kind: "the same file", "the same pixels" or "alike"; of a passport "seen".
         slices: number of slices of the first series with a similar slice in the second.
-        distance: the smallest number of bits in which their hashes differ.
-        correlation: of the most similar pair of slices.
-        example: the numbers of that pair.
+        distance: the smallest number of bits, of 64, in which their hashes differ; of a passport's prints, of 256.
+        correlation: of the most similar pair of slices; None of a passport, which has no pixels.
+        example: the numbers of that pair; None of a passport's slice.
         harmless: whether a test result stays right.
     """
 
@@ -69,8 +69,8 @@ class NearDuplicate:
     kind: str
     slices: int
     distance: int
-    correlation: float
-    example: tuple[int, int]
+    correlation: float | None
+    example: tuple[int | None, int]
     harmless: bool
 
 

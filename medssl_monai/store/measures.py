@@ -42,7 +42,7 @@ def perceptual_hash(pixels: NDArray[np.int16], modality: str = "CT") -> str:
         coarse = sums * (_COARSE_SIDE**2 / (height * width))
         spectrum = _cosines() @ coarse @ _cosines().T
     else:
-        spectrum = _low_frequencies(height) @ image.astype(np.float64) @ _low_frequencies(width).T
+        spectrum = low_frequencies(height) @ image.astype(np.float64) @ low_frequencies(width).T
     # Rounded, so that flat images and other processors' last bits do not decide anything.
     spectrum = np.round(spectrum, 3)
     spectrum[0, 0] = 0  # the mean says nothing of the content
@@ -58,17 +58,17 @@ def hamming_distance(first: str, second: str) -> int:
 
 
 @lru_cache(maxsize=32)
-def _low_frequencies(size: int) -> NDArray[np.float64]:
-    """(8, size): averages over areas to 32 samples, then the first 8 rows of the DCT-II."""
-    edges = np.linspace(0, size, _COARSE_SIDE + 1)
+def low_frequencies(size: int, kept: int = _HASH_SIDE, side: int = _COARSE_SIDE) -> NDArray[np.float64]:
+    """(kept, size): averages over areas to `side` samples, then the first `kept` rows of the DCT-II."""
+    edges = np.linspace(0, size, side + 1)
     samples = np.arange(size)
     overlap = np.minimum(edges[1:, None], samples + 1) - np.maximum(edges[:-1, None], samples)
-    area = np.clip(overlap, 0, None) * (_COARSE_SIDE / size)
-    return np.asarray(_cosines() @ area)
+    area = np.clip(overlap, 0, None) * (side / size)
+    return np.asarray(_cosines(kept, side) @ area)
 
 
-@lru_cache(maxsize=1)
-def _cosines() -> NDArray[np.float64]:
-    """(8, 32): the first 8 rows of the DCT-II."""
-    frequencies, positions = np.arange(_HASH_SIDE)[:, None], np.arange(_COARSE_SIDE)[None, :]
-    return np.asarray(np.cos(np.pi * frequencies * (2 * positions + 1) / (2 * _COARSE_SIDE)))
+@lru_cache(maxsize=4)
+def _cosines(kept: int = _HASH_SIDE, side: int = _COARSE_SIDE) -> NDArray[np.float64]:
+    """(kept, side): the first rows of the DCT-II."""
+    frequencies, positions = np.arange(kept)[:, None], np.arange(side)[None, :]
+    return np.asarray(np.cos(np.pi * frequencies * (2 * positions + 1) / (2 * side)))

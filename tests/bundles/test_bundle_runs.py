@@ -109,7 +109,7 @@ def test_near_copies_are_left_out(
     card = (tmp_path / "encoder.card.md").read_text(encoding="utf-8")
     assert f"| left after thinning | {left} of 30 slices, by {rule} |" in card
     assert f"| redundancy | {rule} |" in card
-    assert _described(phantom_store.path, run) == record["data"]
+    assert _described(phantom_store.path, run, False) == {"data": record["data"]}
     # Other slices cannot carry on; a run is evaluated on all slices, without the encoder that thinned them.
     before = files_of(run)
     with pytest.raises(CheckpointError, match=f"redundancy: {rule} then, none now"):

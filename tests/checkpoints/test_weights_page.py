@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 from medssl_monai.atomic import write_json
 from medssl_monai.checkpoints.export import export_encoder
 from medssl_monai.checkpoints.formats import FORMATS
-from medssl_monai.cli import export, import_weights
+from medssl_monai.cli import audit, export, import_weights
+from medssl_monai.ingest import build_store
 from medssl_monai.networks.classifier import classifier
 from medssl_monai.networks.resnet import resnet_encoder
 from tests.checkpoints.test_import_formats import constants, heads
+from tests.ingest.dicom_fixtures import KEY, anatomy, write_series
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
 NO_ONNX = not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
@@ -45,6 +47,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     header = {"method": "spark", "window": '"wide"', "mean": "0.25", "std": "0.25"}
     encoder = resnet_encoder("resnet18")
     export_encoder(encoder, "runs/spark/models/encoder.safetensors", metadata=header)
+    for store, patient in (("STORE", 10), ("TEST_STORE", 310)):
+        write_series(tmp_path / f"dicom{patient}", anatomy(patient, 3), series=store)
+        build_store([tmp_path / f"dicom{patient}"], store, key=KEY, progress=False)
     Path("runs/classifier/models").mkdir(parents=True)
     torch.save(classifier("resnet18", 2).state_dict(), "runs/classifier/models/model.pt")
     write_json(Path("runs/classifier/run.json"), {"bundle": "ct_classification", "settings": {"classes": ["a", "b"]}})
@@ -55,8 +60,9 @@ def test_every_command_and_the_program(desk: Path) -> None:
     app = typer.Typer()
     app.command("import-weights")(import_weights.run)
     app.command("export")(export.run)
+    app.command("audit")(audit.run)
     found = commands()
-    assert len(found) == 15
+    assert len(found) == 17
     for words in found:
         if words[1] == "finetune" or (NO_ONNX and "onnx" in words):
             continue  # the README's test runs the one; the other needs its extra
