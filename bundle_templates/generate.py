@@ -23,6 +23,8 @@ DEFAULTS = {
     "image_size": "224 # pixels",
     "max_epochs": 300,
     "network": "",
+    "method_extra": "",
+    "components": "",
     "weight_decay": "'@weight_decay'",
     "handlers": "",
     "channels": "view_channels(@window, @mean, @std)",

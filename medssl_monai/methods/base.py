@@ -45,7 +45,7 @@ class Method(nn.Module):
         encoder: the network that is kept after pre-training.
         advice: what to try after a collapse.
         capturable: whether `forward` keeps the promise above.
-        arrivals: tensors that `forward` leaves for `after_backward`, one for each forward pass of the step.
+        arrivals: tensors that `forward` leaves for `after_backward`, equally many in each forward pass of the step.
     """
 
     encoder: ResNetEncoder

@@ -33,6 +33,8 @@ class MoCo(Method):
             group, a key and its query share their batch's statistics and keys of past batches do not, so in small
             batches the statistics give the answer away. This replaces the paper's shuffling over GPUs (1911.05722,
             section 3.3).
+        origins: (N,) int64, what each slice of the data set belongs to, such as its series (`slice_origins`). Keys in
+            the queue with the query's origin are left out of its logits. None keeps all.
 
     The key encoder's parameters are updated before each step; its batch norms have their own statistics. With gradient
     accumulation every micro-batch has the same negatives. The keys of all processes enter the queue after the last
@@ -48,6 +50,7 @@ class MoCo(Method):
         ['accuracy', 'loss']
     """
 
+    origins: Tensor | None
     advice = "lower learning_rate, raise momentum towards 0.999, or make the views differ more"
     capturable = True
 
@@ -60,6 +63,7 @@ class MoCo(Method):
         temperature: float = 0.2,
         head: Literal["mlp", "linear"] = "mlp",
         norm_groups: int = 1,
+        origins: Tensor | None = None,
     ) -> None:
         super().__init__()
         if norm_groups < 1:
@@ -77,7 +81,9 @@ class MoCo(Method):
         self.head: nn.Module = make_head(self.encoder.num_features, embedding_dim)
         self.key_encoder = follower(self.encoder)
         self.key_head = follower(self.head)
-        self.queue = RingQueue(queue_length, embedding_dim)
+        self.queue = RingQueue(queue_length, embedding_dim, with_origins=origins is not None)
+        # Not in the state: it belongs to the data, as the data set does.
+        self.register_buffer("origins", origins, persistent=False)
         self.momentum = momentum
         self.temperature = temperature
         self.norm_groups = norm_groups
@@ -92,17 +98,25 @@ class MoCo(Method):
     def forward(self, batch: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
         """Loss of one batch: "views" a list of two (B, 1|3, h, w), the query's and the key's.
 
-        Also "accuracy": the share of queries closer to their own key than to every negative. Raises ValueError for
-        another number of views.
+        With `origins` also "index" (B,) int64, which slice of the data set the query's view shows.
+
+        Also gives "accuracy", the share of queries closer to their own key than to every negative, and with `origins`
+        "left_out", the share of the queue that queries do not compare with. Raises ValueError for another number of
+        views, and for a missing index.
         """
         query_view, key_view = two_views(batch, "MoCo")
         queries = self.queries(query_view)
         keys = self.keys(key_view)
-        logits = info_nce_logits(queries, keys, self.queue.features, self.temperature)
+        arrivals, left_out, shares = [keys], None, {}
+        if self.origins is not None:
+            origins = self.origins[_index_of(batch)]
+            left_out = origins[:, None] == self.queue.origins
+            arrivals, shares = [keys, origins], {"left_out": left_out.to(keys.dtype).mean()}
+        logits = info_nce_logits(queries, keys, self.queue.features, self.temperature, left_out)
         if self.training:
-            self.arrivals.append(keys)
+            self.arrivals += arrivals
         accuracy = (logits.detach().argmax(dim=1) == 0).to(logits.dtype).mean()
-        return {"loss": info_nce_loss(logits), "accuracy": accuracy}
+        return {"loss": info_nce_loss(logits), "accuracy": accuracy, **shares}
 
     def queries(self, view: Tensor) -> Tensor:
         """Queries (B, D) of unit length."""
@@ -145,7 +159,15 @@ class MoCo(Method):
     def after_backward(self, progress: Progress) -> None:
         """Add the step's keys to the queue."""
         if self.arrivals:
-            arrived = process_cat(torch.cat(self.arrivals))  # keys (B, D), one tensor for each forward pass
-            self._batch_size = arrived.shape[0]
-            self.queue.enter(arrived)
+            kinds = 1 if self.origins is None else 2  # of each forward pass: keys (B, D), and their origins (B,)
+            keys, *origins = (process_cat(torch.cat(self.arrivals[kind::kinds])) for kind in range(kinds))
+            self._batch_size = keys.shape[0]
+            self.queue.enter(keys, *origins)
         self.arrivals.clear()
+
+
+def _index_of(batch: Mapping[str, Any]) -> Tensor:
+    if "index" not in batch:
+        raise ValueError("index: MoCo with origins needs to know the slices of a batch; give the data set's index")
+    index: Tensor = batch["index"]
+    return index

@@ -14,25 +14,31 @@ class RingQueue(nn.Module):
     """MoCo's queue (arXiv 1911.05722, section 3.2): new rows overwrite the oldest, wrapping around at the end.
 
     It starts with random rows of unit length. L need not be a multiple of B; of more than L rows the last L are kept.
+    With `with_origins` each row has a number that tells where it came from; that of the random rows is −1.
     """
 
     features: Tensor  # (L, D)
     pointer: Tensor  # () int64: where the next row goes
+    origins: Tensor  # (L,) int64, with origins only
 
-    def __init__(self, length: int, dimensions: int) -> None:
+    def __init__(self, length: int, dimensions: int, with_origins: bool = False) -> None:
         super().__init__()
         if length < 1:
             raise ValueError(f"queue length: at least 1, found {length}; MoCo uses 65536")
         self.register_buffer("features", F.normalize(torch.randn(length, dimensions), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+        if with_origins:
+            self.register_buffer("origins", torch.full((length,), -1))
 
     @torch.no_grad()
-    def enter(self, rows: Tensor) -> None:
-        """Add rows (B, D), the oldest first."""
+    def enter(self, rows: Tensor, origins: Tensor | None = None) -> None:
+        """Add rows (B, D), the oldest first, and where they came from, (B,) int64."""
         length = self.features.shape[0]
         surplus = max(0, rows.shape[0] - length)
         places = (self.pointer + torch.arange(surplus, rows.shape[0], device=rows.device)) % length
         self.features.index_copy_(0, places, rows[surplus:].to(self.features.dtype))
+        if origins is not None:
+            self.origins.index_copy_(0, places, origins[surplus:])
         self.pointer.copy_((self.pointer + rows.shape[0]) % length)
 
 

@@ -25,7 +25,7 @@ from medssl_monai.processes import leave_processes, start_processes
 from tests.engines.graph_stand_in import StandIn
 from tests.engines.test_pretrain import Points, final_state, make_trainer, same
 
-METHODS = ("spark", "moco", "byol", "swav")
+METHODS = ("spark", "moco_of_series", "byol", "swav")
 CPU = torch.device("cpu")
 
 
@@ -78,7 +78,7 @@ def test_recorded_steps_are_eager_ones(name: str, tmp_path: Path, eager: Any) ->
     assert (trainer.captured.recordings, trainer.captured.replays) == (recordings, 12 - recordings)
 
 
-@pytest.mark.parametrize(("name", "step"), [("spark", 4), ("moco", 7), ("byol", 2), ("swav", 8)])
+@pytest.mark.parametrize(("name", "step"), [("spark", 4), ("moco_of_series", 7), ("byol", 2), ("swav", 8)])
 def test_stopped_and_carried_on(name: str, step: int, tmp_path: Path, eager: Any) -> None:
     first = captured_trainer(tmp_path, name)
     first.add_event_handler(Events.ITERATION_STARTED(once=step), lambda: os.kill(os.getpid(), signal.SIGINT))

@@ -55,8 +55,9 @@ def parts(name: str) -> tuple[Method, torch.optim.Optimizer, Callable[[dict[str,
         method = SparK("resnet18", decoder_width=32, drop_path_rate=0.2, image_channels=1)
         return method, spark_lamb(method, lr=2e-3), SparKViewsd("image", image_size=64, seed=5, mean=0.25, std=0.25)
     two_views = TwoViewsd("image", image_size=32, seed=5)
-    if name == "moco":
-        method = MoCo("resnet18", embedding_dim=8, queue_length=10)
+    if name in ("moco", "moco_of_series"):
+        origins = torch.arange(10) // 5 if name == "moco_of_series" else None
+        method = MoCo("resnet18", embedding_dim=8, queue_length=10, origins=origins)
         return method, moco_sgd(method, lr=0.01), two_views
     if name == "byol":
         method = BYOL("resnet18", hidden_dim=16, embedding_dim=8)
@@ -113,7 +114,7 @@ def test_stopped_by_ctrl_c_it_carries_on_bit_for_bit(
     assert (tmp_path / "logs" / "history.jsonl").read_text().splitlines() == history
 
 
-@pytest.mark.parametrize(("name", "step"), [("swav", 5), ("moco", 4), ("byol", 2)])
+@pytest.mark.parametrize(("name", "step"), [("swav", 5), ("moco_of_series", 4), ("byol", 2)])
 def test_every_method_carries_on_bit_for_bit(name: str, step: int, tmp_path: Path) -> None:
     whole = make_trainer(tmp_path / "whole", name=name)
     whole.run()

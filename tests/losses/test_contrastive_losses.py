@@ -112,13 +112,17 @@ def test_swapped_prediction_needs_another_view() -> None:
 @settings(deadline=None)
 def test_info_nce_is_the_paper_s_equation(batch: int, negatives: int, temperature: float, seed: int) -> None:
     q, k, queue = unit(batch, 5, seed=seed), unit(batch, 5, seed=seed + 1), unit(negatives, 5, seed=seed + 2)
-    losses = []
-    for b in range(batch):
-        own = math.exp(float(q[b] @ k[b]) / temperature)
-        others = sum(math.exp(float(q[b] @ n) / temperature) for n in queue)
-        losses.append(-math.log(own / (own + others)))
-    loss = info_nce_loss(info_nce_logits(q, k, queue, temperature))
-    assert loss.item() == pytest.approx(sum(losses) / batch, rel=1e-9)
+    left_out = torch.rand(batch, negatives, generator=torch.Generator().manual_seed(seed)) < 0.4
+    for out in (None, left_out):
+        losses = []
+        for b in range(batch):
+            own = math.exp(float(q[b] @ k[b]) / temperature)
+            others = [
+                math.exp(float(q[b] @ queue[n]) / temperature) for n in range(negatives) if out is None or not out[b, n]
+            ]
+            losses.append(-math.log(own / (own + sum(others))))
+        loss = info_nce_loss(info_nce_logits(q, k, queue, temperature, out))
+        assert loss.item() == pytest.approx(sum(losses) / batch, rel=1e-9, abs=1e-15)
 
 
 def test_info_nce_s_limits() -> None:

@@ -1,6 +1,7 @@
 """SwAV, MoCo and BYOL as a trainer uses them: order of events, accumulation, resume, refusals, one-channel views."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
+from medssl_monai.engines.pretrain import split_batch
 from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.methods.byol import BYOL
@@ -33,7 +35,12 @@ def byol(**options: Any) -> BYOL:
     return BYOL(toy_encoder(6), 8, 5, momentum=0.9, **options)
 
 
-MAKERS: list[Callable[[], Method]] = [swav, moco, byol]
+def moco_of_series() -> MoCo:
+    """With keys of the query's own series left out: 12 slices of 3 series."""
+    return moco(origins=torch.arange(12) // 4)
+
+
+MAKERS: list[Callable[[], Method]] = [swav, moco, moco_of_series, byol]
 
 
 def progress_at(step: int) -> Progress:
@@ -46,7 +53,7 @@ def views_at(step: int, method: Method, batch: int = 4, channels: int = 1) -> di
     views = [torch.randn(batch, channels, s, s, generator=generator, dtype=torch.float64) for s in sizes]
     if channels == 1:
         views = [view.expand(-1, 3, -1, -1) for view in views]
-    return {"views": views}
+    return {"views": views, "index": torch.randint(12, (batch,), generator=generator)}
 
 
 def train_step(method: Method, optimizer: torch.optim.Optimizer, step: int, parts: int = 1) -> float:
@@ -54,10 +61,9 @@ def train_step(method: Method, optimizer: torch.optim.Optimizer, step: int, part
     method.train()
     method.before_step(progress)
     optimizer.zero_grad()
-    views = views_at(step, method)["views"]
     total = 0.0
-    for part in range(parts):
-        loss = method({"views": [view.chunk(parts)[part] for view in views]}, progress)["loss"] / parts
+    for batch in split_batch(views_at(step, method), parts):
+        loss = method(batch, progress)["loss"] / parts
         loss.backward()
         total += loss.item()
     method.after_backward(progress)
@@ -94,7 +100,7 @@ def without_batch_norm(method: Method) -> Method:
     return method
 
 
-@pytest.mark.parametrize("make", [moco, byol])
+@pytest.mark.parametrize("make", [moco, moco_of_series, byol])
 def test_micro_batches_are_the_whole_batch_but_for_batch_norm(make: Callable[[], Method]) -> None:
     torch.manual_seed(0)
     whole = without_batch_norm(make().double())
@@ -141,6 +147,35 @@ def test_moco_s_keys_enter_after_the_logits_and_the_key_encoder_follows_first() 
     # Batch norm of the keys is in training mode with statistics of its own.
     assert int(method.key_encoder.bn1.num_batches_tracked) == 1
     assert not torch.equal(method.key_encoder.bn1.running_mean, method.encoder.bn1.running_mean)
+
+
+def test_moco_compares_with_keys_of_other_series_alone() -> None:
+    torch.manual_seed(0)
+    method, plain = moco_of_series().double(), moco().double()
+    plain.load_state_dict(method.state_dict(), strict=False)
+    queue = [(key, -1) for key in method.queue.features.clone()]  # oldest first; random rows are of no series
+    seen: list[Tensor] = []
+    for head in (method.head, method.key_head):
+        head.register_forward_hook(lambda _, __, x: seen.append(nn.functional.normalize(x.detach(), dim=1)))
+    for step in range(STEPS):
+        batch = views_at(step, method)
+        series = (batch["index"] // 4).tolist()
+        method.before_step(progress_at(step))
+        output = method(batch, progress_at(step))
+        losses, left_out = [], 0
+        for query, key, own in zip(*seen[-2:], series, strict=True):
+            others = [float(query @ old) for old, origin in queue if origin != own]
+            left_out += len(queue) - len(others)
+            positive = math.exp(float(query @ key) / 0.2)
+            losses.append(-math.log(positive / (positive + sum(math.exp(x / 0.2) for x in others))))
+        assert output["loss"].item() == pytest.approx(sum(losses) / 4, rel=1e-9)
+        assert output["left_out"].item() == pytest.approx(left_out / 4 / 11)
+        method.after_backward(progress_at(step))
+        queue = [*queue, *zip(seen[-1], series, strict=True)][4:]
+    assert left_out > 0 and list(plain.state_dict()) == [n for n in method.state_dict() if n != "queue.origins"]
+    assert torch.equal(method.queue.origins.sort().values, torch.tensor([own for _, own in queue]).sort().values)
+    with pytest.raises(ValueError, match="MoCo with origins needs to know the slices of a batch"):
+        method({"views": batch["views"]})
 
 
 def test_moco_s_groups_are_normalised_apart_and_keys_in_other_groups_than_queries() -> None:
@@ -294,7 +329,8 @@ def test_bfloat16_autocast_stays_close() -> None:
     torch.manual_seed(0)
     for make in MAKERS:
         method = make()
-        views = {"views": [view.float() for view in views_at(0, method)["views"]]}
+        batch = views_at(0, method)
+        views = {**batch, "views": [view.float() for view in batch["views"]]}
         method.before_step(progress_at(0))
         plain: Tensor = copy.deepcopy(method)(views, progress_at(0))["loss"]
         with torch.autocast("cpu", torch.bfloat16):

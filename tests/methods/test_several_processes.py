@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
+from medssl_monai.engines.pretrain import split_batch
 from medssl_monai.losses.sinkhorn import sinkhorn
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.methods.byol import BYOL
@@ -27,6 +28,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "swav": lambda: SwAV(toy_encoder(6), 8, 5, 7, queue_length=15, queue_start_epoch=0, freeze_prototypes_steps=1),
     "moco": lambda: MoCo(toy_encoder(6), 5, 19, momentum=0.9),
     "byol": lambda: BYOL(toy_encoder(6), 8, 5, momentum=0.9, target_predictor=True),
+    "moco_origins": lambda: MoCo(toy_encoder(6), 5, 19, momentum=0.9, origins=torch.arange(12) // 4),
     "moco_groups": lambda: MoCo(toy_encoder(6), 5, 19, momentum=0.9, norm_groups=2),
     "moco_groups_of_one": lambda: MoCo(toy_encoder(6), 5, 19, momentum=0.9, norm_groups=4),
     "spark": lambda: SparK("resnet18", decoder_width=32, image_channels=1),
@@ -43,12 +45,12 @@ def batch_at(step: int, name: str) -> dict[str, Any]:
     channels = 1 if name.startswith("spark") else 3
     views = [torch.randn(BATCH, channels, s, s, generator=generator, dtype=torch.float64) for s in sizes]
     visible = torch.rand(BATCH, 4, generator=generator).argsort(1) < 2
-    return {"views": views, "mask": visible.view(BATCH, 1, 2, 2)}
+    index = torch.randint(12, (BATCH,), generator=generator)
+    return {"views": views, "mask": visible.view(BATCH, 1, 2, 2), "index": index}
 
 
 def part_of(batch: dict[str, Any], rank: int, count: int) -> dict[str, Any]:
-    views = [view.chunk(count)[rank] for view in batch["views"]]
-    return {"views": views, "mask": batch["mask"].chunk(count)[rank]}
+    return split_batch(batch, count)[rank]
 
 
 def trained(name: str) -> dict[str, Tensor]:
