@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _FREE_SETTINGS = {
     *("max_epochs", "epoch_length", "num_workers", "amp", "recompute", "views_on_device", "slices_on_device"),
     *("cuda_graph", "compile", "deterministic", "thresholds", "patience", "val_interval", "probe_interval"),
-    *("guard_interval", "stop_on_collapse"),
+    *("guard_interval", "stop_on_collapse", "keep_interval", "keep_best_by"),
 }
 
 

@@ -109,6 +109,11 @@ def epoch_model(output_dir: str | Path, epoch: int) -> Path:
     return Path(output_dir) / "models" / f"epoch-{epoch:04d}.pt"
 
 
+def kept_encoder(output_dir: str | Path, epoch: int) -> Path:
+    """Where a pre-training run with ``keep_interval`` keeps the encoder of an epoch, from 1."""
+    return Path(output_dir) / "models" / "kept" / f"epoch-{epoch:04d}.safetensors"
+
+
 def git_state(checkout: Path) -> dict[str, Any] | None:
     """The commit of a git checkout, and whether its files differ from it; None for an installed wheel."""
     if not (checkout / ".git").exists():

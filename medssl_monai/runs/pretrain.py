@@ -54,6 +54,11 @@ class PretrainedRun:
         """
         return next(iter(self._look("collapse")), {})
 
+    @property
+    def measures(self) -> list[dict[str, Any]]:
+        """The kept encoders, an entry each: ``epoch``, ``step`` and the values of `MEASURES`; see ``keep_interval``."""
+        return read_rows(self.folder / "logs" / "measures.jsonl")
+
     def summary(self) -> list[str]:
         """Loss, probes against chance and the collapse guard's last figures, one sentence a line."""
         last = self._look("history")[-1]

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from medssl_monai.errors import ConfigError
+from medssl_monai.statistics.encoder_measures import NONE, check_measure
 from medssl_monai.store.redundancy import redundancy_rule
 
 # Whole numbers, with the least of each.
 _WHOLE = {
     **dict.fromkeys(("max_epochs", "epoch_length", "batch_size", "val_interval", "probe_interval"), 1),
+    "keep_interval": 1,
     **dict.fromkeys(("num_workers", "frozen_epochs", "seed", "subset_seed", "fold"), 0),
 }
 _ABOVE_NOUGHT = {"learning_rate", "layer_decay"}
@@ -23,7 +25,8 @@ _TRUTHS = {
 }
 _OF_PICTURES: dict[str, Any] = {"fold": 0, "patients": None, "leave_out": []}
 """Keys of the classification bundle that only some data sets of pictures have, and what they are without."""
-_NEEDED = {*_WHOLE, *_ABOVE_NOUGHT, *_TRUTHS, "warmup_epochs", "device", "redundancy"} - {"epoch_length"}
+_OPEN = {"epoch_length", "keep_interval"}  # may be null
+_NEEDED = {*_WHOLE, *_ABOVE_NOUGHT, *_TRUTHS, "warmup_epochs", "device", "redundancy", "keep_best_by"} - _OPEN
 PLACES = {
     *("dataset_dir", "store_dir", "cache_dir", "output_dir", "ckpt_dir", "bundle_root"),
     *("encoder_weights", "probe_labels", "patients", "redundancy_encoder"),
@@ -76,6 +79,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             )
         if name == "redundancy":
             redundancy_rule(value)
+        if name == "keep_best_by":
+            check_measure(value, name, [NONE])
         if name == "device":
             _check_device(value)
         if name in _FOLDERS:

@@ -44,10 +44,10 @@ def test_pretraining_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
     page = ROOT / "docs" / "pretraining.md"
     found = commands(page)
-    assert len(found) == 3
+    assert len(found) == 4
     for words in found:
         run_medssl([*words, *(["warmup_epochs=0"] if "small" in words else [])], monkeypatch)
-    for name in ("SMALL_RUN", "THINNED_RUN"):
+    for name in ("SMALL_RUN", "THINNED_RUN", "KEPT_RUN"):
         assert (desk / name / "models" / "encoder.safetensors").is_file()
     assert (desk / "RUN" / "logs" / "collapse.jsonl").is_file()
     # torchrun's command, as one process would run it: tests/engines/test_several_processes_run.py starts two.
