@@ -23,7 +23,8 @@ from medssl_monai.mappings import read_run_record
 logger = logging.getLogger(__name__)
 
 # Weights of a run; the first file that exists is used.
-RUN_WEIGHTS = ("models/encoder.safetensors", "models/model.pt")
+RUN_WEIGHTS = ("models/encoder.safetensors", "models/model.pt", "model.safetensors")
+"""Of a pre-training run, of a fine-tuning run, and of an exported folder for the Hub."""
 
 _COUNTER = "num_batches_tracked"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from medssl_monai.atomic import write_bytes
 from medssl_monai.checkpoints.files import read_weights
+from medssl_monai.checkpoints.hub_folder import read_hub_folder, write_hub_folder
 from medssl_monai.checkpoints.manifests import architecture_of
 from medssl_monai.checkpoints.onnx_file import run_onnx, write_onnx
 
@@ -148,6 +149,13 @@ NETWORK_FILES: dict[str, NetworkFile] = {
         write_onnx,
         run_onnx,
     ),
+    "timm-hub": NetworkFile(
+        "timm folder for the Hugging Face Hub",
+        (".safetensors",),
+        ("import timm", 'network = timm.create_model("local-dir:{folder}", pretrained=True).eval()'),
+        write_hub_folder,
+        read_hub_folder,
+    ),
     "timm": NetworkFile(
         "timm state dict",
         (".safetensors", ".pth"),
@@ -169,7 +177,14 @@ def loading_code(form: NetworkFile, file: str, arch: str, network: nn.Module) ->
     changes = [] if classes else ["network.fc = torch.nn.Identity()"]
     if channels == 1:
         changes.insert(0, "network.conv1 = torch.nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)")
-    values = {"file": file, "arch": arch, "classes": max(1, classes), "outputs": classes, "channels": channels}
+    values = {
+        "file": file,
+        "folder": Path(file).parent.as_posix(),
+        "arch": arch,
+        "classes": max(1, classes),
+        "outputs": classes,
+        "channels": channels,
+    }
     lines = (line.format(**values, changes="\n".join(changes)) for line in form.code)
     return "\n".join(line for line in lines if line)
 

@@ -13,6 +13,7 @@ from medssl_monai.atomic import write_json, write_text
 from medssl_monai.checkpoints.files import PASSPORT, read_weights, without_passport
 from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.first_convolution import fold_channels
+from medssl_monai.checkpoints.hub_folder import CARD, WEIGHTS, front_matter
 from medssl_monai.checkpoints.load import load_encoder, weights_file
 from medssl_monai.checkpoints.model_card import model_card
 from medssl_monai.checkpoints.network_files import NETWORK_FILES, NetworkFile, build, loading_code
@@ -22,7 +23,8 @@ from medssl_monai.checkpoints.report import LoadReport
 from medssl_monai.errors import CheckpointError
 from medssl_monai.mappings import read_run_record
 
-ExportFormat = Literal["safetensors", "torchvision", "torchscript", "onnx", "timm", "bundle"]
+ExportFormat = Literal["safetensors", "torchvision", "torchscript", "onnx", "timm", "timm-hub", "bundle"]
+_FOLDERS = ("bundle", "timm-hub")
 
 # Batch and image sizes of the proof; no writer is given the same ones as an example.
 _PROOF_SIZES = ((1, 64, 64), (3, 96, 70))
@@ -46,8 +48,10 @@ def export_run(
     Args:
         run: folder of a pre-training or fine-tuning run, or a file of weights.
         out: file to write, with the format's suffix; for ``bundle`` a folder, which gets ``models/model.pt``,
-            ``models/model.ts`` and ``docs/model_card.md``.
-        form: ``safetensors``, ``torchvision`` (.pth), ``torchscript`` (.ts), ``onnx``, ``timm`` or ``bundle``.
+            ``models/model.ts`` and ``docs/model_card.md``; for ``timm-hub`` a folder that gets ``model.safetensors``,
+            ``config.json`` and ``README.md``.
+        form: ``safetensors``, ``torchvision`` (.pth), ``torchscript`` (.ts), ``onnx``, ``timm``, ``timm-hub`` or
+            ``bundle``.
         single_channel: fold the first convolution, so that the network takes one channel: exact for one window.
         head: keep the classification layer of a fine-tuned run (a bundle always does).
         data: `model_card.describe_data` of the training data, for the card.
@@ -75,7 +79,7 @@ def export_run(
         )
     if form == "onnx":
         require_onnx()
-    if form != "bundle" and out.suffix not in NETWORK_FILES[form].suffixes:
+    if form not in _FOLDERS and out.suffix not in NETWORK_FILES[form].suffixes:
         known = " or ".join(NETWORK_FILES[form].suffixes)
         raise CheckpointError(f"{out.name}: --format {form} is written as {known}; give --out a name with that suffix")
     state, found = load_encoder(run)
@@ -94,12 +98,16 @@ def export_run(
     network = build(found.arch, {**folded, **layer})
     metadata = _metadata(found, record, fingerprint(folded), single_channel, bool(layer))
     metadata |= {} if passport is None else {PASSPORT: passport}
-    if out.suffix != ".safetensors" or not metadata.get(PASSPORT):
+    if (out.suffix != ".safetensors" and form != "timm-hub") or not metadata.get(PASSPORT):
         metadata.pop(PASSPORT, None)
     if form == "bundle":
         title, words, first = "models/model.pt and models/model.ts", "MONAI bundle", "models/model.pt"
         targets = {out / first: NETWORK_FILES["torchvision"], out / "models/model.ts": NETWORK_FILES["torchscript"]}
         card, beside = out / "docs/model_card.md", out / "models/model.report.json"
+    elif form == "timm-hub":
+        title, words, first = WEIGHTS, NETWORK_FILES[form].title, f"{out.name}/{WEIGHTS}"
+        targets = {out / WEIGHTS: NETWORK_FILES[form]}
+        card, beside = out / CARD, out / "model.report.json"
     else:
         title, words, first = out.name, NETWORK_FILES[form].title, out.name
         targets = {out: NETWORK_FILES[form]}
@@ -118,7 +126,7 @@ def export_run(
         proof=proof,
         licence=licence,
     )
-    write_text(card, page)
+    write_text(card, front_matter(bool(layer), licence) + page if form == "timm-hub" else page)
     write_json(beside, _report(title, form, network, metadata, proof))
     return replace(found, missing=() if layer else ("fc.weight", "fc.bias"), fingerprint=metadata["fingerprint"])
 

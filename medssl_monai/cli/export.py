@@ -10,9 +10,9 @@ from medssl_monai.cli.options import RunDir
 
 def run(
     run_dir: RunDir,
-    out: Annotated[Path, typer.Option("--out", help="File to write; a folder for --format bundle.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write; a folder for bundle and timm-hub.")],
     form: Annotated[
-        Literal["safetensors", "torchvision", "torchscript", "onnx", "timm", "bundle"],
+        Literal["safetensors", "torchvision", "torchscript", "onnx", "timm", "timm-hub", "bundle"],
         typer.Option("--format", help="What the file is for."),
     ] = "safetensors",
     single_channel: Annotated[
@@ -35,7 +35,7 @@ def run(
 
     options: dict[str, Any] = {"single_channel": single_channel, "head": head, "licence": licence}
     if data is not None:
-        options |= _described(data, run_dir, passport and out.suffix == ".safetensors")
+        options |= _described(data, run_dir, passport and (form == "timm-hub" or out.suffix == ".safetensors"))
     if not passport:
         options["passport"] = ""
     report = export_run(run_dir, out, form, **options)

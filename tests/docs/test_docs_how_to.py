@@ -44,6 +44,7 @@ def test_own_dicoms(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (desk / "trial.png").is_file() and (desk / "TRIAL" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Folder, table and COVID-CT, of pictures of every kind; the runs follow the encoder, and refuse one of HU."""
     monkeypatch.chdir(tmp_path)

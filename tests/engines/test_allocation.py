@@ -23,6 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+@pytest.mark.slow
 def test_freed_memory_is_not_fetched_again() -> None:
     faults = {}
     for how in ("keep", "give back"):

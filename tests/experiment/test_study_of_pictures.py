@@ -219,6 +219,7 @@ def head_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_folds_are_a_cross_validation(head_root: Path, tmp_path: Path) -> None:
     plan = StudyPlan(
         "head",
