@@ -142,6 +142,14 @@ def study_table(results: Any) -> Table:
     return table
 
 
+def labels_table(columns: Sequence[str], rows: Iterable[Sequence[str]], note: str) -> Table:
+    """Of a study: what more labels would bring, as `growth_table` has it."""
+    table = _table("How many more labels?", *columns[:2], numbers=columns[2:], caption=note)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def _with_interval(point: Any) -> str:
     if point.mean is None:
         return UNKNOWN

@@ -31,12 +31,16 @@ def run(
     imagenet: Annotated[
         Path | None, typer.Option("--imagenet", help="ImageNet weights (a file of torchvision's) as one more encoder.")
     ] = None,
+    wanted: Annotated[
+        float | None, typer.Option("--wanted", help="Value of the metric: how many labels are expected to reach it?")
+    ] = None,
     into: Annotated[
         Path | None, typer.Option("--into", help="Markdown file in which the tables of this study are replaced.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Compare encoders by how few labels they need: the paper's figure, with intervals and tests."""
+    from medssl_monai.experiment.growth import growth_note, growth_table
     from medssl_monai.experiment.plan import read_plan
     from medssl_monai.experiment.report import markdown_tables, replace_tables
     from medssl_monai.experiment.run import study
@@ -45,16 +49,20 @@ def run(
     encoders = _encoders(encoder) | ({} if imagenet is None else {"ImageNet": {"imagenet": str(imagenet)}})
     archive = None if pretrain_on is None else str(pretrain_on)
     places = {"root": root, "patients": patients, "pretrain_on": archive}
-    plan = read_plan(config, data=given, encoders=encoders, workers=workers, **places)
+    plan = read_plan(config, data=given, encoders=encoders, workers=workers, wanted=wanted, **places)
     results = study(plan, out, scheduler=scheduler, rerun=rerun)
     if into is not None:
         replace_tables(into, Path(config).stem, markdown_tables(results))
     if json:
         print_json(results.record)
     else:
-        from medssl_monai.terminal import study_table
+        from medssl_monai.terminal import labels_table, study_table
 
-        print_tables(study_table(results))
+        tables = [study_table(results)]
+        if results.growths and wanted is not None:
+            columns, rows = growth_table(plan, results.growths, {head: head for head in plan.shown_heads})
+            tables.append(labels_table(columns, rows, growth_note(results.growths)))
+        print_tables(*tables)
         typer.echo(f"{out}: report.html, results.csv, figures.csv, comparisons.csv, tables.md, figures/study.png")
 
 

@@ -48,6 +48,7 @@ KEYS = {
     "baseline",
     "workers",
     "title",
+    "wanted",
 }
 
 
@@ -114,6 +115,7 @@ class StudyPlan:
         neighbours: whether the networks of the epochs before and after the chosen one are judged too, which shows how
             far a figure moves between neighbouring checkpoints.
         published: figures of others for the report, each with ``name``, any of `METRICS`, and ``note``.
+        wanted: a value of the metric; the report says how many labels are expected to reach it.
     """
 
     title: str
@@ -132,6 +134,7 @@ class StudyPlan:
     file_facts: bool = False
     neighbours: bool = False
     published: Sequence[Mapping[str, Any]] = ()
+    wanted: float | None = None
 
     @property
     def rows(self) -> list[tuple[Head, str]]:
@@ -242,6 +245,7 @@ def _check(file: Path, plan: StudyPlan) -> None:
         f"metric: one of {', '.join(METRICS)}": plan.metric in METRICS,
         f"baseline: one of the encoders, found {plan.baseline!r}": plan.baseline in plan.encoders,
         "workers: 1 or more": plan.workers >= 1,
+        "wanted: a value of the metric between 0 and 1 (--wanted)": plan.wanted is None or 0 < plan.wanted < 1,
         "data: images need root, the folder of the pictures (--root)": "images" not in kinds
         or bool(plan.data.get("root")),
         "file_facts: only of pictures (data: images)": not plan.file_facts or "images" in kinds,

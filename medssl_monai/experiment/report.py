@@ -10,6 +10,7 @@ from typing import Any
 from medssl_monai.atomic import write_text
 from medssl_monai.errors import InputError
 from medssl_monai.experiment.figure import draw_study
+from medssl_monai.experiment.growth import growth_note, growth_table
 from medssl_monai.experiment.judged import Contrast
 from medssl_monai.experiment.plan import HEADS, METRICS
 from medssl_monai.experiment.results import Point, StudyResults
@@ -61,7 +62,7 @@ def write_report(results: StudyResults, out: Path) -> None:
     ]
     if results.contrasts:
         parts += [
-            f"<h2>Against {escape(results.plan.baseline)}</h2>",
+            f"<h2>Against {escape(_baseline(results))}</h2>",
             f"<p>Difference of balanced accuracy. {escape(_how(results.contrasts))} p is corrected over all "
             "rows (Holm). A difference that is not significant is not a proof that there is none.</p>",
             _table(
@@ -69,6 +70,8 @@ def write_report(results: StudyResults, out: Path) -> None:
                 _contrasts(results),
             ),
         ]
+    parts += ["<h2>How many more labels?</h2>", f"<p>{escape(growth_note(results.growths, results.no_growths))}</p>"]
+    parts += [_table(*growth_table(results.plan, results.growths))] * bool(results.growths)
     page = html_page(results.plan.title, "\n".join(parts), style=STYLE)
     write_text(out / "report.html", page)
     write_text(out / "tables.md", markdown_tables(results))
@@ -190,7 +193,11 @@ def markdown_tables(results: StudyResults) -> str:
     columns, rows = _all_figures(results)
     text += ["", f"All figures, {_labels_of(results)}:", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     text += [f"| {' | '.join(map(_plain, row))} |" for row in rows]
-    return "\n".join([*text, *_smallest_p(results.contrasts, plan.baseline)]) + "\n"
+    if results.growths and plan.wanted is not None:
+        columns, rows = growth_table(plan, results.growths)
+        text += ["", growth_note(results.growths), "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+        text += [f"| {' | '.join(map(_plain, row))} |" for row in rows]
+    return "\n".join([*text, *_smallest_p(results)]) + "\n"
 
 
 def _labels_of(results: StudyResults) -> str:
@@ -241,8 +248,8 @@ def _cell(point: Point) -> str:
     return f"{point.mean:.3f} ({ends[0]:.3f}–{ends[1]:.3f})"
 
 
-def _smallest_p(contrasts: list[Contrast], baseline: str) -> list[str]:
-    tested = sorted((c for c in contrasts if c.p is not None), key=lambda c: (c.p, c.encoder))
+def _smallest_p(results: StudyResults) -> list[str]:
+    tested = sorted((c for c in results.contrasts if c.p is not None), key=lambda c: (c.p, c.encoder))
     if not tested:
         return []
     significant = sum((c.p_holm or 0) < 0.05 for c in tested)
@@ -253,13 +260,19 @@ def _smallest_p(contrasts: list[Contrast], baseline: str) -> list[str]:
     ]
     return [
         "",
-        f"Against {baseline}, balanced accuracy: {significant} of {len(tested)} comparisons have p < 0.05 after Holm's "
-        f"correction. The {len(rows)} with the smallest p ({tested[0].note}):",
+        f"Against {_baseline(results)}, balanced accuracy: {significant} of {len(tested)} comparisons have p < 0.05 "
+        f"after Holm's correction. The {len(rows)} with the smallest p ({tested[0].note}):",
         "",
         "| encoder | head | labels | difference | p | p (Holm) |",
         "|---|---|---|---|---|---|",
         *rows,
     ]
+
+
+def _baseline(results: StudyResults) -> str:
+    """The baseline as the tables call it: a frozen encoder that was never trained is random features."""
+    plan = results.plan
+    return " and ".join(dict.fromkeys(plan.row_name(c.head, plan.baseline) for c in results.contrasts))
 
 
 def replace_tables(page: Path, name: str, tables: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from medssl_monai.atomic import write_csv
 from medssl_monai.experiment.cells import cell_made_by, maker
+from medssl_monai.experiment.growth import Growth, growths
 from medssl_monai.experiment.inputs import StudyInputs
 from medssl_monai.experiment.judged import Contrast, Judged, contrasts_of, draws, intervals, read_judged, stacked
 from medssl_monai.experiment.plan import METRICS, Cell, StudyPlan
@@ -56,7 +57,14 @@ class Point:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """All that the report shows; ``record`` is the JSON-ready part that says how it came to be."""
+    """All that the report shows.
+
+    Attributes:
+        record: the JSON-ready part that says how it came to be.
+        interval_note: how the intervals were made.
+        growths: what more labels would bring.
+        no_growths: why there are none; "" where there are.
+    """
 
     plan: StudyPlan
     classes: list[str]
@@ -64,6 +72,8 @@ class StudyResults:
     contrasts: list[Contrast]
     record: dict[str, Any]
     interval_note: str
+    growths: Sequence[Growth] = ()
+    no_growths: str = ""
 
     @property
     def has_intervals(self) -> bool:
@@ -72,7 +82,7 @@ class StudyResults:
 
 
 def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
-    """Read all cells; write ``results.csv`` (a row a cell), ``figures.csv`` and ``comparisons.csv``."""
+    """Read all cells; write ``results.csv`` (a row a cell) and the other tables."""
     rows = [_row(plan, inputs, cell, out / "cells" / cell.folder) for cell in plan.cells]
     _write_rows(out / "results.csv", rows)
     points, note = [], ""
@@ -114,7 +124,10 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         "overlap": inputs.overlap,
         "cells_of_other_code": sum(cell_made_by(cell, out) != now for cell in plan.cells),
     }
-    return StudyResults(plan, inputs.classes, points, contrasts, record, note)
+    curves, why = growths(plan, rows, inputs.unit)
+    if curves:
+        _write_rows(out / "learning_curves.csv", [one.to_row() for one in curves])
+    return StudyResults(plan, inputs.classes, points, contrasts, record, note, curves, why)
 
 
 def _origin(plan: StudyPlan, name: str) -> str:

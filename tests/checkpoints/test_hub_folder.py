@@ -11,6 +11,7 @@ import timm
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from medssl_monai.atomic import write_json
@@ -49,7 +50,7 @@ def test_timm_opens_an_encoder(channels: int, encoder: tuple[Path, nn.Module], t
     report = export_run(path, tmp_path / "hub", "timm-hub", single_channel=channels == 1)
     expected = network(image()).detach()
     opened = assert_opens(tmp_path / "hub", expected, channels)
-    known = timm.data.resolve_model_data_config(opened)
+    known = resolve_model_data_config(opened)  # type: ignore[no-untyped-call]
     assert known["input_size"] == (channels, 96, 96)
     assert (known["mean"], known["std"], known["crop_pct"]) == ([0.25] * channels, [0.5] * channels, 1.0)
     stages = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True, features_only=True)
@@ -84,12 +85,9 @@ def test_timm_opens_a_classifier_and_gives_it_other_classes(tmp_path: Path) -> N
 def test_the_card_is_one_of_the_hub(encoder: tuple[Path, nn.Module], tmp_path: Path, monkeypatch: Any) -> None:
     export_run(encoder[0], tmp_path / "hub", "timm-hub", licence="CC BY 4.0: see the data")
     text = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
-    card = ModelCard(text)
-    assert (card.data.library_name, card.data.license, card.data.license_name) == (
-        "timm",
-        "other",
-        "CC BY 4.0: see the data",
-    )
+    read = ModelCard(text).data.to_dict()  # type: ignore[no-untyped-call]
+    expected = {"library_name": "timm", "license": "other", "license_name": "CC BY 4.0: see the data"}
+    assert {name: read[name] for name in expected} == expected
     assert yaml.safe_load(text.split("---")[1])["pipeline_tag"] == "image-feature-extraction"
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

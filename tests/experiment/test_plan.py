@@ -62,6 +62,7 @@ def test_shipped_studies_are_valid(name: str, tmp_path: Path) -> None:
         ({"encoders": {"a b": None, "a-b": None}}, "differ in letters"),
         ({"encoders": {"x": {"bundle": "ct_ssl_spark"}}}, "'pretrain'"),
         ({"seeds": [1, 1]}, "seeds"),
+        ({"wanted": 90}, "wanted: a value of the metric between 0 and 1"),
     ],
 )
 def test_mistakes_in_a_study_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
