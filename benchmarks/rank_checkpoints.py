@@ -1,11 +1,11 @@
 """Do measures without labels tell which checkpoint is good? Their rank correlation with a probe on few labels.
 
-    python benchmarks/rank_checkpoints.py --out DIR [--steps 240] [--seeds 2] [--methods spark swav moco byol]
+    python benchmarks/rank_checkpoints.py --out DIR [--steps 200] [--seeds 2] [--methods spark swav moco byol]
 
 Each method is pre-trained by configs/small.yaml on the 60 training patients that does_it_learn.py prepares, once a
 seed. `--checkpoints` encoders are kept on the way (`keep_interval`), each with the measures of
 `medssl_monai.classify.label_free`. A logistic regression on its features learns from the labelled slices of two
-patients (30 draws) and is judged on every second slice of the 40 other patients, as scanned and moved
+patients (30 draws) and is judged on every third slice of the 40 other patients, as scanned and moved
 (does_it_learn.py). Prints markdown: a measure a row, turned so that more is better, and for each kind of test slices
 
 - *within runs*: Spearman correlation over the checkpoints of a run, mean over runs;
@@ -13,7 +13,8 @@ patients (30 draws) and is judged on every second slice of the 40 other patients
 - *gain*: balanced accuracy of the checkpoint that the measure chooses, less that of the last, mean over runs.
 
 In brackets the 95 % percentile bootstrap over runs. Two rows are to compare with: the epoch (later is better) and the
-training loss, which has no common scale between methods. A stopped benchmark carries on.
+training loss, which has no common scale between methods. A stopped benchmark carries on; `--finished` prints what the
+runs that are finished tell.
 """
 
 import argparse
@@ -53,7 +54,13 @@ def trained(method: str, seed: int, options: argparse.Namespace) -> PretrainedRu
         return run
     length = options.steps // options.checkpoints
     settings = {"epoch_length": length, "max_epochs": options.checkpoints, "keep_interval": 1, "seed": seed}
-    settings |= {"device": "cpu", "guard_interval": 1000, "probe_interval": 1000, **SETTINGS.get(method, {})}
+    settings |= {
+        "device": "cpu",
+        "guard_interval": 1000,
+        "probe_interval": 1000,
+        "amp": options.amp,
+        **SETTINGS.get(method, {}),
+    }
     return pretrain(method, options.out / "train", run.folder, config="small", **settings)
 
 
@@ -62,7 +69,7 @@ def probed(encoder: torch.nn.Module, sides: Sequence[LabelledData]) -> dict[str,
     learn = part(encoder, sides[0], "train")
     found = {}
     for how in TESTS:
-        test: Part = part(encoder, sides[1], "test", moved=how == "moved", stride=2)
+        test: Part = part(encoder, sides[1], "test", moved=how == "moved", stride=3)
         (found[how],) = judge(learn, test, patient_draws, False, sizes=1, probes=("linear",)).values()
     return found
 
@@ -126,12 +133,14 @@ def main() -> None:
     """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--checkpoints", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--patients", type=int, default=100, help="of the phantom")
     parser.add_argument("--slices", type=int, default=9, help="of each of its patients")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--amp", action="store_true", help="pre-train in bfloat16")
+    parser.add_argument("--finished", action="store_true", help="train nothing, print what is there")
     options = parser.parse_args()
     options.data = "phantom"
     torch.set_num_threads(1)
@@ -140,11 +149,11 @@ def main() -> None:
     started = time.process_time()
     labels, train, test = prepare(options)
     sides = [LabelledData(labels, store, key=PUBLIC_KEY) for store in (train, test)]
-    runs = {
-        f"{method}-{seed}": checkpoints(trained(method, seed, options), sides)
-        for seed in range(options.seeds)
-        for method in options.methods
-    }
+    runs = {}
+    for seed in range(options.seeds):
+        for method in options.methods:
+            if not options.finished or (options.out / f"{method}-{seed}" / "models" / "encoder.safetensors").is_file():
+                runs[f"{method}-{seed}"] = checkpoints(trained(method, seed, options), sides)
     write_json(options.out / "checkpoints.json", runs)
     for how in TESTS:
         print(f"\nTest patients {how}:\n\n{table(list(runs.values()), how)}")

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medssl_monai.plain_text import plain_text
+from medssl_monai.statistics.encoder_measures import MEASURES
 
 if TYPE_CHECKING:
     from medssl_monai.labels.audit_report import AuditReport
@@ -207,3 +208,16 @@ def matches_table(found: Mapping[str, Any]) -> Table:
         likeness = f"{match['likeness']:.3f}"
         table.add_row(match["series_id"], match["patient"], str(match["slice"]), likeness, percentile)
     return table
+
+
+def ranked_tables(found: Mapping[str, Any]) -> Iterator[Table]:
+    """Of encoders without labels: a table for each group that can be compared, best first."""
+    measure = MEASURES[found["measure"]]
+    better = "higher" if measure.higher_is_better else "lower"
+    for group in found["groups"]:
+        title = f"Encoders by {found['measure']}: {better} is better"
+        table = _table(title, "run", numbers=("epoch", "rank", *MEASURES))
+        for row in group["encoders"]:
+            values = (UNKNOWN if row[name] is None else f"{row[name]:.4g}" for name in MEASURES)
+            table.add_row(row["run"], str(row["epoch"]), UNKNOWN if row["rank"] is None else str(row["rank"]), *values)
+        yield table

@@ -78,7 +78,8 @@ class KeptEncoders:
         if process_rank() > 0 or self.slices is None:
             return
         epoch, step = engine.state.epoch, engine.state.iteration
-        export_encoder(self.encoder, kept_encoder(self.output_dir, epoch), metadata=self.metadata)
+        header = {**self.metadata, "epoch": str(epoch), "step": str(step)}
+        export_encoder(self.encoder, kept_encoder(self.output_dir, epoch), metadata=header)
         values = self.slices.measure(self.encoder)
         about = {"data": self.slices.store.fingerprint, "slices": self.slices.digest}
         self.log.write({"step": step, "epoch": epoch, **about, **values})
@@ -130,7 +131,8 @@ class KeptEncoders:
 
     def _finish(self, engine: Any) -> None:
         self.log.resume(engine)  # a finished run that is started again has no epoch
-        if not self.log.rows or self.log.rows[-1]["step"] != engine.state.iteration:
+        kept = self._kept()
+        if not kept or kept[-1]["step"] != engine.state.iteration:
             self(engine)
 
 

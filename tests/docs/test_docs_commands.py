@@ -44,12 +44,13 @@ def test_pretraining_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
     page = ROOT / "docs" / "pretraining.md"
     found = commands(page)
-    assert len(found) == 4
+    assert len(found) == 5
     for words in found:
         run_medssl([*words, *(["warmup_epochs=0"] if "small" in words else [])], monkeypatch)
-    for name in ("SMALL_RUN", "THINNED_RUN", "KEPT_RUN"):
+    for name in ("SMALL_RUN", "THINNED_RUN"):
         assert (desk / name / "models" / "encoder.safetensors").is_file()
     assert (desk / "RUN" / "logs" / "collapse.jsonl").is_file()
+    assert all((desk / name / "logs" / "measures.jsonl").is_file() for name in ("RUN", "SMALL_RUN"))
     # torchrun's command, as one process would run it: tests/engines/test_several_processes_run.py starts two.
     (launched,) = [line for block in blocks(page) for line in block.splitlines() if line.startswith("torchrun ")]
     (desk / "configs").unlink()

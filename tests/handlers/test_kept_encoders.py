@@ -1,6 +1,7 @@
 """Encoders that are kept on the way are measured on the same slices, chosen by a measure, and the same after a stop."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,33 @@ from medssl_monai.runs.pretrain import PretrainedRun, pretrain
 from medssl_monai.statistics.encoder_measures import MEASURES, best_of
 
 SMALL: dict[str, Any] = {"arch": "resnet18", "image_size": 32, "batch_size": 6, "epoch_length": 1, "device": "cpu"}
-SHORT: dict[str, Any] = {"max_epochs": 3, "num_workers": 0, "queue_length": 12}
-RARE = {"probe_interval": 9, "guard_interval": 9}
+SHORT: dict[str, Any] = {"max_epochs": 2, "num_workers": 0, "queue_length": 12}
+FEW = [["slice", "<", 3]]
+RARE = {"probe_interval": 9, "guard_interval": 9, "filters": FEW}
 
 
 def run(store: SliceStore, out: Path, **settings: Any) -> PretrainedRun:
     return pretrain("moco", store, out, **{**SMALL, **SHORT, **RARE, **settings})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures() -> Iterator[None]:
+    """None but those of the measures, to save time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medssl_monai.handlers.embedding_probe.EmbeddingProbe.attach", lambda *_: None)
+        patch.setattr("medssl_monai.handlers.history.draw_history", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def kept(phantom_store: SliceStore, tmp_path_factory: pytest.TempPathFactory) -> PretrainedRun:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    return run(phantom_store, out, keep_interval=2, keep_best_by="uniformity")
+    return run(phantom_store, out, keep_interval=1, keep_best_by="uniformity")
 
 
 def test_encoders_are_kept_measured_and_chosen(kept: PretrainedRun, phantom_store: SliceStore) -> None:
     rows = kept.measures
-    assert [(row["epoch"], row["step"]) for row in rows] == [(2, 2), (3, 3)]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 1), (2, 2)]
     assert all(isinstance(row[name], float) for row in rows for name in MEASURES)
     assert (kept.folder / "figures" / "measures.png").stat().st_size > 10_000
     best = best_of(rows, "uniformity")
@@ -44,21 +55,23 @@ def test_encoders_are_kept_measured_and_chosen(kept: PretrainedRun, phantom_stor
     assert all(torch.equal(state[name], same[name]) for name in same)
     assert (report.metadata["keep_best_by"], report.metadata["epoch"]) == ("uniformity", str(best["epoch"]))
     # What the run measured is what the file measures.
-    slices = MeasuredSlices(phantom_store, image_size=32)
+    slices = MeasuredSlices(phantom_store, FEW, image_size=32)
     encoder = resnet_encoder("resnet18", encoder_weights=kept.encoder)
     before = torch.get_rng_state()
     assert slices.measure(encoder) == pytest.approx({name: best[name] for name in MEASURES})
     assert torch.equal(torch.get_rng_state(), before) and encoder.training
-    assert slices.digest == best["slices"] != MeasuredSlices(phantom_store, image_size=64).digest
+    assert slices.digest == best["slices"] != MeasuredSlices(phantom_store, FEW, image_size=64).digest
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_and_chooses_the_same(
     kept: PretrainedRun, phantom_store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"keep_interval": 2, "keep_best_by": "uniformity"}
+    settings = {"keep_interval": 1, "keep_best_by": "uniformity"}
     with monkeypatch.context() as patch:
         patch.setattr(KeptEncoders, "_finish", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
         patch.setattr("medssl_monai.handlers.run_checkpoint.RunCheckpoint.save", _once())
+        patch.setattr("medssl_monai.handlers.kept_encoders.draw_measures", lambda *_: None)
         with pytest.raises(RuntimeError, match="Failed to evaluate"):
             run(phantom_store, tmp_path, **settings)
     left = kept_encoder(tmp_path, 9)
@@ -82,7 +95,7 @@ def test_the_last_is_exported_by_default(kept: PretrainedRun, phantom_store: Sli
     plain = run(phantom_store, tmp_path)
     assert plain.measures == [] and not (tmp_path / "models" / "kept").exists()
     last, report = load_encoder(plain.folder)
-    same, _ = load_encoder(kept_encoder(kept.folder, 3))
+    same, _ = load_encoder(kept_encoder(kept.folder, 2))
     assert all(torch.equal(last[name], same[name]) for name in same)
     assert "keep_best_by" not in report.metadata
 
