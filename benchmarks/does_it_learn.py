@@ -2,6 +2,8 @@
 
     python benchmarks/does_it_learn.py phantom --out DIR [--seeds 5] [--methods spark swav moco byol]
     python benchmarks/does_it_learn.py samples --samples SAMPLES --out DIR
+    python benchmarks/does_it_learn.py phantom --out DIR --slices 45 --stride 5 --epoch-length 34 --methods moco \
+        --settings other_series negatives=other_series --settings neighbour positives=neighbour-25mm
 
 `phantom`: 100 synthetic patients; each method is pre-trained on 60 of them without labels (configs/small.yaml, `EPOCHS`
 of 34 steps), once a seed. A kNN (cosine, k = 5) and a logistic regression then learn from the labelled slices of two,
@@ -13,6 +15,10 @@ Each probe is asked twice: of the test slices as scanned, and of the same slices
 shifted by up to a tenth of the field and scaled by 0.8 to 1.33, drawn once), as another table position and field of
 view would.
 
+Each `--settings NAME KEY=VALUE ...` trains every method once more with these keys of its bundle, as METHOD-NAME. With
+`--slices 45` neighbours lie about 20 mm apart instead of 100; `--stride 5` labels and tests as many slices as before,
+and `--epoch-length 34` keeps the number of steps.
+
 Prints balanced accuracy (of one patient: accuracy over the patient's slices), mean and standard deviation over seeds,
 and the paired difference from the random encoder of the same seed. A stopped run carries on.
 """
@@ -23,12 +29,13 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from monai.transforms import Compose
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -152,18 +159,24 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Path, Path]:
 
 def show(found: dict[str, list[dict[str, float]]]) -> None:
     """Tables: mean and standard deviation over seeds, difference from the random encoder of the same seed."""
+    widest = max(map(len, found))
     for figure in found["random"][0]:
         print(f"\n{figure}")
         for name, seeds in found.items():
             values = [f[figure] for f in seeds]
             spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-            line = f"  {name:8s} {statistics.mean(values):.3f} (sd {spread:.3f})"
+            line = f"  {name:{widest}s} {statistics.mean(values):.3f} (sd {spread:.3f})"
             if name != "random":
                 gains = [v - r[figure] for v, r in zip(values, found["random"], strict=True)]
                 sd = statistics.stdev(gains) if len(gains) > 1 else float("nan")
                 wins = sum(g > 0 for g in gains)
                 line += f"  difference {statistics.mean(gains):+.3f} (sd {sd:.3f}), above in {wins} of {len(gains)}"
             print(line)
+
+
+def _keys(pairs: Iterable[str]) -> dict[str, Any]:
+    """KEY=VALUE as `medssl pretrain` reads them."""
+    return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
 
 
 def main() -> None:
@@ -178,6 +191,9 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="seed; several processes may share the seeds of one --out")
     parser.add_argument("--epochs", type=int, help=f"of each method; by default {EPOCHS}")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--epoch-length", type=int, help="steps; by default a pass over the slices")
+    parser.add_argument("--stride", type=int, default=1, help="every so manieth slice is labelled, or tested")
+    parser.add_argument("--settings", nargs="+", action="append", default=[], metavar=("NAME", "KEY=VALUE"))
     parser.add_argument("--amp", action="store_true", help="pre-train in bfloat16")
     options = parser.parse_args()
     if options.data == "samples" and options.samples is None:
@@ -187,36 +203,40 @@ def main() -> None:
     sides = [
         (LabelledData(labels, place, key=PUBLIC_KEY), split) for place, split in ((train, "train"), (test, "test"))
     ]
+    variants = [("", {}), *((f"-{name}", _keys(pairs)) for name, *pairs in options.settings)]
     draws, alone = (patient_draws, False) if options.data == "phantom" else (slice_draws, True)
     found: dict[str, list[dict[str, float]]] = {}
     started = time.monotonic()
 
     def look(name: str, encoder: torch.nn.Module) -> None:
-        learn = part(encoder, *sides[0])
+        learn = part(encoder, *sides[0], stride=options.stride)
         figures: dict[str, float] = {}
         for how in ("as scanned", "moved"):
-            unseen = part(encoder, *sides[1], moved=how == "moved")
+            unseen = part(encoder, *sides[1], moved=how == "moved", stride=options.stride)
             figures |= {f"{key} | {how}": value for key, value in judge(learn, unseen, draws, alone).items()}
         found.setdefault(name, []).append(figures)
 
     for seed in range(options.first, options.first + options.seeds):
         torch.manual_seed(seed)
         look("random", resnet_encoder("resnet18"))
-        for method in options.methods:
-            run = options.out / f"{method}-{seed}"
+        for method, (name, own) in product(options.methods, variants):
+            named = f"{method}{name}"
+            run = options.out / f"{named}-{seed}"
             settings = {
                 "seed": seed,
                 "device": "cpu",
                 "max_epochs": options.epochs or EPOCHS[method],
+                "epoch_length": options.epoch_length,
                 "guard_interval": 1000,
                 "probe_interval": 1000,
                 "amp": options.amp,
                 **SETTINGS.get(method, {}),
+                **own,
             }
             pretrain(method, train, run, config="small", **settings)
             encoder = resnet_encoder("resnet18")
             load_into_resnet(encoder, run)
-            look(method, encoder)
+            look(named, encoder)
         (options.out / "results.json").write_text(json.dumps(found, indent=2))
     show(found)
     minutes = (time.monotonic() - started) / 60

@@ -25,6 +25,7 @@ DEFAULTS = {
     "network": "",
     "method_extra": "",
     "components": "",
+    "takes_partners": True,
     "weight_decay": "'@weight_decay'",
     "handlers": "",
     "channels": "view_channels(@window, @mean, @std)",

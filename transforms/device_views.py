@@ -21,6 +21,7 @@ from medssl_monai.transforms.recipe import ViewRecipe
 from medssl_monai.transforms.samples import slice_array
 from medssl_monai.transforms.spatial import AIR_HU
 from medssl_monai.transforms.view_plan import plan_views
+from medssl_monai.transforms.views import PARTNER_SLICE
 
 Item: TypeAlias = dict[Any, Any]
 
@@ -52,15 +53,18 @@ class DeviceViews:
             self.recipe, self.sizes = transform.transform.recipe, [size for size, _ in transform.transform.crops]
 
     def draw(self, data: Mapping[Any, Any]) -> Item:
-        """Item with ``image``, ``index``, ``epoch`` -> the item with its image, ``drawn`` and, for SparK, ``mask``.
+        """Item with ``image``, ``index``, ``epoch`` -> the item with ``images``, ``drawn`` and, for SparK, ``mask``.
+
+        The images are its own and its partner's, where it has one.
 
         Raises:
             ValueError: an item without ``index`` or an image that is not (1, H, W).
             NotHounsfieldError: a window in HU on an item with a ``modality`` other than CT.
         """
-        pixels, limits = self.measure(data)
-        rest = {name: value for name, value in data.items() if name != self.source.key}
-        return {**self.draw_for(rest, pixels.shape, limits), "image": pixels}
+        measured = [self.measure(one) for one in self.source.slices(data)]
+        rest = {name: value for name, value in data.items() if name not in (self.source.key, PARTNER_SLICE)}
+        drawn = self.draw_for(rest, *((pixels.shape, limits) for pixels, limits in measured))
+        return {**drawn, "images": [pixels for pixels, _ in measured]}
 
     def measure(self, data: Mapping[Any, Any]) -> tuple[np.ndarray[Any, Any], Limits]:
         """Pixels (H, W) of an item and the limits of its windows, which no draw changes; raises as `draw`."""
@@ -68,38 +72,43 @@ class DeviceViews:
         pixels = slice_array(data[self.source.key])
         return pixels, self.recipe.intensities.limits(pixels, data.get("window_level"), data.get("window_width"))
 
-    def draw_for(self, data: Mapping[Any, Any], shape: tuple[int, ...], limits: Limits) -> Item:
-        """As `draw`, of an item without its image, of which `shape` (H, W) and `limits` are known."""
-        item, drawn = dict(data), self.source.draw_for(data, shape)
+    def draw_for(self, data: Mapping[Any, Any], *measured: tuple[tuple[int, ...], Limits]) -> Item:
+        """As `draw`, of an item without its image, of which shape (H, W) and limits are known; so of its partner."""
+        shapes, limits = zip(*measured, strict=True)
+        item, drawn = dict(data), self.source.draw_for(data, *shapes)
         views: MultiCropParameters = drawn
         if isinstance(drawn, SparKParameters):
             views, item["mask"] = (drawn.view,), self.source.transform.mask(drawn)
-        return {**item, "drawn": (views, shape, limits)}
+        return {**item, "drawn": (views, shapes, limits)}
 
     def collate(self, items: Sequence[Item]) -> Item:
         """A batch of drawn items: ``plans``, one a view, and, of items with images, ``slices``.
 
-        The slices (B, H, W) are padded with air to the largest.
+        The slices, a list of one (B, H, W) or, with partners, of two, are padded with air to the largest.
         """
         parameters, shapes, limits = zip(*(item["drawn"] for item in items), strict=True)
         batch: Item = default_collate(
-            [{k: v for k, v in item.items() if k not in ("image", "drawn")} for item in items]
+            [{k: v for k, v in item.items() if k not in ("images", "drawn")} for item in items]
         )
+        shown = list(zip(zip(*shapes, strict=True), zip(*limits, strict=True), strict=True))  # the slices, the partners
         batch["plans"] = [
-            plan_views([views[number] for views in parameters], shapes, limits, size, self.recipe.interpolation)
+            plan_views(
+                [views[number] for views in parameters], *shown[number % len(shown)], size, self.recipe.interpolation
+            )
             for number, size in enumerate(self.sizes)
         ]
-        if "image" in items[0]:
-            batch["slices"] = _padded([item["image"] for item in items])
+        if "images" in items[0]:
+            batch["slices"] = [_padded(images) for images in zip(*(item["images"] for item in items), strict=True)]
         return batch
 
     def apply(self, batch: Mapping[str, Any], device: str | torch.device) -> Item:
         """A collated batch -> the batch with ``views`` on the device, without ``slices`` and ``plans``."""
-        slices = batch["slices"].to(device, non_blocking=True).float()
+        slices = [one.to(device, non_blocking=True).float() for one in batch["slices"]]
         views: list[Tensor] = []
-        for plan, size in zip(batch["plans"], self.sizes, strict=True):
+        for number, (plan, size) in enumerate(zip(batch["plans"], self.sizes, strict=True)):
             there = {name: value.to(device, non_blocking=True) for name, value in plan.items()}
-            views.append(apply_plan(slices, there, size, self.recipe.interpolation, self.recipe.intensities.norm))
+            shown = slices[number % len(slices)]
+            views.append(apply_plan(shown, there, size, self.recipe.interpolation, self.recipe.intensities.norm))
         return {**{k: v for k, v in batch.items() if k not in ("slices", "plans")}, "views": views}
 
 

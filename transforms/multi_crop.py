@@ -54,9 +54,12 @@ class MultiCropViews:
             for _ in range(count)
         ]
 
-    def draw(self, rng: np.random.Generator, height: int, width: int) -> MultiCropParameters:
-        """Draw the parameters of all views of a slice of ``height`` x ``width`` pixels."""
-        return tuple(self.recipe.draw(rng, height, width, scale) for _, scale in self.crops)
+    def draw(
+        self, rng: np.random.Generator, height: int, width: int, partner: tuple[int, int] | None = None
+    ) -> MultiCropParameters:
+        """Draw the parameters of all views of a slice of ``height`` x ``width`` pixels, and of its partner's shape."""
+        shapes = [(height, width), partner or (height, width)]
+        return tuple(self.recipe.draw(rng, *shapes[number % 2], scale) for number, (_, scale) in enumerate(self.crops))
 
     def apply(
         self,
@@ -64,6 +67,7 @@ class MultiCropViews:
         parameters: MultiCropParameters,
         level: float | None = None,
         width: float | None = None,
+        partner: tuple[NdarrayOrTensor, float | None, float | None] | None = None,
     ) -> list[torch.Tensor]:
         """Views (channels, h, w) float32 of a slice (1, H, W) in HU.
 
@@ -72,13 +76,15 @@ class MultiCropViews:
             parameters: from `draw`.
             level: the image's own window level, for ``tags``.
             width: the image's own window width, for ``tags``.
+            partner: image, level and width of the slice that every second view shows; None: of the same.
         """
-        pixels = slice_array(image)
-        limits = self.intensities.limits(pixels, level, width)
-        return [
-            torch.from_numpy(self.recipe.apply(pixels, view, size, limits))
-            for view, (size, _) in zip(parameters, self.crops, strict=True)
-        ]
+        shown = [(image, level, width)] if partner is None else [(image, level, width), partner]
+        slices = [(slice_array(one), self.intensities.limits(slice_array(one), *window)) for one, *window in shown]
+        views = []
+        for number, (view, (size, _)) in enumerate(zip(parameters, self.crops, strict=True)):
+            pixels, limits = slices[number % len(slices)]
+            views.append(torch.from_numpy(self.recipe.apply(pixels, view, size, limits)))
+        return views
 
 
 @takes_arguments_of(ViewRecipe, rotation=0.5, flip_vertical=0.5, jitter=1.0)
@@ -113,7 +119,8 @@ class MultiCropViewsd(DictionaryViews):
     """Dictionary form of `MultiCropViews`; the defaults are SwAV's, fitted to CT.
 
     Reads the image, ``index`` and ``epoch``; writes ``views``; drops the image unless ``keep_image``. The draws depend
-    on (seed, epoch, index) alone.
+    on (seed, epoch, index) alone. If the item has a ``partner_slice``, every second view shows it: of two large and six
+    small crops, the second large one and three small ones.
 
     Args:
         keys: the image's key.
@@ -126,6 +133,8 @@ class MultiCropViewsd(DictionaryViews):
         ValueError: at call, for an item without ``index`` or an image that is not (1, H, W).
         NotHounsfieldError: at call, for a window in HU on an item with a ``modality`` other than CT.
     """
+
+    takes_partners = True
 
     def __init__(self, keys: KeysCollection = "image", *, seed: int, keep_image: bool = False, **views: Any) -> None:
         super().__init__(keys, seed, keep_image, MultiCropViews(**views))
@@ -141,6 +150,8 @@ class TwoViewsd(DictionaryViews):
         keep_image: whether the image stays in the item.
         views: every argument of `TwoViews`, by keyword.
     """
+
+    takes_partners = True
 
     def __init__(self, keys: KeysCollection = "image", *, seed: int, keep_image: bool = False, **views: Any) -> None:
         super().__init__(keys, seed, keep_image, TwoViews(**views))

@@ -13,6 +13,8 @@ from monai.transforms.transform import MapTransform
 
 from medssl_monai.transforms.samples import item_generator, single_key, slice_array
 
+PARTNER_SLICE = "partner_slice"
+
 
 class DictionaryViews(MapTransform, RandomizableTrait):
     """Base of the dictionary forms.
@@ -25,29 +27,50 @@ class DictionaryViews(MapTransform, RandomizableTrait):
 
     Raises:
         ValueError: several keys.
+
+    Attributes:
+        takes_partners: whether every second view may show another slice, the item's ``partner_slice``.
     """
+
+    takes_partners = False
 
     def __init__(self, keys: KeysCollection, seed: int, keep_image: bool, transform: Any) -> None:
         super().__init__(keys)
         self.key, self.seed, self.keep_image, self.transform = single_key(self.keys), seed, keep_image, transform
 
+    def slices(self, data: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
+        """What the views of an item show: the item itself, and its ``partner_slice``, where there is one.
+
+        Raises:
+            ValueError: a partner, and views that show one slice alone.
+        """
+        if PARTNER_SLICE not in data:
+            return [data]
+        if not self.takes_partners:
+            raise ValueError(
+                f"partner_slice: {type(self).__name__} shows one slice; make the data set without partners"
+            )
+        return [data, data[PARTNER_SLICE]]
+
     def draw(self, data: Mapping[Any, Any]) -> Any:
         """The parameters of an item.
 
         Raises:
-            ValueError: an item without ``index``, or an image that is not (1, H, W).
+            ValueError: an item without ``index``, an image that is not (1, H, W), or a partner that is not taken.
             NotHounsfieldError: a window in HU on an item that has a ``modality`` other than CT.
         """
-        self.transform.intensities.require_hounsfield(data)
-        return self.draw_for(data, slice_array(data[self.key]).shape)
+        slices = self.slices(data)
+        for one in slices:
+            self.transform.intensities.require_hounsfield(one)
+        return self.draw_for(data, *(slice_array(one[self.key]).shape for one in slices))
 
-    def draw_for(self, data: Mapping[Any, Any], shape: tuple[int, ...]) -> Any:
-        """The parameters of an item without its image, which has the shape (H, W).
+    def draw_for(self, data: Mapping[Any, Any], *shapes: tuple[int, ...]) -> Any:
+        """The parameters of an item without its image, which has the shape (H, W), as has that of its partner.
 
         Raises:
             ValueError: an item without ``index``.
         """
-        return self.transform.draw(item_generator(data, self.seed), *shape)
+        return self.transform.draw(item_generator(data, self.seed), *shapes[0], *shapes[1:])
 
     def entries(self, made: Any) -> dict[Any, Any]:
         """What an item gets of the result of the array form."""
@@ -56,6 +79,7 @@ class DictionaryViews(MapTransform, RandomizableTrait):
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Item with an image (1, H, W) in HU, ``index`` and ``epoch`` -> item with views."""
         parameters = self.draw(data)
-        level, width = data.get("window_level"), data.get("window_width")
-        kept = {name: value for name, value in data.items() if self.keep_image or name != self.key}
-        return kept | self.entries(self.transform.apply(data[self.key], parameters, level, width))
+        own, *partner = ((one[self.key], one.get("window_level"), one.get("window_width")) for one in self.slices(data))
+        dropped = {PARTNER_SLICE} if self.keep_image else {PARTNER_SLICE, self.key}
+        kept = {name: value for name, value in data.items() if name not in dropped}
+        return kept | self.entries(self.transform.apply(own[0], parameters, *own[1:], *partner))

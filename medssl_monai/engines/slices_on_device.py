@@ -25,6 +25,8 @@ MOST_BYTES, SHARE = 20e9, 0.25
 LARGEST_SHARE = 0.75
 """Of the free memory that true may take."""
 LOADED_AT_ONCE = 32
+SHOWN = ("index", "partner")
+"""Which slices the views of an item show, by their entries."""
 
 Loaded = tuple[Tensor, list[tuple[int, ...]], list[Limits]]
 T = TypeVar("T")
@@ -35,7 +37,8 @@ logger = logging.getLogger(__name__)
 class SlicesOnDevice(DeviceViews, Dataset[Item]):
     """Views of slices that lie on a device as int16, one after another, each of its own size.
 
-    As a data set it gives drawn items without pixels: ``index``, ``epoch`` and, for SparK, ``mask``. `apply` adds the
+    As a data set it gives drawn items without pixels: ``index``, ``epoch``, where slices have
+    partners ``partner``, and for SparK ``mask``. `apply` adds the
     pixels. The views are those that `DeviceViews` makes of the pixels from the host, to the last bit on one device.
 
     Args:
@@ -88,12 +91,17 @@ class SlicesOnDevice(DeviceViews, Dataset[Item]):
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Item:
-        shape, limits = tuple(self._shapes[key.index].tolist()), self._limits[key.index].tolist()
-        return self.draw_for({"index": key.index, "epoch": key.epoch}, shape, limits)
+        item = {"index": key.index, "epoch": key.epoch}
+        if self.dataset.partners is not None:
+            item["partner"] = self.dataset.partners(key)
+        shown = [item[name] for name in SHOWN if name in item]
+        measured = ((tuple(self._shapes[index].tolist()), self._limits[index].tolist()) for index in shown)
+        return self.draw_for(item, *measured)
 
     def apply(self, batch: Mapping[str, Any], device: str | torch.device) -> Item:
         """A collated batch -> the batch with ``views`` on the device, without ``plans``."""
-        return super().apply({**batch, "slices": self._padded(batch["index"].numpy())}, device)
+        slices = [self._padded(batch[name].numpy()) for name in SHOWN if name in batch]
+        return super().apply({**batch, "slices": slices}, device)
 
     def _padded(self, index: np.ndarray[Any, Any]) -> Tensor:
         """Slices (B, H, W) int16, the smaller ones with air below and to the right."""
@@ -113,7 +121,7 @@ class _Measured(Dataset[tuple[np.ndarray[Any, Any], Limits]]):
 
     def __init__(self, dataset: SliceDataset, views: DeviceViews) -> None:
         self.dataset, self.views = copy.copy(dataset), DeviceViews(views.source)
-        self.dataset.transform = None
+        self.dataset.transform = self.dataset.partners = None
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -98,7 +98,8 @@ class MoCo(Method):
     def forward(self, batch: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Tensor]:
         """Loss of one batch: "views" a list of two (B, 1|3, h, w), the query's and the key's.
 
-        With `origins` also "index" (B,) int64, which slice of the data set the query's view shows.
+        With `origins` also "index" (B,) int64, which slice of the data set the query's view shows, and "partner", which
+        the key's shows; without it the same.
 
         Also gives "accuracy", the share of queries closer to their own key than to every negative, and with `origins`
         "left_out", the share of the queue that queries do not compare with. Raises ValueError for another number of
@@ -109,9 +110,10 @@ class MoCo(Method):
         keys = self.keys(key_view)
         arrivals, left_out, shares = [keys], None, {}
         if self.origins is not None:
-            origins = self.origins[_index_of(batch)]
-            left_out = origins[:, None] == self.queue.origins
-            arrivals, shares = [keys, origins], {"left_out": left_out.to(keys.dtype).mean()}
+            index = _index_of(batch)
+            left_out = self.origins[index][:, None] == self.queue.origins
+            arrivals = [keys, self.origins[batch.get("partner", index)]]
+            shares = {"left_out": left_out.to(keys.dtype).mean()}
         logits = info_nce_logits(queries, keys, self.queue.features, self.temperature, left_out)
         if self.training:
             self.arrivals += arrivals

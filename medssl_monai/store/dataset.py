@@ -97,7 +97,9 @@ class SliceDataset(EpochDataset):
 
     `image` torch int16 (1, H, W) HU; `index` and `epoch` int; `spacing_mm` float32 (2,), row and column, NaN where
     unknown; `window_level` and `window_width` float, NaN where the tags gave none; `modality`, `series_id`, `patient`
-    str; `slice` int; and what else a row holds that is no column of the index (a label, say).
+    str; `slice` int; and what else a row holds that is no column of the index (a label, say). With `partners` also
+    `partner` int, the index of the slice that every second view shows, and `partner_slice`, its `image`,
+    `window_level`, `window_width` and `modality`.
 
     In a plain ``DataLoader`` each pass draws fresh views; `EpochDataset` says how, and when to call `set_epoch`.
 
@@ -114,6 +116,8 @@ class SliceDataset(EpochDataset):
         rows: which slices, in this order, instead of `filters`: dicts with at least `series_id` and `slice`, and any
             entries of their own.
         kept: positions, from 0, of the slices to take among those that the filters leave; None takes all.
+        partners: gives the index of the slice that every second view of a sample shows (`positive_partners`); None: the
+            slice itself.
 
     Raises:
         NoImagesError: the filters leave nothing.
@@ -127,7 +131,9 @@ class SliceDataset(EpochDataset):
         transform: Callable[[dict[str, Any]], Any] | None = None,
         rows: Sequence[Mapping[str, Any]] | None = None,
         kept: NDArray[np.integer[Any]] | None = None,
+        partners: Callable[[SampleKey], int] | None = None,
     ) -> None:
+        self.partners = partners
         self.store = store if isinstance(store, SliceStore) else SliceStore(store)
         self.transform = transform
         if rows is not None and (filters is not None or kept is not None):
@@ -154,18 +160,29 @@ class SliceDataset(EpochDataset):
     def __getitem__(self, key: int | SampleKey) -> Any:
         epoch, index = self.sample_key(key)
         row = self.row(index)
-        pixels = self.store.read(row["series_id"], row["slice"])
+        pictured = self._pictured(row)
         sample = {
-            "image": torch.from_numpy(pixels).unsqueeze(0),
+            **pictured,
             "index": index,
             "epoch": epoch,
             "spacing_mm": torch.tensor([_number(row["spacing_row_mm"]), _number(row["spacing_column_mm"])]),
-            "window_level": _number(row["window_level"]),
-            "window_width": _number(row["window_width"]),
-            **{name: row[name] for name in ("modality", "series_id", "patient", "slice")},
+            **{name: row[name] for name in ("series_id", "patient", "slice")},
             **{name: value for name, value in row.items() if name not in COLUMNS},
         }
+        if self.partners is not None:
+            partner = self.partners(SampleKey(epoch, index))
+            sample["partner"] = partner
+            sample["partner_slice"] = pictured if partner == index else self._pictured(self.row(partner))
         return sample if self.transform is None else self.transform(sample)
+
+    def _pictured(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What views are made of."""
+        return {
+            "image": torch.from_numpy(self.store.read(row["series_id"], row["slice"])).unsqueeze(0),
+            "window_level": _number(row["window_level"]),
+            "window_width": _number(row["window_width"]),
+            "modality": row["modality"],
+        }
 
     def pixel_count(self) -> int:
         """Pixels of all slices together, from the index alone."""

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from medssl_monai.errors import ConfigError, StoreError, suggestion
+from medssl_monai.store.depths import ROUNDING_MM, slice_depths
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters, filter_expression
 
@@ -26,8 +27,6 @@ FORMS = "none, hash-N (bits, such as hash-6), spacing-Xmm (such as spacing-5mm) 
 _NUMBER = r"\d+(?:\.\d+)?"
 _RULE = re.compile(rf"none|hash-(?P<hash>\d+)|spacing-(?P<spacing>{_NUMBER})mm|embedding-(?P<embedding>{_NUMBER})")
 _WRITTEN = {"hash": "hash-{}", "spacing": "spacing-{}mm", "embedding": "embedding-{}"}
-_ROUNDING_MM = 0.01
-"""Positions in DICOM are decimal text; two slices that are nominally X mm apart may be a little less."""
 
 Look = TypeVar("Look")
 Mask = NDArray[np.bool_]
@@ -114,14 +113,14 @@ def kept_slices(
     Raises:
         StoreError: ``spacing``, and the distance of neighbouring slices is not known.
     """
-    index = store.index.append_column("depth_mm", _depths(store.index))
+    index = store.index.append_column("depth_mm", pa.array(slice_depths(store.index)))
     rows = index.filter(filter_expression(filters)) if filters else index
     if rule.kind == "none":
         return np.ones(rows.num_rows, bool)
     if rule.kind == "spacing":
         _check_spacings(rows)
         depths = rows.column("depth_mm").to_pylist()
-        return _thinned(rows, depths, lambda last, here: here - last < rule.value - _ROUNDING_MM)
+        return _thinned(rows, depths, lambda last, here: here - last < rule.value - ROUNDING_MM)
     counts = pc.value_counts(store.index.column("series_id")).to_pylist()
     singles = {each["values"] for each in counts if each["counts"] == 1}
     if rule.kind == "hash":
@@ -148,12 +147,6 @@ def _thinned(
             before.clear()
         before.append(look)
     return mask
-
-
-def _depths(index: pa.Table) -> pa.Array:
-    """Position of each slice along its stack, mm; only differences within a series mean anything."""
-    steps = index.column("slice_spacing_mm").fill_null(0.0).to_numpy()
-    return pa.array(np.cumsum(steps) - steps)
 
 
 def _check_spacings(rows: pa.Table) -> None:

@@ -199,18 +199,24 @@ def test_a_fine_tuning_does_not_carry_on_with_other_labels(
 
 @pytest.mark.parametrize("method", ["spark", "swav", "moco", "byol"])
 def test_the_recipe_for_small_machines_runs_in_parts_and_carries_on(
-    method: str, phantom_store: SliceStore, tmp_path: Path
+    method: str, phantom_store: SliceStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = [bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml", config_file("small")]
     own = {"dataset_dir": str(phantom_store.path), "output_dir": str(tmp_path / "run"), "device": "cpu"}
-    short = {"epoch_length": 2, "max_epochs": 1, "warmup_epochs": 0, "accumulation_steps": 2}
+    short: dict[str, Any] = {"epoch_length": 2, "max_epochs": 1, "warmup_epochs": 0, "accumulation_steps": 2}
+    short |= {} if method == "spark" else {"positives": "neighbour-200mm"}
+    short |= {"negatives": "other_patients"} if method == "moco" else {}
+    caplog.set_level("INFO", "medssl_monai")
     run_bundle(files, {**own, **short})
+    told = "positives neighbour-200mm: 30 of 30 slices have a partner, and 0 are paired with themselves"
+    assert (told in caplog.text) == (method != "spark")
     settings = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["settings"]
     assert settings["batch_size"] == 16
     assert settings["accumulation_steps"] == 2
     history = [json.loads(line) for line in (tmp_path / "run" / "logs" / "history.jsonl").read_text().splitlines()]
     assert len(history) == 2
     assert all(np.isfinite(line["loss"]) for line in history)
+    assert [line.get("left_out", 0) > 0 for line in history] == [False, method == "moco"]  # the queue begins random
     with pytest.raises(CheckpointError, match="accumulation_steps"):
         run_bundle(files, {**own, **short, "accumulation_steps": 4, "max_epochs": 2})
 

@@ -13,10 +13,10 @@ from medssl_monai.resources import bundle_dir, config_file
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 6, "num_workers": 0, "max_epochs": 1}
-OWN = {
+OWN: dict[str, dict[str, object]] = {
     "spark": {"decoder_width": 32},
-    "swav": {"queue_length": 12, "queue_start_epoch": 0},
-    "moco": {"queue_length": 12},
+    "swav": {"queue_length": 12, "queue_start_epoch": 0, "positives": "neighbour-200mm"},
+    "moco": {"queue_length": 12, "positives": "neighbour-200mm", "negatives": "other_series"},
 }
 
 

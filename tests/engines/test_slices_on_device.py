@@ -18,6 +18,7 @@ from medssl_monai.engines.slices_on_device import SlicesOnDevice, place_slices
 from medssl_monai.errors import ConfigError, NotHounsfieldError, StoreError
 from medssl_monai.handlers.run_checkpoint import RunCheckpoint
 from medssl_monai.ingest import SliceStore, build_store, load_key
+from medssl_monai.methods.positives import positive_partners
 from medssl_monai.samples.phantom import write_phantom
 from medssl_monai.store.dataset import SampleKey, SliceDataset
 from medssl_monai.transforms import LabelledViewd, TwoViewsd
@@ -40,9 +41,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
 def trainer(store: SliceStore, folder: Path, name: str, there: bool, workers: int = 0) -> PretrainTrainer:
     torch.manual_seed(0)
     method, optimizer, views = parts(name)
-    loader = StepLoader(
-        SliceDataset(store, transform=views), 5, 1, num_workers=workers, views_on_device=True, slices_on_device=there
-    )
+    partners = positive_partners("neighbour-200mm", store, seed=5) if name in ("byol", "swav") else None
+    data = SliceDataset(store, transform=views, partners=partners)
+    loader = StepLoader(data, 5, 1, num_workers=workers, views_on_device=True, slices_on_device=there)
     handlers = [RunCheckpoint(folder, {"method": method, "optimizer": optimizer}, signature={"seed": 1})]
     return PretrainTrainer("cpu", 3, loader, method, optimizer, train_handlers=handlers)
 

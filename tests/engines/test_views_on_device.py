@@ -57,7 +57,7 @@ def test_the_dataset_is_left_as_it_is() -> None:
     data = Slices(parts("moco")[2])
     loader = StepLoader(data, 4, seed=1, views_on_device=True)
     batch = next(iter(loader))
-    assert batch["slices"].shape == (4, 64, 64) and "views" not in batch
+    assert batch["slices"][0].shape == (4, 64, 64) and "views" not in batch
     assert data.transform is not loader.dataset.transform  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="views_on_device"):
         StepLoader(Points(), 4, 0, views_on_device=True)

@@ -1,14 +1,14 @@
-"""The examples in the methods' docstrings run."""
+"""The examples in the docstrings run."""
 
 import doctest
 from types import ModuleType
 
 import pytest
 
-from medssl_monai.methods import byol, moco, spark, swav
+from medssl_monai.methods import byol, moco, positives, spark, swav
 
 
-@pytest.mark.parametrize("module", [byol, moco, spark, swav], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [byol, moco, positives, spark, swav], ids=lambda module: module.__name__)
 def test_the_example_runs(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.failed == 0 and result.attempted >= 3

@@ -86,6 +86,25 @@ def test_upright_views_are_those_of_the_cpu(name: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_every_second_view_shows_the_partner(device: str) -> None:
+    transform, alone = UPRIGHT["swav"], items()
+    paired = [
+        {**one, "partner": number, "partner_slice": {k: v for k, v in other.items() if k not in ("index", "epoch")}}
+        for number, (one, other) in enumerate(zip(alone, alone[1:] + alone[:1], strict=True))
+    ]
+    views, wanted = DeviceViews(transform), [transform(dict(item)) for item in paired]
+    made = views.apply(views.collate([views.draw(item) for item in paired]), device)
+    assert set(made) == set(wanted[0])
+    for number, view in enumerate(made["views"]):
+        torch.testing.assert_close(view.cpu(), torch.stack([one["views"][number] for one in wanted]), atol=2e-5, rtol=0)
+    # A partner of the same shape leaves the draws as they are.
+    turned = {name: alone[0][name].flip(-1) if name == "image" else alone[0][name] for name in alone[0]}
+    with_partner = transform({**alone[0], "partner_slice": turned})["views"]
+    for number, view in enumerate(with_partner):
+        assert torch.equal(view, transform((alone[0], turned)[number % 2])["views"][number])
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", TURNED)
 def test_turned_views_are_those_of_the_cpu(name: str, device: str) -> None:
     wanted, made, std = both(TURNED[name], device)
