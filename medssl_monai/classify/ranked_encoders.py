@@ -100,7 +100,9 @@ def _opened(folder: Path, store: SliceStore | None) -> _Run:
         )
     history = read_rows(folder / "logs" / "history.jsonl")
     last, final = record["settings"]["max_epochs"], folder / "models" / "encoder.safetensors"
-    epochs = sorted(int(file.stem.removeprefix("epoch-")) for file in (folder / "models/kept").glob("*.safetensors"))
+    epochs = sorted(
+        int(file.stem.removeprefix("epoch-")) for file in (folder / "models/kept").glob("epoch-[0-9]*.safetensors")
+    )
     files = {epoch: kept_encoder(folder, epoch) for epoch in epochs} or {last: final}
     if not history or not all(file.is_file() for file in files.values()):
         raise CheckpointError(f"{folder}: has no encoder yet; let the run finish, or give it keep_interval=N")

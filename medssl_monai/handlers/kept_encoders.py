@@ -121,12 +121,10 @@ class KeptEncoders:
         return [row for row in rows if kept_encoder(self.output_dir, row["epoch"]).is_file()]
 
     def _resume(self, engine: Any) -> None:
-        first = not self.log.rows
         self.log.resume(engine)
-        if first and process_rank() == 0:  # what a lost part of the run, or one before resume=false, left behind
-            kept = {kept_encoder(self.output_dir, row["epoch"]).stem for row in self.log.rows}
-            for file in (self.output_dir / "models" / "kept").glob("epoch-*"):
-                if file.name.split(".")[0] not in kept:
+        if process_rank() == 0:  # what a lost part of the run, or a run before resume=false, left behind
+            for file in (self.output_dir / "models" / "kept").glob("epoch-[0-9]*.*"):
+                if int(file.name.split(".")[0].removeprefix("epoch-")) >= engine.state.epoch:
                     file.unlink()
 
     def _finish(self, engine: Any) -> None:
