@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Literal, TypeAlias, TypeGuard
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import yaml
 
@@ -56,21 +56,44 @@ class HUWindow:
 
 @lru_cache(maxsize=1)
 def window_presets() -> Mapping[str, HUWindow | AdaptiveWindow]:
-    """The presets of ``configs/windows.yaml`` by name, in the file's order."""
-    table = yaml.safe_load((resource_dir("configs") / "windows.yaml").read_text(encoding="utf-8"))
+    """The presets of one window in ``configs/windows.yaml`` by name, in the file's order."""
     presets = {
         name: row["bounds"] if "bounds" in row else HUWindow.from_level(float(row["level"]), float(row["width"]))
-        for name, row in table.items()
+        for name, row in _table().items()
+        if "windows" not in row
     }
     return MappingProxyType(presets)
 
 
+@lru_cache(maxsize=1)
+def window_sets() -> Mapping[str, tuple[HUWindow, ...]]:
+    """The presets of several windows, one a channel, by name: those of published models.
+
+    Example:
+        >>> [(one.low, one.high) for one in window_sets()["medgemma"]]
+        [(-1024.0, 1024.0), (-135.0, 215.0), (0.0, 80.0)]
+    """
+    rows = {name: row["windows"] for name, row in _table().items() if "windows" in row}
+    return MappingProxyType(
+        {name: tuple(HUWindow(float(low), float(high)) for low, high in pairs) for name, pairs in rows.items()}
+    )
+
+
+@lru_cache(maxsize=1)
+def _table() -> Mapping[str, Any]:
+    content: Mapping[str, Any] = yaml.safe_load((resource_dir("configs") / "windows.yaml").read_text(encoding="utf-8"))
+    return content
+
+
 def _parse_one(window: object) -> HUWindow | AdaptiveWindow:
     if isinstance(window, str):
-        if window not in window_presets():
+        if window in window_sets():
             raise ConfigError(
-                f"window {window!r} is no preset; choose one of {', '.join(window_presets())}, or [low, high]"
+                f"window {window!r} is several, one a channel; one is needed here: give [low, high] in HU"
             )
+        if window not in window_presets():
+            known = ", ".join((*window_presets(), *window_sets()))
+            raise ConfigError(f"window {window!r} is no preset; choose one of {known}, or [low, high]")
         return window_presets()[window]
     if is_limits(window):
         return HUWindow(float(window[0]), float(window[1]))
@@ -90,9 +113,13 @@ def is_limits(window: object) -> TypeGuard[Sequence[float]]:
 def parse_windows(window: WindowSpec) -> tuple[HUWindow | AdaptiveWindow, ...]:
     """One window or several: a preset's name, a pair [low, high] in HU, or a list of those (one channel each).
 
+    A name of `window_sets` stands for several.
+
     Raises:
         ConfigError: unknown name, wrong form, or an empty list.
     """
+    if isinstance(window, str) and window in window_sets():
+        return window_sets()[window]
     several = isinstance(window, Sequence) and not isinstance(window, str) and not is_limits(window)
     parsed = tuple(_parse_one(one) for one in (window if several else [window]))
     if not parsed:

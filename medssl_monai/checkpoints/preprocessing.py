@@ -10,7 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from medssl_monai.errors import CheckpointError, ConfigError
-from medssl_monai.windows import HUWindow, WindowSpec, fixed_limits, is_limits, parse_windows, window_presets
+from medssl_monai.windows import (
+    HUWindow,
+    WindowSpec,
+    fixed_limits,
+    is_limits,
+    parse_windows,
+    window_presets,
+    window_sets,
+)
 
 Constants: TypeAlias = float | Sequence[float]
 
@@ -179,6 +187,8 @@ def _as_tuple(value: Any) -> Any:
 
 def _limits(window: WindowSpec) -> tuple[Any, ...]:
     """One entry a channel: (low, high) in HU, or the name of a window that depends on the image."""
+    if isinstance(window, str) and window in window_sets():
+        return tuple((one.low, one.high) for one in window_sets()[window])
     if isinstance(window, str):
         preset = window_presets().get(window)  # weights may name a window of their own
         return ((preset.low, preset.high) if isinstance(preset, HUWindow) else window,)

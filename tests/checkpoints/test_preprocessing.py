@@ -1,5 +1,6 @@
 """Preprocessing travels with the weights; a transform that differs is an error."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from medssl_monai.checkpoints.preprocessing import (
     REFERENCE_SPARK,
     Preprocessing,
     check_preprocessing,
+    with_window_limits,
 )
 from medssl_monai.checkpoints.start import NetworkStart, start_from
 from medssl_monai.errors import CheckpointError
@@ -125,6 +127,16 @@ def test_a_window_equals_the_limits_it_stands_for(name: str) -> None:
     check_preprocessing(trained, window=[list(pair), name, name])
     with pytest.raises(CheckpointError, match=f"window {name}, not "):
         check_preprocessing(trained, window=[pair[0] + 1, pair[1]])
+
+
+def test_the_name_of_several_windows_equals_their_limits() -> None:
+    trained = {"window": '"medgemma"'}
+    check_preprocessing(trained, window=fixed_limits("medgemma"))
+    check_preprocessing({"window": json.dumps(fixed_limits("medgemma"))}, window="medgemma")
+    assert with_window_limits(trained)["window_hu"] == json.dumps(fixed_limits("medgemma"))
+    with pytest.raises(CheckpointError, match="window medgemma, not "):
+        check_preprocessing(trained, window="wide")
+    assert not Preprocessing("medgemma", 0.5, 0.5).same_in_all_channels
 
 
 @pytest.mark.parametrize(

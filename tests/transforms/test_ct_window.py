@@ -57,6 +57,18 @@ def test_without_clipping_the_inverse_is_exact() -> None:
     np.testing.assert_allclose(window.inverse(window(hu)), hu, atol=1e-2)
 
 
+def test_the_windows_of_medgemma_are_those_of_its_notebook() -> None:
+    """Its CT notebook (google-health/medgemma, high_dimensional_ct): clip, subtract the low limit, divide by the width,
+    times 255; red, green and blue are -1024 to 1024, -135 to 215 and 0 to 80 HU."""
+    hu = np.arange(-1500, 3100, dtype=np.float32).reshape(1, 46, 100)
+    expected = [
+        (np.clip(hu[0], low, high) - low) / (high - low) * 255 for low, high in ((-1024, 1024), (-135, 215), (0, 80))
+    ]
+    found = np.asarray(CTWindow("medgemma")(hu.astype(np.int16))) * 255
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_array_equal(found.round(), np.round(expected))
+
+
 def test_several_windows_are_channels() -> None:
     hu = np.random.default_rng(0).integers(-1024, 2000, (1, 5, 6)).astype(np.int16)
     windows: list[Any] = ["lung", [-160, 240], "bone"]
