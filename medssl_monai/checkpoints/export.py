@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from medssl_monai.atomic import write_bytes, write_json
-from medssl_monai.checkpoints.files import without_passport
+from medssl_monai.checkpoints.files import safetensors_bytes, without_passport
 from medssl_monai.checkpoints.fingerprint import fingerprint
 from medssl_monai.checkpoints.manifests import BACKBONE, architecture_of, backbone_shapes
 from medssl_monai.checkpoints.preprocessing import with_window_limits
@@ -58,7 +57,7 @@ def export_encoder(module: nn.Module, path: str | Path, *, metadata: Mapping[str
     state = encoder_state(module)
     digest = fingerprint(state)
     header = {**with_window_limits(metadata), "arch": architecture_of(state) or "", "fingerprint": digest}
-    write_bytes(path, save(state, metadata=header))  # `save_file` would let nobody else read it
+    write_bytes(path, safetensors_bytes(state, header))  # the library's own writer would let nobody else read it
     report: dict[str, Any] = {
         "file": path.name,
         "count": len(state),

@@ -5,6 +5,7 @@ builds tensors and plain containers only. The few other names in real checkpoint
 discard their arguments, so nothing is imported because of a file.
 """
 
+import json
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from medssl_monai.errors import CheckpointError
 
@@ -122,6 +124,21 @@ def read_header(file: Path) -> dict[str, str]:
             return dict(opened.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: must be a safetensors file, and is not readable as one ({error})") from error
+
+
+def safetensors_bytes(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file: the same bytes for the same tensors and strings.
+
+    The library writes the strings of a header in an order that changes from one process to the next. Here they are
+    sorted; the tensors follow the header, and their offsets count from its end.
+    """
+    content = save(dict(state), metadata=dict(metadata))
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the tensors
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def without_passport(header: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor, nn
 
 from medssl_monai.atomic import write_bytes, write_json
+from medssl_monai.checkpoints.files import safetensors_bytes
 from medssl_monai.checkpoints.preprocessing import Preprocessing
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
@@ -26,11 +27,9 @@ def write_hub_folder(network: nn.Module, path: Path, metadata: Mapping[str, str]
         path: of the weights; its folder is the model's.
         metadata: the header's strings, with ``arch``, ``mean`` and ``std``.
     """
-    from safetensors.torch import save
-
     state = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
     write_json(path.parent / "config.json", _config(network, metadata))
-    write_bytes(path, save(state, metadata={**metadata, "format": "pt"}))  # transformers asks for the format
+    write_bytes(path, safetensors_bytes(state, {**metadata, "format": "pt"}))  # transformers asks for the format
 
 
 def read_hub_folder(path: Path) -> Callable[[Tensor], Tensor]:

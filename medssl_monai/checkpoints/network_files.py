@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from medssl_monai.atomic import write_bytes
-from medssl_monai.checkpoints.files import read_weights
+from medssl_monai.checkpoints.files import read_weights, safetensors_bytes
 from medssl_monai.checkpoints.hub_folder import read_hub_folder, write_hub_folder
 from medssl_monai.checkpoints.manifests import architecture_of
 from medssl_monai.checkpoints.onnx_file import run_onnx, write_onnx
@@ -59,7 +58,7 @@ def build(arch: str, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _write_safetensors(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    write_bytes(path, save(_state(network), metadata=dict(metadata)))
+    write_bytes(path, safetensors_bytes(_state(network), metadata))
 
 
 def _write_state_dict(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
