@@ -40,9 +40,7 @@ class _Run:
         return {**settings, "store": self.rows[0]["data"][:16], "slices": self.rows[0]["slices"]}
 
 
-def rank_encoders(
-    runs: Sequence[str | Path], measure: str = "effective_rank", data: str | Path | None = None
-) -> dict[str, Any]:
+def rank_encoders(runs: Sequence[str | Path], measure: str, data: str | Path | None = None) -> dict[str, Any]:
     """Rank the encoders that runs kept (``keep_interval``), or the last one of a run that kept none.
 
     Encoders are compared where they have one architecture and were measured on the same slices and views. Without

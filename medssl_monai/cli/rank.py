@@ -19,8 +19,8 @@ def measures(incomplete: str) -> list[str]:
 def run(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of pre-training runs.")],
     measure: Annotated[
-        str, typer.Option("--measure", help="What ranks them, such as lidar.", autocompletion=measures)
-    ] = "effective_rank",
+        str, typer.Option("--measure", help="What ranks them, such as knn_place.", autocompletion=measures)
+    ],
     data: Annotated[
         Path | None, typer.Option("--data", help="Store on which encoders are measured that were not.")
     ] = None,

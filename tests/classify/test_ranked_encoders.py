@@ -41,7 +41,7 @@ def test_encoders_are_measured_and_ranked(
 ) -> None:
     runs = [made(tmp_path / "a", phantom_store), made(tmp_path / "bb", phantom_store, epochs=())]
     with pytest.raises(InputError, match=r"rank: no encoder of .*a, .*bb was measured; give --data STORE"):
-        rank_encoders(runs)
+        rank_encoders(runs, "uniformity")
     found = rank_encoders(runs, "uniformity", phantom_store.path)
     (group,) = found["groups"]
     values = [row["uniformity"] for row in group["encoders"]]
@@ -80,8 +80,8 @@ def test_what_is_no_run_is_refused(phantom_store: SliceStore, tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"--measure: must be one of effective_rank, .*\(did you mean 'lidar'\?\)"):
         rank_encoders([tmp_path], "lidr")
     with pytest.raises(CheckpointError, match=r"must be the folder of a pre-training run, found no run\.json"):
-        rank_encoders([tmp_path])
+        rank_encoders([tmp_path], "uniformity")
     run = made(tmp_path / "run", phantom_store, epochs=())
     (run / "models" / "encoder.safetensors").unlink()
     with pytest.raises(CheckpointError, match="has no encoder yet; let the run finish, or give it keep_interval=N"):
-        rank_encoders([run])
+        rank_encoders([run], "uniformity")
