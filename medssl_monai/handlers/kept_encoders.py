@@ -134,6 +134,11 @@ class KeptEncoders:
             self(engine)
 
 
+def as_handler(kept: KeptEncoders) -> KeptEncoders:
+    """The handler itself, for ``train#handlers``: MONAI and overlays look for the keys of each entry there."""
+    return kept
+
+
 def draw_measures(rows: list[dict[str, Any]], chosen_by: str, path: Path) -> None:
     """Draw each measure over the epochs, a panel each; a ring marks the best, and a star the one that is exported.
 

@@ -87,7 +87,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("method", ["spark", "swav", "moco", "byol"])
+@pytest.mark.parametrize(
+    "method", ["spark", "swav", *(pytest.param(m, marks=pytest.mark.slow) for m in ("moco", "byol"))]
+)
 def test_near_copies_are_left_out(
     method: str, phantom_store: SliceStore, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -221,7 +223,7 @@ def test_the_recipe_for_small_machines_runs_in_parts_and_carries_on(
         run_bundle(files, {**own, **short, "accumulation_steps": 4, "max_epochs": 2})
 
 
-@pytest.mark.parametrize("method", ["swav", "moco", "byol"])
+@pytest.mark.parametrize("method", ["swav", "moco", pytest.param("byol", marks=pytest.mark.slow)])
 def test_the_contrastive_methods_train_and_export(
     method: str, phantom_store: SliceStore, phantom_labels: Path, tmp_path: Path
 ) -> None:

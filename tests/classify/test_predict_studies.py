@@ -72,6 +72,7 @@ def test_evaluation_can_fit_it_again(
     assert again.reference.threshold == pytest.approx(first.reference.threshold, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_evaluation_on_what_was_learned_from_says_so(
     fine_tuned: Path,
     phantom_labels: Path,

@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 
 from tests.docs.pages import OWN, ROOT, SMALL, commands, lines, run_bundle_command, run_medssl
 
-METHODS = ["spark", *(pytest.param(m, marks=pytest.mark.slow) for m in ("swav", "moco", "byol"))]
+METHODS = [pytest.param(m, marks=pytest.mark.slow) for m in ("spark", "swav", "moco", "byol")]
 
 
 def told(name: str) -> Iterator[str]:
@@ -110,6 +110,7 @@ def test_pretraining_bundles_page(desk: Path, method: str, monkeypatch: pytest.M
             run_medssl(words, monkeypatch)
 
 
+@pytest.mark.slow
 def test_classification_bundles_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
     run_medssl(shlex.split("medssl pretrain spark --data STORE --out PRETRAINED"), monkeypatch)

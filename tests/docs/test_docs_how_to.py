@@ -163,6 +163,7 @@ def test_pacs(address: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None
     run_medssl(words, monkeypatch)
 
 
+@pytest.mark.slow
 def test_tutorial(phantom_labels: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the phantom in place of the samples, which need a network."""
     found = commands(DOCS / "tutorial.md")
