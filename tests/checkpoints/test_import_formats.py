@@ -8,17 +8,13 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from medssl_monai.checkpoints.first_convolution import fold_channels, spread_channels
 from medssl_monai.checkpoints.formats import FORMATS
-from medssl_monai.checkpoints.import_weights import import_weights
 from medssl_monai.checkpoints.load import load_encoder, load_into_resnet, preprocessing_of
 from medssl_monai.checkpoints.manifests import backbone_shapes
 from medssl_monai.checkpoints.preprocessing import Preprocessing
-from medssl_monai.errors import CheckpointError, ConfigError
+from medssl_monai.errors import CheckpointError
 from medssl_monai.methods.base import Method
 from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
@@ -336,49 +332,6 @@ def test_timm_s_and_torchvision_s_own_networks(tmp_path: Path) -> None:
         load_encoder(saved(tmp_path / "101.pth", torchvision.models.resnet101().state_dict()))
 
 
-def test_counters_older_than_pytorch_0_4_1_are_filled_and_said(tmp_path: Path) -> None:
-    full = constants("resnet18")
-    without = {k: v for k, v in full.items() if not k.endswith("num_batches_tracked")}
-    state, report = load_encoder(saved(tmp_path / "old.pth", without))
-    assert len(report.matched) == 100 and len(report.filled) == 20
-    assert all(int(state[name]) == 0 and name.endswith("num_batches_tracked") for name in report.filled)
-    holed = {k: v for k, v in full.items() if k != "bn1.num_batches_tracked"}
-    with pytest.raises(CheckpointError, match=r"1 \(bn1.num_batches_tracked\) missing"):
-        load_encoder(saved(tmp_path / "holed.pth", holed))
-
-
-def test_one_channel_is_spread_to_three_and_said(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    encoder = resnet_encoder("resnet18").eval()
-    folded = {**encoder.state_dict(), "conv1.weight": fold_channels(encoder.conv1.weight.detach())}
-    state, report = load_encoder(saved(tmp_path / "one.pt", folded))
-    assert report.reshaped == ("conv1.weight (64, 1, 7, 7) to (64, 3, 7, 7)",)
-    network = resnet_encoder("resnet18")
-    network.load_state_dict(state)
-    image = torch.randn(2, 1, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(network.eval()(image), encoder(image), rtol=1e-5, atol=1e-5)
-
-
-@given(seed=st.integers(0, 2**31), out=st.integers(1, 5), kernel=st.sampled_from([1, 3, 7]))
-def test_folding_is_the_sum_over_equal_channels(seed: int, out: int, kernel: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(out, 3, kernel, kernel, generator=generator, dtype=torch.float64)
-    image = torch.randn(1, 1, 9, 9, generator=generator, dtype=torch.float64)
-    expected = nn.functional.conv2d(image.expand(-1, 3, -1, -1), weight, padding=kernel // 2)
-    for one in (fold_channels(weight), fold_channels(spread_channels(fold_channels(weight)))):
-        torch.testing.assert_close(
-            nn.functional.conv2d(image, one, padding=kernel // 2), expected, rtol=1e-12, atol=1e-12
-        )
-
-
-def test_only_channels_that_can_be_folded_are() -> None:
-    with pytest.raises(ValueError, match="must have three channels, found"):
-        fold_channels(torch.zeros(4, 1, 7, 7))
-    with pytest.raises(ValueError, match="must have one channel, found"):
-        spread_channels(torch.zeros(4, 3, 7, 7))
-
-
 def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"found 2 entries \(a, b\); give a ResNet's state_dict"):
         load_encoder(saved(tmp_path / "a.pt", {"a": torch.zeros(1), "b": 3}))
@@ -393,42 +346,6 @@ def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
             load_encoder(saved(tmp_path / "c.pt", {**constants("resnet18"), "bn1.bias": value}))
     with pytest.raises(CheckpointError, match=r"1 \(layer1.9.weight\) of no use|another layout"):
         load_encoder(saved(tmp_path / "d.pt", {**constants("resnet18"), "layer1.9.weight": torch.zeros(1)}))
-
-
-@pytest.mark.parametrize(
-    ("stated", "message"),
-    [
-        ({"window": "nosuch"}, "window 'nosuch' is no preset"),
-        ({"window": [100, -100]}, "low must be below high"),
-        ({"mean": "x"}, "mean must be one number or three, from 0 to 1, .*found x"),
-        ({"mean": 123.7}, "divide constants for 0 to 255 by 255"),
-        ({"mean": float("nan")}, "mean must be"),
-        ({"mean": [0.2, 0.2]}, "mean must be one number or three"),
-        ({"std": 0}, "std must be one number or three, above 0 and at most 1, .*found 0"),
-        ({"std": [0.2, 0.2, 0.0]}, "std must be"),
-        ({"std": True}, "std must be"),
-    ],
-)
-def test_a_preprocessing_that_nobody_can_use_is_refused(stated: dict[str, Any], message: str, tmp_path: Path) -> None:
-    path = saved(tmp_path / "w.pth", constants("resnet18"))
-    with pytest.raises(ConfigError, match=message):
-        import_weights(path, tmp_path / "e.safetensors", preprocessing=Preprocessing(**stated))
-    assert not (tmp_path / "e.safetensors").exists()
-
-
-def test_import_writes_what_is_known_of_the_images(tmp_path: Path) -> None:
-    content = {"state_dict": {**constants("resnet18", "online_network.encoder.")}}
-    path, out = saved(tmp_path / "byol.ckpt", content), tmp_path / "encoder.safetensors"
-    import_weights(path, out, report=tmp_path / "report.json")
-    assert preprocessing_of(out) == Preprocessing("minmax", (0.1806,) * 3, (0.1907,) * 3, 1) == preprocessing_of(path)
-    assert load_encoder(out)[1].metadata["method"] == "byol" and (tmp_path / "report.json").is_file()
-    import_weights(path, out, preprocessing=Preprocessing(window=(-1000.0, 400.0), mean=0.2))
-    assert preprocessing_of(out) == Preprocessing((-1000.0, 400.0), 0.2, (0.1907,) * 3, 1)
-    import_weights(out, tmp_path / "again.safetensors")
-    assert preprocessing_of(tmp_path / "again.safetensors").mean == 0.2
-    assert load_encoder(tmp_path / "again.safetensors")[1].metadata["method"] == "byol"
-    with pytest.raises(CheckpointError, match="give --out a name with that suffix"):
-        import_weights(path, tmp_path / "encoder.pth")
 
 
 def test_a_value_is_read_from_a_manifest_s_words() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medssl_monai.ingest import SliceStore
-from tests.bundles.test_bundle_runs import finetune, pretrain
+from tests.bundles.runs import finetune, pretrain
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

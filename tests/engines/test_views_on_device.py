@@ -17,7 +17,7 @@ from medssl_monai.errors import ConfigError
 from medssl_monai.handlers.run_checkpoint import RunCheckpoint
 from medssl_monai.ingest import SliceStore
 from medssl_monai.transforms import DeviceViews
-from tests.bundles.test_bundle_runs import pretrain
+from tests.bundles.runs import pretrain
 from tests.engines.test_pretrain import Points, Slices, final_state, parts, same
 
 
