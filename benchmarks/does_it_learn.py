@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help=f"of each method; by default {EPOCHS}")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--epoch-length", type=int, help="steps; by default a pass over the slices")
-    parser.add_argument("--stride", type=int, default=1, help="every so manieth slice is labelled, or tested")
+    parser.add_argument("--stride", type=int, default=1, help="label and test every n-th slice")
     parser.add_argument("--settings", nargs="+", action="append", default=[], metavar=("NAME", "KEY=VALUE"))
     parser.add_argument("--amp", action="store_true", help="pre-train in bfloat16")
     options = parser.parse_args()

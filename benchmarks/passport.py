@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.volumes.patients import NamedPatients
 from medssl_monai.labels.audit_sets import AuditSet, slice_set
+from medssl_monai.labels.near_duplicates import Pixels as PixelSource
 from medssl_monai.labels.passport import DISTANCE, Passport, make_passport
 
 PUBLIC_KEY = b"medssl-monai benchmark: public images only"
@@ -106,7 +107,7 @@ OF_CT = {
 class Changed:
     """A store of which every slice is changed when it is read."""
 
-    def __init__(self, store: SliceStore, change: Callable[[Pixels], Pixels]) -> None:
+    def __init__(self, store: PixelSource, change: Callable[[Pixels], Pixels]) -> None:
         self.store, self.change = store, change
 
     def read(self, series_id: str, slice_: int, /) -> Pixels:
@@ -120,7 +121,7 @@ def called_seen(
     """The shares of a set's slices and of its series."""
     kept = name == "identical"
     items = [item._replace(modality=item.modality if kept else "OT") for item in one.items if item.comparable]
-    changed = AuditSet(one.name, one.kind, one.origin, Changed(one.pixels, change), items, one.patients, one.key)  # type: ignore[arg-type]
+    changed = AuditSet(one.name, one.kind, one.origin, Changed(one.pixels, change), items, one.patients, one.key)
     found = passport.seen(changed)
     series = [len({each.series_id for each in side}) for side in (found, items)]
     return len(found) / len(items), series[0] / series[1]

@@ -127,12 +127,13 @@ def read_header(file: Path) -> dict[str, str]:
 
 
 def safetensors_bytes(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The content of a safetensors file: the same bytes for the same tensors and strings.
+    """The content of a safetensors file: the same bytes for the same tensors, of any device, and strings.
 
     The library writes the strings of a header in an order that changes from one process to the next. Here they are
     sorted; the tensors follow the header, and their offsets count from its end.
     """
-    content = save(dict(state), metadata=dict(metadata))
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    content = save(tensors, metadata=dict(metadata))
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header["__metadata__"] = dict(sorted(metadata.items()))

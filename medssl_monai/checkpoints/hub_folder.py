@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medssl_monai.atomic import write_bytes, write_json
 from medssl_monai.checkpoints.files import safetensors_bytes
+from medssl_monai.checkpoints.manifests import LAYOUTS
 from medssl_monai.checkpoints.preprocessing import Preprocessing
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
@@ -27,9 +28,10 @@ def write_hub_folder(network: nn.Module, path: Path, metadata: Mapping[str, str]
         path: of the weights; its folder is the model's.
         metadata: the header's strings, with ``arch``, ``mean`` and ``std``.
     """
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
     write_json(path.parent / "config.json", _config(network, metadata))
-    write_bytes(path, safetensors_bytes(state, {**metadata, "format": "pt"}))  # transformers asks for the format
+    write_bytes(
+        path, safetensors_bytes(network.state_dict(), {**metadata, "format": "pt"})
+    )  # transformers asks for the format
 
 
 def read_hub_folder(path: Path) -> Callable[[Tensor], Tensor]:
@@ -64,7 +66,7 @@ def _config(network: nn.Module, metadata: Mapping[str, str]) -> dict[str, Any]:
     return {
         "architecture": metadata["arch"],
         "num_classes": number,
-        "num_features": 512 if metadata["arch"] in ("resnet18", "resnet34") else 2048,
+        "num_features": LAYOUTS[metadata["arch"]].features,
         "global_pool": "avg",
         **({"label_names": classes} if head and classes else {}),
         "model_args": {"in_chans": channels},

@@ -58,7 +58,7 @@ def build(arch: str, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _write_safetensors(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    write_bytes(path, safetensors_bytes(_state(network), metadata))
+    write_bytes(path, safetensors_bytes(network.state_dict(), metadata))
 
 
 def _write_state_dict(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:

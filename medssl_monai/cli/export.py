@@ -34,12 +34,15 @@ def run(
     from medssl_monai.checkpoints.run_export import export_run
 
     options: dict[str, Any] = {"single_channel": single_channel, "head": head, "licence": licence}
+    carries = form == "timm-hub" or out.suffix == ".safetensors"
     if data is not None:
-        options |= _described(data, run_dir, passport and (form == "timm-hub" or out.suffix == ".safetensors"))
+        options |= _described(data, run_dir, passport and carries)
     if not passport:
         options["passport"] = ""
     report = export_run(run_dir, out, form, **options)
     typer.echo(f"{out}: {len(report.matched)} tensors, fingerprint {report.fingerprint[:16]}")
+    if data is not None and passport and not carries:
+        typer.echo("without a passport, which only .safetensors files and --format timm-hub carry")
 
 
 def _described(data: Path, run_dir: Path, passport: bool) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def run(
         from medssl_monai.terminal import labels_table, study_table
 
         tables = [study_table(results)]
-        if results.growths and wanted is not None:
+        if results.growths and plan.wanted is not None:
             columns, rows = growth_table(plan, results.growths, {head: head for head in plan.shown_heads})
             tables.append(labels_table(columns, rows, growth_note(results.growths)))
         print_tables(*tables)

@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 class SlicesOnDevice(DeviceViews, Dataset[Item]):
     """Views of slices that lie on a device as int16, one after another, each of its own size.
 
-    As a data set it gives drawn items without pixels: ``index``, ``epoch``, where slices have
-    partners ``partner``, and for SparK ``mask``. `apply` adds the
-    pixels. The views are those that `DeviceViews` makes of the pixels from the host, to the last bit on one device.
+    As a data set it gives drawn items without pixels: ``index``, ``epoch``, where slices have partners ``partner``, and
+    for SparK ``mask``. `apply` adds the pixels. The views are those that `DeviceViews` makes of the pixels from the
+    host, to the last bit on one device.
 
     Args:
         dataset: with a transform that `DeviceViews` takes; it is left as it is.

@@ -24,7 +24,7 @@ from medssl_monai.checkpoints.files import PASSPORT, read_header
 from medssl_monai.errors import CheckpointError, NoImagesError
 from medssl_monai.labels.audit_sets import LEAST_BODY, AuditSet
 from medssl_monai.progress import progress_bar
-from medssl_monai.store.prints import BITS, Prints, print_distances, slice_prints, turned_prints
+from medssl_monai.store.prints import BITS, Prints, print_distances, slice_prints, turned_prints, unpacked
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters
 
@@ -34,8 +34,6 @@ MOST_SLICES, FEWEST_OF_SERIES = 8192, 8
 
 DISTANCE = 30
 """Bits of 256 in which a slice's print may differ. docs/results.md has what this finds, and what it takes for seen."""
-
-_AT_ONCE = 8  # slices that are compared together
 
 
 class Seen(NamedTuple):
@@ -84,17 +82,14 @@ class Passport:
             distance: bits of 256 in which prints may differ.
         """
         found = []
+        known = unpacked(self.prints)
         items = [item for item in one.items if item.comparable]
-        bar = progress_bar(range(0, len(items), _AT_ONCE), desc=f"passport against {one.name}", unit="slice")
-        for start in bar:
-            part = items[start : start + _AT_ONCE]
-            prints = [turned_prints(one.pixels.read(item.series_id, item.slice), item.modality) for item in part]
-            distances = print_distances(np.concatenate(prints), self.prints)
-            rows = np.split(distances, np.cumsum([len(each) for each in prints])[:-1])
-            for item, each in zip(part, rows, strict=True):
-                nearest = int(each.min(axis=0).argmin())
-                if (bits := int(each[:, nearest].min())) <= distance:
-                    found.append(Seen(item.series_id, item.slice, int(self.owners[nearest]), bits))
+        for item in progress_bar(items, desc=f"passport against {one.name}", unit="slice"):
+            turned = turned_prints(one.pixels.read(item.series_id, item.slice), item.modality)
+            nearest = print_distances(unpacked(turned), known).min(axis=0)
+            place = int(nearest.argmin())
+            if nearest[place] <= distance:
+                found.append(Seen(item.series_id, item.slice, int(self.owners[place]), int(nearest[place])))
         return found
 
 
@@ -134,10 +129,12 @@ def make_passport(
         per_series = _slices_of_each([len(group) for _, group in by_series], most)
     drawn = sorted(by_series, key=lambda pair: hashlib.sha256(salt + pair[0].encode()).digest())
     chosen: list[list[Mapping[str, Any]]] = []
+    left = most
     for _, group in drawn:
         evenly = _evenly(group, per_series)
-        if evenly and sum(map(len, chosen)) + len(evenly) <= most:
+        if evenly and len(evenly) <= left:
             chosen.append(evenly)
+            left -= len(evenly)
     if not chosen:
         raise NoImagesError(f"store {store.path}: no slice shows enough of a body for a passport; export without one")
     prints, owners = [], []

@@ -18,7 +18,7 @@ _WHOLE = {
     "keep_interval": 1,
     **dict.fromkeys(("num_workers", "frozen_epochs", "seed", "subset_seed", "fold"), 0),
 }
-_ABOVE_NOUGHT = {"learning_rate", "layer_decay"}
+_ABOVE_ZERO = {"learning_rate", "layer_decay"}
 _TRUTHS = {
     *("resume", "augment", "amp", "confidence", "check_weights", "train_batch_norm", "figures", "deterministic"),
     "keep_epochs",
@@ -26,7 +26,7 @@ _TRUTHS = {
 _OF_PICTURES: dict[str, Any] = {"fold": 0, "patients": None, "leave_out": []}
 """Keys of the classification bundle that only some data sets of pictures have, and what they are without."""
 _OPEN = {"epoch_length", "keep_interval"}  # may be null
-_NEEDED = {*_WHOLE, *_ABOVE_NOUGHT, *_TRUTHS, "warmup_epochs", "device", "redundancy", "keep_best_by"} - _OPEN
+_NEEDED = {*_WHOLE, *_ABOVE_ZERO, *_TRUTHS, "warmup_epochs", "device", "redundancy", "keep_best_by"} - _OPEN
 PLACES = {
     *("dataset_dir", "store_dir", "cache_dir", "output_dir", "ckpt_dir", "bundle_root"),
     *("encoder_weights", "probe_labels", "patients", "redundancy_encoder"),
@@ -67,7 +67,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             )
         if name == "warmup_epochs" and not (_is_number(value, Real) and 0 <= value < float("inf")):
             raise ConfigError(f"warmup_epochs: must be a number from 0, found {value!r}; correct it")
-        if name in _ABOVE_NOUGHT and not (_is_number(value, Real) and 0 < value < float("inf")):
+        if name in _ABOVE_ZERO and not (_is_number(value, Real) and 0 < value < float("inf")):
             raise ConfigError(f"{name}: must be a number above 0, found {value!r}; give for instance 1e-4")
         if name in _TRUTHS and not isinstance(value, bool):
             raise ConfigError(f"{name}: must be true or false, found {value!r}; give one of them")

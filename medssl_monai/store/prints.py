@@ -52,11 +52,16 @@ def turned_prints(pixels: NDArray[np.integer], modality: str = "CT") -> Prints:
     return np.stack(found)
 
 
-def print_distances(first: Prints, second: Prints) -> NDArray[np.int64]:
-    """(N, M) numbers of bits, 0 to 256, in which (N, 32) and (M, 32) prints differ."""
-    mine, yours = (np.unpackbits(side, axis=1).astype(np.float32) for side in (first, second))
-    equal_ones = mine @ yours.T  # whole numbers up to 256, exact in float32
-    return np.asarray(mine.sum(1)[:, None] + yours.sum(1)[None] - 2 * equal_ones, np.int64)
+def unpacked(prints: Prints) -> NDArray[np.float32]:
+    """(N, 256) of 0 and 1, for `print_distances`."""
+    return np.unpackbits(prints, axis=1).astype(np.float32)
+
+
+def print_distances(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, M) numbers of bits, 0 to 256, in which prints (N, 256) and (M, 256) differ, both `unpacked`."""
+    common = first @ second.T  # whole numbers up to 256, exact in float32
+    distances: NDArray[np.float32] = first.sum(1)[:, None] + second.sum(1)[None] - 2 * common
+    return distances
 
 
 def _spectra(pixels: NDArray[np.integer], modality: str) -> list[NDArray[np.float64]]:

@@ -6,14 +6,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medssl_monai.store.prints import BITS, ORIENTATIONS, VIEWS_HU, print_distances, slice_prints, turned_prints
+from medssl_monai.store.prints import (
+    BITS,
+    ORIENTATIONS,
+    VIEWS_HU,
+    print_distances,
+    slice_prints,
+    turned_prints,
+    unpacked,
+)
 from tests.ingest.dicom_fixtures import anatomy
 
 CT = anatomy(3, 4)
 
 
 def nearest(query: np.ndarray, modality: str = "OT") -> int:
-    return int(print_distances(turned_prints(query, modality), slice_prints(CT[1])).min())
+    return int(print_distances(unpacked(turned_prints(query, modality)), unpacked(slice_prints(CT[1]))).min())
 
 
 @pytest.mark.parametrize("modality", ["CT", "OT"])
@@ -53,4 +61,4 @@ def test_other_slices_differ() -> None:
 def test_distances_by_brute_force(first: list[int], second: list[int]) -> None:
     sides = [np.array([list(one.to_bytes(BITS // 8, "big")) for one in side], np.uint8) for side in (first, second)]
     expected = [[(a ^ b).bit_count() for b in second] for a in first]
-    assert print_distances(*sides).tolist() == expected
+    assert print_distances(*map(unpacked, sides)).tolist() == expected
