@@ -1,15 +1,15 @@
 """What grows: processes, and the number of slices in a store.
 
-    python benchmarks/scale.py [--processes 2] [--sizes 1000 10000 100000 1000000]
+    python benchmarks/scale.py [--processes 2] [--sizes 100000 1000000 10000000]
 
 Weak scaling: each process has a batch of its own (gloo, one thread each); efficiency is the time of one process over
-that of several. Store size: an index of simulated rows is written, then opened, filtered and sampled as a run does.
+that of several (`--processes 0` leaves it out). Store size: an index of simulated rows is written, then opened,
+filtered and sampled as a run does, by one process after another.
 """
 
 import itertools
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,12 +26,15 @@ from train_step import PROGRESS, batch_of, ours
 
 from medssl_monai.engines.resumable import keep_freed_memory
 from medssl_monai.engines.sampler import StepBatchSampler
+from medssl_monai.engines.slice_order import BLOCK
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
 from medssl_monai.processes import average_gradients, leave_processes, start_processes
 from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import INDEX_SCHEMA, SCHEMA_VERSION
 
+TOGETHER = 500_000
+"""Rows of a simulated index that are made at once."""
 FILTERS = [["modality", "==", "CT"], ["plane", "==", "axial"], ["body_fraction", ">", 0.05]]
 
 
@@ -80,20 +83,33 @@ def weak_scaling(method_name: str, arch: str, size: int, batch_size: int, steps:
         )
 
 
-def simulated_index(rows: int) -> pa.Table:
-    """An index of CT slices, 250 a series."""
-    number = np.arange(rows)
-    series = pa.DictionaryArray.from_arrays(
-        pa.array(number // 250, pa.int32()), [f"{i:032x}" for i in range(-(-rows // 250))]
+def write_simulated(folder: Path, rows: int) -> None:
+    """A store without pixels: its index lists CT slices, 250 a series."""
+    folder.mkdir()
+    with pq.ParquetWriter(folder / "index.parquet", INDEX_SCHEMA, compression="zstd") as file:
+        for first in range(0, rows, TOGETHER):
+            file.write_table(simulated_index(first, min(rows, first + TOGETHER)))
+    described = {"schema_version": SCHEMA_VERSION, "fingerprint": f"{rows:064x}", "slices": rows}
+    (folder / "store.json").write_text(json.dumps(described))
+
+
+def simulated_index(first: int, last: int) -> pa.Table:
+    """Rows `first` to `last` of an index; a fifth are no axial slices of CT."""
+    number = np.arange(first, last)
+    series, rows = number // 250, last - first
+    texts = pa.DictionaryArray.from_arrays(
+        pa.array(series - series[0], pa.int32()), [f"{i:032x}" for i in range(series[0], series[-1] + 1)]
     )
     columns: dict[str, Any] = {}
     for field in INDEX_SCHEMA:
         if field.name in ("series_id", "patient", "source_id"):
-            columns[field.name] = series.cast(pa.string())
+            columns[field.name] = texts.cast(pa.string())
         elif field.name == "slice":
             columns[field.name] = pa.array(number % 250, field.type)
-        elif field.name in ("modality", "plane"):
-            columns[field.name] = pa.repeat(pa.scalar("CT" if field.name == "modality" else "axial"), rows)
+        elif field.name == "modality":
+            columns[field.name] = pa.repeat(pa.scalar("CT"), rows)
+        elif field.name == "plane":
+            columns[field.name] = pa.array(np.where(series % 5 > 0, "axial", "coronal"), field.type)
         elif pa.types.is_list(field.type):
             columns[field.name] = pa.array([[0.0] * 16] * rows, field.type)
         elif pa.types.is_string(field.type):
@@ -103,36 +119,85 @@ def simulated_index(rows: int) -> pa.Table:
     return pa.table(columns, schema=INDEX_SCHEMA)
 
 
-def store_size(rows: int, folder: Path) -> None:
-    """Print what opening, filtering and sampling cost at this many rows."""
-    folder.mkdir()
-    pq.write_table(simulated_index(rows), folder / "index.parquet")
-    described = {"schema_version": SCHEMA_VERSION, "fingerprint": "simulated", "slices": rows}
-    (folder / "store.json").write_text(json.dumps(described))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def opened_store(folder: Path) -> dict[str, float]:
+    """Seconds that a process spends on opening, filtering and drawing, and the memory in MB that this adds to it."""
+    before = memory_mb()
     marks = [time.perf_counter()]
-    store = SliceStore(folder)
-    assert store.index.num_rows == len(store)
-    marks.append(time.perf_counter())
-    data = SliceDataset(store, FILTERS)
+    data = SliceDataset(SliceStore(folder), FILTERS)
     marks.append(time.perf_counter())
     batches = iter(StepBatchSampler(len(data), 256, seed=0, start_step=3))
-    first = next(batches)
+    keys = next(batches)
     marks.append(time.perf_counter())
-    for _ in range(100):
-        next(batches)
-    marks.append(time.perf_counter())
-    for key in first:
+    for key in keys:
         data.row(key.index)
     marks.append(time.perf_counter())
-    opened, filtered, sampled, hundred, read = (b - a for a, b in itertools.pairwise(marks))
-    megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    private, resident = (after - first for after, first in zip(memory_mb(), before, strict=True))
+    marks.append(time.perf_counter())
+    for _ in range(40):
+        for key in next(batches):
+            data.row(key.index)
+    marks.append(time.perf_counter())
+    opened, ordered, read, _, many = (later - earlier for earlier, later in itertools.pairwise(marks))
+    return {
+        "open": opened,
+        "first": ordered + read,
+        "draw": many / (40 * 256),
+        "private": private,
+        "resident": resident,
+        "resident_later": memory_mb()[1] - before[1],
+    }
+
+
+def memory_mb() -> tuple[float, float]:
+    """Memory of this process alone, and all that is resident for it, MB."""
+    pages = dict(line.split(":") for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+    kilobytes = {name: float(size.split()[0]) for name, size in pages.items()}
+    return (kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]) / 1e3, kilobytes["Rss"] / 1e3
+
+
+def store_size(rows: int, folder: Path, repeats: int) -> None:
+    """Print what opening and drawing cost at this many rows, each time in a new process."""
+    write_simulated(folder, rows)
+    command = [sys.executable, __file__, "--open", str(folder)]
+
+    def measured() -> dict[str, float]:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return result
+
+    first, further = measured(), [measured() for _ in range(repeats)]
+    told = {name: [one[name] for one in further] for name in further[0]}
+    kept = sum(file.stat().st_size for file in folder.glob("selections/*/*"))
     print(
-        f"  {rows:>9} rows: open {1e3 * opened:.0f} ms, filter {1e3 * filtered:.0f} ms, first batch "
-        f"{1e3 * sampled:.1f} ms, later ones {10 * hundred:.3f} ms, 256 rows {1e3 * read:.1f} ms, index on disk "
-        f"{(folder / 'index.parquet').stat().st_size / 1e6:.1f} MB, memory +{megabytes:.0f} MB",
+        f"  {rows:>9} rows: first opening {first['open']:.2f} s; further processes: open "
+        f"{spread(told['open'], 1e3, 'ms')}, first batch of 256 {spread(told['first'], 1e3, 'ms')}, a draw "
+        f"{spread(told['draw'], 1e6, 'us')}, memory {spread(told['private'], 1, 'MB')} of their own, "
+        f"{spread(told['resident'], 1, 'MB')} with shared pages, {spread(told['resident_later'], 1, 'MB')} after "
+        f"10,000 draws; index {(folder / 'index.parquet').stat().st_size / 1e6:.1f} MB, selection {kept / 1e6:.1f} MB",
         flush=True,
     )
+
+
+def locality(rows: int, batch_size: int = 256, steps: int = 40) -> None:
+    """Print what a window does to batches of a store of this size, 250 slices a series, in the order of its index."""
+    for window in (None, 65536, 16384, 4096, 1024):
+        sampler = StepBatchSampler(rows, batch_size, seed=0, shuffle_window=window)
+        batches = [[key.index for key in step] for step in itertools.islice(sampler, steps)]
+        series = [np.asarray(batch) // 250 for batch in batches]
+        alike = [(batch[:, None] == batch).sum() - batch_size for batch in series]
+        read = np.sort(np.concatenate(batches)) // BLOCK
+        print(
+            f"  window {window or 'none'}: {np.mean([len(np.unique(one)) for one in series]):.0f} series in a batch, "
+            f"{np.mean(alike) / batch_size:.2f} other slices of its series beside a slice; {steps} batches read from "
+            f"{len(np.unique(read))} blocks of {BLOCK}",
+            flush=True,
+        )
+
+
+def spread(values: list[float], scale: float, unit: str) -> str:
+    """Median, minimum and maximum."""
+    ordered = sorted(scale * value for value in values)
+    return f"{ordered[len(ordered) // 2]:.3g} [{ordered[0]:.3g} .. {ordered[-1]:.3g}] {unit}"
 
 
 def main() -> None:
@@ -140,8 +205,11 @@ def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         worker(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
         return
+    if sys.argv[1:2] == ["--open"]:
+        print(json.dumps(opened_store(Path(sys.argv[2]))))
+        return
     parser = arguments(
-        __doc__ or "", processes=2, arch="resnet18", size=96, batch=8, steps=6, sizes=[1000, 10000, 100000, 1000000]
+        __doc__ or "", processes=2, arch="resnet18", size=96, batch=8, steps=6, sizes=[10**5, 10**6, 10**7], repeats=5
     )
     parser.add_argument("--method", default="moco")
     options = parser.parse_args()
@@ -149,7 +217,8 @@ def main() -> None:
     weak_scaling(options.method, options.arch, options.size, options.batch, options.steps, options.processes)
     with tempfile.TemporaryDirectory() as folder:
         for rows in options.sizes:
-            store_size(rows, Path(folder) / str(rows))
+            store_size(rows, Path(folder) / str(rows), options.repeats)
+    locality(max(options.sizes))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The model card: what a network was trained on, how, and how images must be prepared for it."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
 
 from medssl_monai.checkpoints.files import PASSPORT
 from medssl_monai.checkpoints.preprocessing import HOUNSFIELD
@@ -13,22 +15,27 @@ from medssl_monai.windows import AdaptiveWindow
 _TOLD_ELSEWHERE = {"window", "window_hu", "mean", "std", "classes", "image_channels", "num_workers", "val_interval"}
 
 
-def describe_data(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts and spacings of the slices that a network was trained on; `rows` are a store's index.
+DESCRIBED = ("patient", "series_id", "modality", "spacing_row_mm", "slice_spacing_mm")
+"""The columns of a store's index that `describe_data` reads."""
+
+
+def describe_data(table: pa.Table) -> dict[str, Any]:
+    """Counts and spacings of the slices that a network was trained on; `table` has the columns `DESCRIBED`.
 
     Patients are counted by pseudonym. Spacings are [least, median, greatest] in mm.
     """
-    kept = list(rows)
+    distinct = {name: table.column(name).unique().to_pylist() for name in ("patient", "series_id", "modality")}
     summary: dict[str, Any] = {
-        "patients": len({row["patient"] for row in kept}),
-        "series": len({row["series_id"] for row in kept}),
-        "slices": len(kept),
-        "modality": sorted({str(row["modality"]) for row in kept}),
+        "patients": len(distinct["patient"]),
+        "series": len(distinct["series_id"]),
+        "slices": table.num_rows,
+        "modality": sorted(map(str, distinct["modality"])),
     }
     for name, column in (("pixel_spacing_mm", "spacing_row_mm"), ("slice_spacing_mm", "slice_spacing_mm")):
-        values = [float(row[column]) for row in kept if row[column] is not None and row[column] > 0]
-        if values:
-            summary[name] = [round(f(values), 3) for f in (min, median, max)]
+        values = table.column(column).drop_null().to_numpy()
+        values = values[values > 0]
+        if len(values):
+            summary[name] = [round(float(f(values)), 3) for f in (np.min, np.median, np.max)]
     return summary
 
 

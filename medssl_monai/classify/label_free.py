@@ -7,10 +7,10 @@ Thus encoders of one architecture and image size can be compared within a run an
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from itertools import groupby
-from operator import itemgetter
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from monai.metrics.embedding_collapse import EmbeddingCollapseMetric
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ COUNT = 128
 """Slices that are measured."""
 PER_SERIES = 4
 """Slices of a series, where there are series enough."""
+IDENTITY = ("series_id", "patient", "slice")
 VIEWS = 4
 """Augmented views of a slice; the first two give the alignment."""
 VERSION = 1
@@ -151,17 +152,19 @@ def chosen_rows(store: SliceStore, filters: Filters | None, count: int = COUNT) 
         ``series_id``, ``patient``, ``slice``, and ``place`` in [0, 1] from the lowest slice of the series that the
         filters leave to the highest; 0 where there is one.
     """
-    table = store.select_table(filters).select(["series_id", "patient", "slice"])
-    ordered = sorted(table.to_pylist(), key=itemgetter("series_id", "slice"))
-    every = [list(rows) for _, rows in groupby(ordered, key=itemgetter("series_id"))]
+    selection = store.selection(filters)
+    series = selection.rows["series_id"]  # the index has one after another, and their slices in order
+    firsts = np.flatnonzero(np.diff(series, prepend=-1)).tolist()
+    every = [range(first, last) for first, last in pairwise([*firsts, len(selection)])]
     if not every:
         return []
     each = max(PER_SERIES, -(-count // len(every)))
     typical = sum(min(len(rows), each) for rows in every) / len(every)
     chosen = []
     for rows in _spread(every, round(count / typical)):
-        lowest, highest = rows[0]["slice"], rows[-1]["slice"]
-        for row in _spread(rows, each):
+        lowest, highest = (selection.row(end)["slice"] for end in (rows[0], rows[-1]))
+        for number in _spread(rows, each):
+            row = {name: value for name, value in selection.row(number).items() if name in IDENTITY}
             chosen.append({**row, "place": (row["slice"] - lowest) / max(1, highest - lowest)})
     return chosen
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from medssl_monai.atomic import write_atomically
-from medssl_monai.checkpoints.model_card import describe_data
+from medssl_monai.checkpoints.model_card import DESCRIBED, describe_data
 from medssl_monai.checkpoints.preprocessing import HOUNSFIELD, PICTURES, Constants, input_of
 from medssl_monai.classify.embedder import Embedder
 from medssl_monai.classify.forward import forward
@@ -61,11 +61,11 @@ class ThinnedSlices:
 
     def describe(self) -> dict[str, Any]:
         """`describe_data` of the slices that are used, and how many of how many they are."""
-        table = self.store.select_table(self.filters)
+        table = self.store.select_table(self.filters, DESCRIBED)
         if self.mask is None:
-            return describe_data(table.to_pylist())
+            return describe_data(table)
         counts = f"{np.count_nonzero(self.mask)} of {len(self.mask)} slices, by {self.rule}"
-        return {**describe_data(table.filter(self.mask).to_pylist()), "left after thinning": counts}
+        return {**describe_data(table.filter(self.mask)), "left after thinning": counts}
 
 
 def thinned_slices(
@@ -127,7 +127,7 @@ def thinned_slices(
                     f"redundancy_encoder: was trained on {input_of(embedder.window)}, and the slices are "
                     f"{input_of(window)}; give an encoder that was trained on such images, or take redundancy=hash-6"
                 )
-        considered = store.select_table(filters).num_rows
+        considered = store.count(filters)
 
         def computed() -> torch.Tensor:
             return torch.from_numpy(_cached(store, rule, filters, considered, embedder, device))

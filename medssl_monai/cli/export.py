@@ -47,7 +47,7 @@ def run(
 
 def _described(data: Path, run_dir: Path, passport: bool) -> dict[str, Any]:
     """Counts and spacings of the slices that the run was trained on, and their passport if it is wanted."""
-    from medssl_monai.checkpoints.model_card import describe_data
+    from medssl_monai.checkpoints.model_card import DESCRIBED, describe_data
     from medssl_monai.errors import StoreError
     from medssl_monai.labels.passport import make_passport
     from medssl_monai.mappings import read_run_record
@@ -64,4 +64,4 @@ def _described(data: Path, run_dir: Path, passport: bool) -> dict[str, Any]:
     found = {"passport": make_passport(store, filters).to_text()} if passport else {}
     if trained_on is not None and known.get("data"):
         return {**found, "data": dict(known["data"])}  # without what the run left out as redundant
-    return {**found, "data": describe_data(store.select(filters))}
+    return {**found, "data": describe_data(store.select_table(filters, DESCRIBED))}

@@ -21,6 +21,8 @@ class StepLoader(DataLoader[dict[str, Any]]):
         batch_size: slices an optimizer step, of all processes together.
         seed: order of the slices.
         shuffle: whether passes are permuted.
+        shuffle_window: slices that are mixed with one another, where a disk should read mostly in order
+            (`SliceOrder`); None mixes all.
         num_workers: loader processes; any number gives the same batches.
         views_on_device: workers read slices and draw, and `device_views` makes the views where the network lies; the
             dataset itself is left as it is.
@@ -43,6 +45,7 @@ class StepLoader(DataLoader[dict[str, Any]]):
         views_on_device: bool = False,
         slices_on_device: bool | Literal["auto"] = False,
         device: str | torch.device = "cpu",
+        shuffle_window: int | None = None,
     ) -> None:
         self._slices = place_slices(dataset, device, slices_on_device)
         self._loading_workers = num_workers
@@ -60,6 +63,7 @@ class StepLoader(DataLoader[dict[str, Any]]):
             shuffle,
             processes=process_count(),
             rank=process_rank(),
+            shuffle_window=shuffle_window,
         )
         super().__init__(
             dataset,

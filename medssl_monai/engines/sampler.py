@@ -2,21 +2,12 @@
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor
+import numpy as np
 from torch.utils.data import Sampler
 
+from medssl_monai.engines.slice_order import BLOCK, SliceOrder
 from medssl_monai.errors import ConfigError
 from medssl_monai.store.dataset import SampleKey
-
-
-def filled_permutation(length: int, total: int, seed: int, epoch: int) -> Tensor:
-    """A pass over the data: a permutation of ``range(length)``, filled from its own start to ``total`` entries.
-
-    The generator is seeded with ``seed + epoch``, as in SparK's sampler, so that every pass has full batches.
-    """
-    order = torch.randperm(length, generator=torch.Generator().manual_seed(seed + epoch))
-    return order.repeat(-(-total // length))[:total]
 
 
 class StepBatchSampler(Sampler[list[SampleKey]]):
@@ -30,12 +21,14 @@ class StepBatchSampler(Sampler[list[SampleKey]]):
         batch_size: slices a step.
         seed: order of the passes.
         shuffle: False keeps the data's own order in every pass.
+        shuffle_window: slices that are mixed with one another, see `SliceOrder`; None mixes all.
         start_step: the first step that iteration yields; a trainer sets it before it asks for an iterator.
         processes: how many share a batch; each gets a contiguous part of it.
         rank: which part, from 0.
 
     Raises:
-        ConfigError: no slices, a batch size below one, or one that the processes cannot share evenly.
+        ConfigError: no slices, a batch size below one, or one that the processes cannot share evenly, or a window that
+            holds less than a batch.
     """
 
     def __init__(
@@ -47,6 +40,7 @@ class StepBatchSampler(Sampler[list[SampleKey]]):
         start_step: int = 0,
         processes: int = 1,
         rank: int = 0,
+        shuffle_window: int | None = None,
     ) -> None:
         if length < 1 or batch_size < 1:
             raise ConfigError(
@@ -55,9 +49,14 @@ class StepBatchSampler(Sampler[list[SampleKey]]):
             )
         if batch_size % processes:
             raise ConfigError(f"batch_size {batch_size} cannot be shared by {processes} processes; make it a multiple")
+        if shuffle_window is not None and shuffle_window < max(batch_size, 2 * BLOCK):
+            raise ConfigError(
+                f"shuffle_window {shuffle_window} must be at least {max(batch_size, 2 * BLOCK)}, a batch and "
+                f"{2 * BLOCK} slices; give more, or null to mix all slices"
+            )
         super().__init__()
-        self.length, self.batch_size, self.seed, self.shuffle = length, batch_size, seed, shuffle
-        self.start_step = start_step
+        self.length, self.batch_size, self.start_step = length, batch_size, start_step
+        self.order = SliceOrder(length, seed, shuffle, shuffle_window)
         share = batch_size // processes
         self._part = slice(rank * share, (rank + 1) * share)
 
@@ -69,15 +68,9 @@ class StepBatchSampler(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, batch = divmod(self.start_step, self.steps_per_pass)
         while True:
-            order = self._order(epoch)
-            for first in range(batch * self.batch_size, len(order), self.batch_size):
-                whole = order[first : first + self.batch_size]
-                yield [SampleKey(epoch, index) for index in whole[self._part].tolist()]
+            for number in range(batch, self.steps_per_pass):
+                # The last batch is filled from the beginning of the pass.
+                positions = np.arange(self._part.start, self._part.stop) + number * self.batch_size
+                slices = self.order.at(epoch, positions % self.length)
+                yield [SampleKey(epoch, index) for index in slices.tolist()]
             epoch, batch = epoch + 1, 0
-
-    def _order(self, epoch: int) -> Tensor:
-        # A tensor: a hundred million Python numbers would take 4 GB.
-        total = self.steps_per_pass * self.batch_size
-        if self.shuffle:
-            return filled_permutation(self.length, total, self.seed, epoch)
-        return torch.arange(total) % self.length

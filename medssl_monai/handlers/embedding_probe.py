@@ -12,12 +12,14 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import nn
 
-from medssl_monai.classify.probes import QUARTERS, encoder_features, free_labels, probe
+from medssl_monai.classify.probes import FREE_COLUMNS, QUARTERS, encoder_features, free_labels, probe
 from medssl_monai.drawing import class_styles, natural_order, picture_text, save_figure
 from medssl_monai.processes import process_rank
 from medssl_monai.runs.step_log import AT_END, StepLog, probe_line
 from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.index_file import rows_at
 from medssl_monai.store.reader import SliceStore
+from medssl_monai.store.selection import USED_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +54,12 @@ class EmbeddingProbe:
         count: int = 256,
         interval: int = 20,
     ) -> None:
-        every = list(rows) if rows is not None else store.select(filters)
-        chosen = np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)
-        self.rows = [every[i] for i in chosen]
+        found = len(rows) if rows is not None else store.count(filters)
+        chosen = np.linspace(0, found - 1, min(count, found)).round().astype(int).tolist()
+        if rows is not None:
+            self.rows = [rows[i] for i in chosen]
+        else:
+            self.rows = rows_at(store.path, chosen, filters, [*USED_COLUMNS, *FREE_COLUMNS])
         self.labels = {"label": [r["label_name"] for r in self.rows]} if rows is not None else free_labels(self.rows)
         self.dataset = SliceDataset(store, rows=self.rows, transform=transform)
         self.encoder, self.interval = encoder, interval

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 
 from medssl_monai.atomic import write_atomically
+from medssl_monai.engines.loader import StepLoader
 from medssl_monai.errors import CheckpointError
 from medssl_monai.processes import any_process, process_rank
 
@@ -86,6 +87,8 @@ class RunCheckpoint:
             "best_metric": float(engine.state.best_metric),
             "best_metric_epoch": int(engine.state.best_metric_epoch),
         }
+        if isinstance(engine.data_loader, StepLoader):
+            content["trainer"]["order"] = engine.data_loader.step_sampler.order.kind
         content["scaler"] = engine.scaler.state_dict() if engine.scaler is not None else {}
         content["random"] = random_state()
         content["signature"] = {**self.signature, "epoch_length": engine.state.epoch_length}
@@ -129,6 +132,8 @@ class RunCheckpoint:
         engine.load_state_dict({k: state[k] for k in ("iteration", "epoch_length")} | {"max_epochs": None})
         engine.state.max_epochs = wanted
         engine.state.best_metric, engine.state.best_metric_epoch = state["best_metric"], state["best_metric_epoch"]
+        if isinstance(engine.data_loader, StepLoader):  # files of earlier versions name no order: it was a table
+            engine.data_loader.step_sampler.order.kind = state.get("order", "table")
         if engine.scaler is not None and content["scaler"]:
             engine.scaler.load_state_dict(content["scaler"])
         restore_random_state(content["random"])

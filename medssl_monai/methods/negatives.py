@@ -48,11 +48,12 @@ def slice_origins(
         )
     if negatives == "all":
         return None
-    column = store.select_table(filters).column(_COLUMNS[negatives])
-    origins = (column if kept is None else column.take(kept)).combine_chunks().dictionary_encode()
-    if len(origins.dictionary) < 2:
+    origins = store.selection(filters).rows[_COLUMNS[negatives]]
+    origins = (origins if kept is None else origins[kept]).astype(np.int64)
+    found = len(np.unique(origins))
+    if found < 2:
         raise ConfigError(
             f"negatives: {negatives} needs slices of at least two {negatives.removeprefix('other_')}, found "
-            f"{len(origins.dictionary)}; give negatives=all, or more data"
+            f"{found}; give negatives=all, or more data"
         )
-    return torch.from_numpy(origins.indices.to_numpy().astype(np.int64))
+    return torch.from_numpy(origins)

@@ -14,12 +14,14 @@ from medssl_monai.errors import ConfigError
 from medssl_monai.processes import process_rank
 from medssl_monai.store.dataset import SampleKey
 from medssl_monai.store.depths import ROUNDING_MM, slice_depths
+from medssl_monai.store.index_file import columns_of
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters, filter_expression
 from medssl_monai.transforms.draws import below, sample_generator
 
 Kind = Literal["same_slice", "neighbour", "other_series"]
 _RULE = re.compile(r"same_slice|(?P<kind>neighbour|other_series)-(?P<distance>\d+(?:\.\d+)?)mm")
+_COLUMNS = ("series_id", "patient", "study_day", "plane", "z_mm", "slice_spacing_mm")
 _MEANT = {
     "neighbour": "slices of one series",
     "other_series": "axial slices of two series of one patient and study day",
@@ -171,8 +173,10 @@ def positive_partners(
     rule = positive_rule(positives)
     if rule.kind == "same_slice":
         return None
-    index = store.index.append_column("depth_mm", pa.array(slice_depths(store.index)))
-    rows = index.filter(filter_expression(filters)) if filters else index
+    passing = filter_expression(filters) if filters else None
+    index = store.select_table(None, sorted({*_COLUMNS, *columns_of(filters)}))
+    index = index.append_column("depth_mm", pa.array(slice_depths(index)))
+    rows = index if passing is None else index.filter(passing)
     rows = rows if kept is None else rows.take(kept)
     coded = rows.column("series_id").combine_chunks().dictionary_encode()
     series = coded.indices.to_numpy().astype(np.int64)

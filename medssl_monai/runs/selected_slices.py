@@ -23,7 +23,7 @@ def selected_slices(store: SliceStore, filters: Filters | None) -> dict[str, Any
     Returns:
         ``slices_in_store`` and ``patients_in_store``, before the filters, for ``run.json``.
     """
-    kept = store.select_table(filters).num_rows
+    kept = store.count(filters)
     if process_rank() == 0:
         few = kept < LITTLE * len(store)
         logger.log(
@@ -35,7 +35,7 @@ def selected_slices(store: SliceStore, filters: Filters | None) -> dict[str, Any
             store.patients_told(),
             _most_removed_by(store, filters) if few else "",
         )
-    patients = len(store.index.column("patient").unique())
+    patients = len(store.select_table(None, ["patient"]).column("patient").unique())
     return {"slices_in_store": len(store), "patients_in_store": patients}
 
 
@@ -43,6 +43,6 @@ def _most_removed_by(store: SliceStore, filters: Filters | None) -> str:
     """The condition that alone leaves least, in words; "" where conditions are alternatives."""
     if not filters or not isinstance(filters[0][0], str):
         return ""
-    left = {str(list(one)): store.select_table([one]).num_rows for one in filters}
+    left = {str(list(one)): store.count([one]) for one in filters}
     worst = min(left, key=lambda name: left[name])
     return f"; {worst} removes most, {len(store) - left[worst]} slices: change filters=[…] if they are wanted"

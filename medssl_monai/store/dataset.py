@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from medssl_monai.errors import ConfigError, NoImagesError, StoreError
+from medssl_monai.store.index_file import filtered_tables
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import COLUMNS, Filters
-
-USED_COLUMNS = (
-    *("series_id", "patient", "slice", "modality"),
-    *("spacing_row_mm", "spacing_column_mm", "window_level", "window_width"),
-)
+from medssl_monai.store.selection import USED_COLUMNS
 
 
 class SampleKey(NamedTuple):
@@ -53,7 +49,9 @@ class EpochDataset(Dataset[Any]):
     def __init__(self, length: int) -> None:
         # How often each sample was asked for, then the epoch that was set, or -1. Workers hold copies of the data set,
         # persistent ones for all passes: only shared memory is seen by all of them.
-        self._asked = torch.zeros(length + 1, dtype=torch.int32).share_memory_()  # type: ignore[no-untyped-call]
+        # It is made there, all zero: memory that is copied into it would be taken at once, 4 bytes a sample.
+        shared = torch.UntypedStorage._new_shared(4 * (length + 1))  # type: ignore[no-untyped-call]
+        self._asked = torch.tensor([], dtype=torch.int32).set_(shared)
         self._asked[-1] = -1
 
     def __len__(self) -> int:
@@ -61,7 +59,7 @@ class EpochDataset(Dataset[Any]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._asked.share_memory_()  # a deep copy, or one from a file, has its own memory
+        self._asked.share_memory_()  # type: ignore[no-untyped-call]  # a copy, or one from a file, has memory of its own
 
     def set_epoch(self, epoch: int | None) -> None:
         """Give every plain index this epoch from now on, in all workers; None counts on from where counting stopped.
@@ -138,15 +136,13 @@ class SliceDataset(EpochDataset):
         self.transform = transform
         if rows is not None and (filters is not None or kept is not None):
             raise StoreError("SliceDataset: takes filters (and kept) or rows, not both; filter the rows before")
-        # Columns, not dicts: a million dicts would be copied into every worker, page by page.
+        # Arrays, not dicts: a million dicts would be copied into every worker, page by page.
         self._extra: Sequence[Mapping[str, Any]] | None = None
         if rows is None:
-            table = self.store.select_table(filters).select(USED_COLUMNS)
-            table = (table if kept is None else table.take(kept)).combine_chunks()
-            self._columns: dict[str, Any] = {name: table.column(name) for name in USED_COLUMNS}
-            length = int(table.num_rows)
+            self._selection = self.store.selection(filters)
+            self._kept = kept
+            length = len(self._selection if kept is None else kept)
         else:
-            self._columns = {}
             self._extra = _completed(self.store, rows)
             length = len(rows)
         if length == 0:
@@ -186,23 +182,32 @@ class SliceDataset(EpochDataset):
 
     def pixel_count(self) -> int:
         """Pixels of all slices together, from the index alone."""
-        shapes = self.store.index.select(["series_id", "rows", "columns"])
-        shapes = shapes.group_by(shapes.column_names).aggregate([])  # the slices of a series have one
-        size = {row["series_id"]: row["rows"] * row["columns"] for row in shapes.to_pylist()}
-        series = self._columns["series_id"] if self._extra is None else pa.array([r["series_id"] for r in self._extra])
-        return sum(size[each["values"]] * each["counts"] for each in pc.value_counts(series).to_pylist())
+        if self._extra is None:
+            codes = self._selection.rows["series_id"]
+            counts = np.bincount(codes if self._kept is None else codes[self._kept]).tolist()
+            names = (name.decode() for name in self._selection.names["series_id"])
+            slices = dict(zip(names, counts, strict=False))
+        else:
+            slices = Counter(row["series_id"] for row in self._extra)
+        return sum(slices.pop(series, 0) * pixels for series, pixels in self._pixels_of_series())
+
+    def _pixels_of_series(self) -> Iterator[tuple[str, int]]:
+        """The slices of a series have one size."""
+        for table in filtered_tables(self.store.path, None, ["series_id", "rows", "columns"]):
+            sizes = table.group_by(table.column_names).aggregate([])
+            yield from ((row["series_id"], row["rows"] * row["columns"]) for row in sizes.to_pylist())
 
     def row(self, index: int) -> dict[str, Any]:
         """What is known of a slice without reading it."""
         if self._extra is not None:
             return dict(self._extra[index])
-        return {name: column[index].as_py() for name, column in self._columns.items()}
+        return self._selection.row(int(index if self._kept is None else self._kept[index]))
 
 
 def _overlay_hint(store: SliceStore, filters: Filters | None) -> str:
     """What to do about filters for slices in HU on a store of pictures, or the reverse, as far as the index tells."""
-    others = store.select_table([[["modality", "==", "CT"]], [["plane", "!=", "unknown"]]])  # than of pictures
-    if others.num_rows == 0:
+    others = store.count([[["modality", "==", "CT"]], [["plane", "!=", "unknown"]]])  # than of pictures
+    if others == 0:
         return ", all of pictures: give `--config pictures`" if len(store) else ""
     for_pictures = any(list(one) == ["plane", "==", "unknown"] for one in filters or ())
     return ", in Hounsfield units: leave `--config pictures` out" if for_pictures else ""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
@@ -31,8 +31,10 @@ from numpy.typing import NDArray
 
 from medssl_monai.errors import StoreError
 from medssl_monai.store.arrays import open_array
+from medssl_monai.store.index_file import INDEX_NAME, count_rows, filtered_tables
 from medssl_monai.store.records import SeriesNote, Voi, read_note
 from medssl_monai.store.schema import INDEX_SCHEMA, Filters, describe, filter_expression
+from medssl_monai.store.selection import Selection, select_rows
 from medssl_monai.store.verdicts import Verdict, read_verdicts
 
 BATCH_ROWS = 1024
@@ -65,7 +67,7 @@ class SliceStore:
     @cached_property
     def index(self) -> pa.Table:
         """The whole index, read when it is first asked for (see `schema.COLUMNS`)."""
-        return pq.read_table(self.path / "index.parquet", schema=INDEX_SCHEMA)
+        return pq.read_table(self.path / INDEX_NAME, schema=INDEX_SCHEMA)
 
     @property
     def fingerprint(self) -> str:
@@ -88,7 +90,7 @@ class SliceStore:
 
     def patients_told(self, filters: Filters | None = None) -> str:
         """How many patients pass the filters, and of how many series the patient is unknown, as text."""
-        table = self.select_table(filters)
+        table = self.select_table(filters, ["patient", "series_id", "flags"])
         unknown = pc.match_substring(table.column("flags"), "patient_unknown")
         nameless = pc.count_distinct(table.filter(unknown).column("series_id")).as_py()
         known = pc.count_distinct(table.filter(pc.invert(unknown)).column("patient")).as_py()
@@ -149,13 +151,24 @@ class SliceStore:
         rows: list[dict[str, Any]] = self.select_table(filters).to_pylist()
         return rows
 
-    def select_table(self, filters: Filters | None = None) -> pa.Table:
-        """As `select`, as a pyarrow table."""
-        return self.index.filter(filter_expression(filters)) if filters else self.index
+    def select_table(self, filters: Filters | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """As `select`, as a pyarrow table; of a large store ask for the `columns` that you need."""
+        if columns is None:
+            return self.index.filter(filter_expression(filters)) if filters else self.index
+        empty = pa.schema([INDEX_SCHEMA.field(name) for name in columns]).empty_table()
+        return pa.concat_tables([empty, *filtered_tables(self.path, filters, columns)])
+
+    def selection(self, filters: Filters | None = None) -> Selection:
+        """What a data set needs of the slices that pass; of a large store memory-mapped (`select_rows`)."""
+        return select_rows(self.path, self.fingerprint, len(self), filters)
+
+    def count(self, filters: Filters | None = None) -> int:
+        """How many slices pass."""
+        return count_rows(self.path, filters) if filters else len(self)
 
     def each_series(self) -> Iterator[list[dict[str, Any]]]:
         """The rows of one series after another, in the index's order, without the whole index in memory."""
-        with pq.ParquetFile(self.path / "index.parquet") as file:
+        with pq.ParquetFile(self.path / INDEX_NAME) as file:
             rows = (row for batch in file.iter_batches(BATCH_ROWS, use_threads=False) for row in batch.to_pylist())
             yield from (list(series) for _, series in groupby(rows, key=itemgetter("series_id")))
 

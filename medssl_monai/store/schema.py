@@ -81,6 +81,11 @@ def check_version(store: Path, version: object) -> None:
         )
 
 
+def conjunctions(filters: Filters) -> Sequence[Sequence[Any]]:
+    """Filters as alternatives, of each of which all conditions must hold."""
+    return [filters] if filters and isinstance(filters[0][0], str) else filters
+
+
 def filter_expression(filters: Filters) -> Any:
     """A pyarrow expression for filters that may have come from YAML, where there are no tuples.
 
@@ -89,14 +94,14 @@ def filter_expression(filters: Filters) -> Any:
     """
     from pyarrow.parquet import filters_to_expression
 
-    conjunctions = [filters] if filters and isinstance(filters[0][0], str) else filters
-    for condition in (condition for conjunction in conjunctions for condition in conjunction):
+    alternatives = conjunctions(filters)
+    for condition in (condition for conjunction in alternatives for condition in conjunction):
         if len(condition) != 3 or condition[0] not in COLUMNS:
             raise StoreError(
                 f"filter {list(condition)!r}: must be [column, operator, value] with a column of the index; "
                 f"there are {', '.join(COLUMNS)}"
             )
     try:
-        return filters_to_expression([[tuple(condition) for condition in one] for one in conjunctions])
+        return filters_to_expression([[tuple(condition) for condition in one] for one in alternatives])
     except (ValueError, TypeError) as error:
         raise StoreError(f"filters {filters!r}: {error}; operators are ==, !=, <, >, <=, >=, in, not in") from error

@@ -185,7 +185,7 @@ def test_the_head_is_kept_on_demand_only(fine_tuned: tuple[Path, nn.Module], run
 def test_the_card_tells_method_recipe_data_preprocessing_and_licence(
     run: Path, phantom_store: SliceStore, tmp_path: Path
 ) -> None:
-    data = describe_data(phantom_store.select(None))
+    data = describe_data(phantom_store.index)
     assert (data["patients"], data["slices"]) == (5, len(phantom_store.select(None)))
     assert len(data["pixel_spacing_mm"]) == 3 and data["modality"] == ["CT"]
     report = export_run(run, tmp_path / "encoder.safetensors", data=data, licence="CC BY 4.0")

@@ -129,6 +129,33 @@ def test_every_method_carries_on_bit_for_bit(name: str, step: int, tmp_path: Pat
     assert logs[0] == logs[1]
 
 
+def test_a_large_run_carries_on_and_an_old_one_keeps_its_table(
+    tmp_path: Path, uninterrupted: tuple[dict[str, Tensor], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(name: str) -> None:
+        first = make_trainer(tmp_path / name)
+        first.add_event_handler(Events.ITERATION_STARTED(once=4), lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            first.run()
+
+    def carried_on(name: str) -> dict[str, Tensor]:
+        second = make_trainer(tmp_path / name)
+        second.run()
+        return final_state(second)
+
+    stopped("old")
+    monkeypatch.setattr("medssl_monai.engines.slice_order.TABLE_LIMIT", 0)
+    stopped("large")
+    whole = carried_on("whole")
+    assert not same(whole, uninterrupted[0])
+    assert same(carried_on("large"), whole)
+    file = tmp_path / "old" / "checkpoints" / "last.pt"
+    content = torch.load(file, weights_only=True)
+    assert content["trainer"].pop("order") == "table"  # earlier versions did not write it
+    torch.save(content, file)
+    assert same(carried_on("old"), uninterrupted[0])
+
+
 def test_killed_between_checkpoints_it_carries_on_from_the_last(
     tmp_path: Path, uninterrupted: tuple[dict[str, Tensor], list[str]]
 ) -> None:
