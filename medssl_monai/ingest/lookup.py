@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from medssl_monai.errors import LabelError, StoreError
-from medssl_monai.ingest.dicom.header import read_frames, sniff_dicom
+from medssl_monai.ingest.dicom.header import HEAD_BYTES, read_frames, sniff_dicom
 from medssl_monai.ingest.dicom.plan import series_uid
 from medssl_monai.ingest.scan import find_files
 from medssl_monai.ingest.sources.paths import is_picture_file, is_volume_file
@@ -91,8 +91,9 @@ def _by_path(store: SliceStore, path: Path, key: bytes, known: set[str]) -> set[
     if not path.is_dir():
         return candidates or (_by_file(store, path, key, known) if path.exists() else set())
     files = find_files([path])
-    places = {place for file in files for place in (file, *file.parents) if path in place.parents}
-    for place in places:
+    folders = {file.parent for file in files}
+    inside = {place for folder in folders for place in (folder, *folder.parents) if path in place.parents}
+    for place in (*files, *inside):
         candidates |= store.series_by_source.get(source_id(key, place), set())
     return candidates or {found for file in files for found in _by_file(store, file, key, known)}
 
@@ -102,9 +103,10 @@ def _by_file(store: SliceStore, file: Path, key: bytes, known: set[str]) -> set[
         if is_volume_file(file) or is_picture_file(file):
             return {volume_series_id(key, file_digest(file))} & known
         with file.open("rb") as opened:
-            if not sniff_dicom(opened.read(132)):
-                return set()
-        instances = read_frames(file)
+            head = opened.read(HEAD_BYTES)
+        if not sniff_dicom(head):
+            return set()
+        instances = read_frames(file, head=head)
     except (OSError, RejectedError):
         return set()
     candidates = _by_uid(series_uid(instances[0]), key, known)

@@ -119,13 +119,15 @@ def _series_of(
     """Series id of each source. Those in `asked` must be there, or may be missing too; others may be elsewhere."""
     series_of: dict[str, str] = {}
     wanted = {row.source for row in asked}
+    missing: set[str] = set()
     for row in (*asked, *table.rows):
-        if row.source not in series_of:
+        if row.source not in series_of and row.source not in missing:
             try:
                 series_of[row.source] = find_series(store, row.source, key)
             except LabelError as error:
                 if row.source in wanted and not (without_missing and isinstance(error, MissingSourceError)):
                     raise LabelError(f"{table.path}, row {row.number}: {error}") from error
+                missing.add(row.source)  # files may have been opened for it, and many rows name it
                 logger.debug("%s, row %d: the source is not in this store", table.path, row.number)
     return series_of
 

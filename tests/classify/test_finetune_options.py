@@ -147,6 +147,7 @@ def test_pictures_go_through_the_bundle(tmp_path: Path) -> None:
             Image.fromarray(generator.normal(level, 10, (24, 20)).clip(0, 255).astype(np.uint8)).save(path)
     overlays = ["finetune_folders"]
     settings = {"max_epochs": 6, "frozen_epochs": 0, "learning_rate": 1e-3, "class_balance": "sampling"}
+    settings |= {"arch": "resnet18", "image_size": 64}
     finetune(tmp_path / "data", tmp_path / "run", overlays, **settings)
     metrics = evaluate(tmp_path / "run", tmp_path / "data", tmp_path / "out").metrics
     for folder in ("run", "out"):

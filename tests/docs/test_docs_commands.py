@@ -40,6 +40,7 @@ def test_readme_commands(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (desk / "runs" / "python_region" / "models" / "model.pt").is_file()
 
 
+@pytest.mark.slow
 def test_pretraining_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
     page = ROOT / "docs" / "pretraining.md"

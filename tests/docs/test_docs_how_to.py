@@ -28,6 +28,7 @@ from tests.loopback import PASSWORD, REASON, USER, WITHOUT_ORTHANC
 __all__ = ["address", "files"]
 
 
+@pytest.mark.slow
 def test_start_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = commands(DOCS / "index.md")
     assert [words[1] for words in found] == ["--help", "ingest", "pretrain", "finetune", "evaluate", "predict"]

@@ -65,7 +65,9 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[dic
     return of
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("spark", "swav") else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_recorded_steps_are_eager_ones(name: str, tmp_path: Path, eager: Any) -> None:
     state, history = eager(name)
     trainer = captured_trainer(tmp_path, name)

@@ -114,7 +114,9 @@ def test_stopped_by_ctrl_c_it_carries_on_bit_for_bit(
     assert (tmp_path / "logs" / "history.jsonl").read_text().splitlines() == history
 
 
-@pytest.mark.parametrize(("name", "step"), [("swav", 5), ("moco_of_series", 4), ("byol", 2)])
+@pytest.mark.parametrize(
+    ("name", "step"), [("swav", 5), ("moco_of_series", 4), pytest.param("byol", 2, marks=pytest.mark.slow)]
+)
 def test_every_method_carries_on_bit_for_bit(name: str, step: int, tmp_path: Path) -> None:
     whole = make_trainer(tmp_path / "whole", name=name)
     whole.run()

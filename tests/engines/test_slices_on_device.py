@@ -48,7 +48,10 @@ def trainer(store: SliceStore, folder: Path, name: str, there: bool, workers: in
     return PretrainTrainer("cpu", 3, loader, method, optimizer, train_handlers=handlers)
 
 
-@pytest.mark.parametrize("name", ["spark", "moco", "byol", "swav"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("spark", marks=pytest.mark.slow), "moco", pytest.param("byol", marks=pytest.mark.slow), "swav"],
+)
 def test_a_run_is_the_loaders_bit_for_bit_also_resumed(store: SliceStore, name: str, tmp_path: Path) -> None:
     wanted = trainer(store, tmp_path / "loader", name, there=False, workers=2)
     wanted.run()

@@ -221,6 +221,21 @@ def test_rows_without_their_source_are_left_out_on_demand(tmp_path: Path, caplog
         _resolve(table, "test", without_missing=True)
 
 
+def test_a_source_that_is_elsewhere_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look-up may open all files of a folder, and a folder has a row for each of its slices."""
+    asked: list[str] = []
+
+    def find(store: FakeStore, source: str, key: bytes | None = None) -> str:
+        asked.append(source)
+        return _find_series(store, source, key)
+
+    monkeypatch.setattr("medssl_monai.labels.labelled_slices.find_series", find)
+    others = "".join(f"elsewhere,{number},lung,Z,test\n" for number in range(9))
+    table = read_labels(_write(tmp_path, f"{HEADING}sa,0,lung,A,train\nsa,1,lung,A,train\n{others}"))
+    assert len(_resolve(table, "train")) == 2
+    assert sorted(asked) == ["elsewhere", "sa"]
+
+
 def test_a_slice_that_the_store_lacks_is_refused(tmp_path: Path) -> None:
     table = read_labels(_write(tmp_path, HEADING + "sa,3,lung,A,train\n"))
     with pytest.raises(LabelError, match=r"row 1: sa has slices 0 to 2 in the store, not 3; .* correct"):
