@@ -34,7 +34,7 @@ ROW = np.dtype(
 """A slice, in 48 bytes: texts as numbers in the order in which they come, -1 for null; NaN for an unknown number."""
 USED_COLUMNS = tuple(ROW.names or ())
 
-KEPT_FROM = 200_000
+KEPT_FROM = 50_000
 """Slices of a store from which on selections are kept; smaller ones are computed in a tenth of a second."""
 VERSION = 1
 ROWS_NAME = "rows.npy"
