@@ -71,8 +71,8 @@ _LIGHTLY_COPIED = replace(
 FORMATS: tuple[Format, ...] = (
     Format(
         name="medssl",
-        title="a training checkpoint of this package",
-        wrappers=("method",),
+        title="a training checkpoint of this package, or a method's weights",
+        wrappers=("method", None, "model"),
         online=("encoder.",),
         target=("key_encoder.", "target_encoder."),
         arms=("encoder", "target"),

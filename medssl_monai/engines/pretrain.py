@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from ignite.engine import Events
+from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from medssl_monai.engines.precision import check_bfloat16
 from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.errors import ConfigError
 from medssl_monai.methods.base import Method, Progress
+from medssl_monai.methods.shared_weights import SharedWeights
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
 from medssl_monai.optimizers.kernels import choose_kernels
 from medssl_monai.processes import average_gradients, process_count, process_mean, process_rank
@@ -31,11 +33,15 @@ class Schedule(Protocol):
         """Write learning rate and weight decay into the parameter groups."""
 
 
-class PretrainTrainer(ResumableTrainer):
+class PretrainTrainer(ResumableTrainer, SupervisedTrainer):
     """Trains a `Method` on views. One iteration is one optimizer step.
 
     Several processes (`start_processes`) share each batch and compute what one process would compute on the whole
     batch: batch norm, queues, codes and gradients are taken over all of them.
+
+    It is a MONAI ``SupervisedTrainer``, as ``monai.fl.client.MonaiAlgo`` asks for, which calls `run` once a round with
+    other weights in ``network`` and a higher ``state.max_epochs``. The method itself computes the loss. ``network`` is
+    the part of the method that sites of a federation exchange (`SharedWeights`).
 
     Args:
         device: device of the method.
@@ -57,10 +63,13 @@ class PretrainTrainer(ResumableTrainer):
         compile_blocks: compile residual blocks, and stages of SparK's decoder, one by one with ``torch.compile``: True
             at once, "auto" in recorded steps of a run that is long enough to earn it (`Compilation`).
         train_handlers: MONAI/Ignite handlers, attached in this order.
+        total_epochs: epochs of all rounds together, where a training is run in rounds of ``max_epochs``. The schedules
+            span them. By default ``state.max_epochs``, also where that is changed.
 
     Raises:
-        ConfigError: a schedule does not fit the length of the run, the batch cannot be split evenly, `amp` on a
-            CPU without bfloat16, or `cuda_graph` is true where the step cannot be recorded.
+        ConfigError: a schedule does not fit the length of the run, more than `total_epochs` are asked for, the batch
+            cannot be split evenly, `amp` on a CPU without bfloat16, or `cuda_graph` is true where the step cannot be
+            recorded.
 
     Example:
         >>> loader = StepLoader(dataset, batch_size=64, seed=0)  # doctest: +SKIP
@@ -85,6 +94,7 @@ class PretrainTrainer(ResumableTrainer):
         cuda_graph: bool | Literal["auto"] = "auto",
         compile_blocks: bool | Literal["auto"] = "auto",
         train_handlers: Sequence[Any] = (),
+        total_epochs: int | None = None,
     ) -> None:
         device = torch.device(device)
         if amp:
@@ -95,27 +105,53 @@ class PretrainTrainer(ResumableTrainer):
             use_process_batch_norm(self.method)
         _tell_repeats(train_data_loader)
         self.device_views = train_data_loader.device_views
-        self.optimizer = optimizer
         choose_kernels(optimizer, fused=device.type == "cuda")
         self.schedules = tuple(schedules)
-        self.accumulation_steps = accumulation_steps
         self.clip_norm = clip_norm
+        self.total_epochs = total_epochs
         super().__init__(
             device=device,
             max_epochs=max_epochs,
-            data_loader=train_data_loader,
+            train_data_loader=train_data_loader,
+            network=SharedWeights(self.method),
+            optimizer=optimizer,
+            loss_function=_loss_of,
             epoch_length=epoch_length or train_data_loader.steps_per_pass,
             # bfloat16 keeps float32's range, so no gradient scaling (and no scaler state) is needed.
             amp=False,
             decollate=False,
-            handlers=list(train_handlers),
+            accumulation_steps=accumulation_steps,
+            train_handlers=list(train_handlers),
         )
         self.autocast = amp
         self.captured = captured_step(self.method, self._compute, device, accumulation_steps, cuda_graph)
         self.compilation = Compilation(self.method, self.captured, compile_blocks)
+        self.add_event_handler(Events.STARTED, self._allow_recordings)
         self.add_event_handler(Events.COMPLETED, self._release)
+        self._check_length()
         for schedule in self.schedules:  # one that does not fit the run is refused before anything is written
             schedule.apply(optimizer, self._progress_at(0))
+
+    def run(self) -> None:  # type: ignore[override]  # as MONAI's own
+        """Train until ``state.max_epochs``; see `ResumableTrainer.run`.
+
+        Raises:
+            ConfigError: these are more than `total_epochs`.
+        """
+        self._check_length()
+        super().run()
+
+    def _check_length(self) -> None:
+        if self.total_epochs is not None and self.state.max_epochs > self.total_epochs:
+            raise ConfigError(
+                f"max_epochs: the schedules of this training end after {self.total_epochs} epochs, and "
+                f"{self.state.max_epochs} are asked for; set max_epochs to the epochs of all rounds together"
+            )
+
+    @property
+    def more_rounds(self) -> bool:
+        """Whether further calls of `run` are to come before `total_epochs` are trained."""
+        return self.total_epochs is not None and self.state.max_epochs < self.total_epochs
 
     @property
     def progress(self) -> Progress:
@@ -123,10 +159,8 @@ class PretrainTrainer(ResumableTrainer):
         return self._progress_at(self.state.iteration - 1)
 
     def _progress_at(self, step: int) -> Progress:
-        length = self.state.epoch_length
-        return Progress(
-            step=step, total_steps=length * self.state.max_epochs, epoch=step // length, steps_per_epoch=length
-        )
+        length, epochs = self.state.epoch_length, self.total_epochs or self.state.max_epochs
+        return Progress(step=step, total_steps=length * epochs, epoch=step // length, steps_per_epoch=length)
 
     def _iteration(self, engine: Any, batchdata: Batch) -> dict[str, Tensor]:
         progress = self.progress
@@ -148,6 +182,10 @@ class PretrainTrainer(ResumableTrainer):
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         self.compilation.after_step(progress.total_steps - progress.step - 1)
         return output
+
+    def _allow_recordings(self) -> None:
+        if self.captured is not None:
+            self.captured.recordings = 0  # each round records again, which is no change of the computation
 
     def _release(self) -> None:
         if self.captured is not None:
@@ -194,6 +232,10 @@ class PretrainTrainer(ResumableTrainer):
         if self.state.device.type == "cuda" and not value.is_cuda and not value.is_pinned():
             value = value.pin_memory()  # a copy from pageable memory would wait for the device
         return value.to(self.state.device, non_blocking=True, memory_format=memory_format)
+
+
+def _loss_of(scalars: dict[str, Tensor], _: Any) -> Tensor:
+    return scalars["loss"]
 
 
 def _tell_repeats(loader: StepLoader) -> None:

@@ -27,7 +27,7 @@ LEGEND_ROWS = 24
 
 
 class EmbeddingProbe:
-    """Runs a kNN and a linear probe of the frozen encoder every ``interval`` epochs and at the end.
+    """Runs a kNN and a linear probe of the frozen encoder every ``interval`` epochs and at the end of the last round.
 
     Writes ``OUTPUT_DIR/logs/probes.jsonl``, one line for each label and time, and
     ``OUTPUT_DIR/figures/embeddings.png``, the first two principal components with one panel for each label.
@@ -76,10 +76,14 @@ class EmbeddingProbe:
         """Probe now, in the first process."""
         if process_rank() == 0:
             state = engine.state
-            last = state.iteration == state.max_epochs * state.epoch_length
+            last = state.iteration == state.max_epochs * state.epoch_length and not getattr(
+                engine, "more_rounds", False
+            )
             self.look(state.iteration, last)
 
     def _finish(self, engine: Any) -> None:
+        if getattr(engine, "more_rounds", False):
+            return
         self.log.resume(engine)  # a finished run that is started again has no epoch
         if not self.log.rows or self.log.rows[-1]["step"] != engine.state.iteration:
             self(engine)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class KeptEncoders:
-    """Keeps the encoder every ``interval`` epochs and at the end, and measures it (`MeasuredSlices.measure`).
+    """Keeps the encoder every ``interval`` epochs and at the end of the last round; measures it (`MeasuredSlices`).
 
     Writes ``OUTPUT_DIR/models/kept/epoch-0010.safetensors`` and so on, ``OUTPUT_DIR/logs/measures.jsonl``, a line for
     each, and ``OUTPUT_DIR/figures/measures.png``. A resumed run keeps and chooses what an uninterrupted one does.
@@ -128,6 +128,8 @@ class KeptEncoders:
                     file.unlink()
 
     def _finish(self, engine: Any) -> None:
+        if getattr(engine, "more_rounds", False):
+            return
         self.log.resume(engine)  # a finished run that is started again has no epoch
         kept = self._kept()
         if not kept or kept[-1]["step"] != engine.state.iteration:

@@ -31,10 +31,13 @@ class RunProgress:
 
     def _open(self, engine: Any) -> None:
         if self.bar is None:
-            total = engine.state.max_epochs * engine.state.epoch_length
+            state = engine.state
+            # MONAI numbers the epoch of an evaluator as the trainer's, while its steps are counted from 0.
+            epochs = state.max_epochs - state.epoch + 1
+            first = state.iteration - state.iteration % state.epoch_length
             self.bar = progress_bar(
-                total=total,
-                initial=engine.state.iteration,
+                total=first + epochs * state.epoch_length,
+                initial=state.iteration,
                 desc=self.description,
                 unit="step",
                 shown=process_rank() == 0,

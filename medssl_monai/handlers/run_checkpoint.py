@@ -39,6 +39,11 @@ class RunCheckpoint:
     On Ctrl-C the trainer finishes the current step, writes the file, and its ``run`` raises ``KeyboardInterrupt``. A
     second Ctrl-C stops immediately.
 
+    A trainer may be run in rounds (``monai.fl.client.MonaiAlgo``), each with weights from elsewhere. The file must not
+    replace them, so it is loaded only if it is ahead of the trainer. If the settings' ``max_epochs`` exceed the
+    trainer's, which are then those of a round, `check` loads the file, and the trainer stands at the end of its last
+    whole round.
+
     Args:
         ckpt_dir: folder of the checkpoint.
         save_dict: name -> object with ``state_dict`` and ``load_state_dict``, such as method and optimizer.
@@ -64,6 +69,8 @@ class RunCheckpoint:
         decisive = {name: value for name, value in (settings or {}).items() if name not in _FREE_SETTINGS}
         # Through JSON, so that tuples compare equal to the lists of a file.
         self.signature: dict[str, Any] = json.loads(json.dumps({**decisive, **(signature or {})}, default=str))
+        self.total_epochs = int((settings or {}).get("max_epochs", 0))  # of all rounds
+        self._reached: int | None = None  # step of the trainer when it was last loaded or saved
         self._previous: Any = None
 
     def attach(self, engine: Engine) -> None:
@@ -77,6 +84,7 @@ class RunCheckpoint:
 
     def save(self, engine: Any) -> None:
         """Write the state of the run; the first of several processes does, since all have the same state."""
+        self._reached = engine.state.iteration
         if process_rank() > 0:
             return
         content: dict[str, Any] = {name: obj.state_dict() for name, obj in self.save_dict.items()}
@@ -97,12 +105,22 @@ class RunCheckpoint:
     def check(self, engine: Any) -> None:
         """Check, before a trainer runs, that it can resume from the file, if there is one; warn if it is finished.
 
-        Call it before a run writes anything, so that a command with other settings does not change the run.
+        Call it before a run writes anything, so that a command with other settings does not change the run. In rounds
+        the file is loaded.
 
         Raises:
             CheckpointError: the file is broken, another run's, or beyond the epochs asked for.
         """
-        if self.resume and self.path.is_file():
+        if not (self.resume and self.path.is_file()):
+            return
+        round_epochs = engine.state.max_epochs
+        if round_epochs < self.total_epochs:
+            engine.state.max_epochs = self.total_epochs
+            self.load(engine)
+            engine.state.epoch = engine.state.iteration // (round_epochs * engine.state.epoch_length) * round_epochs
+            engine.state.iteration = self._reached = engine.state.epoch * engine.state.epoch_length
+            engine.state.max_epochs = round_epochs
+        else:
             state = self._read(engine, engine.state.max_epochs, mapped=True)["trainer"]
             if state["iteration"] >= engine.state.max_epochs * state["epoch_length"]:
                 logger.warning(
@@ -130,7 +148,7 @@ class RunCheckpoint:
                 ) from error
         state = content["trainer"]
         engine.load_state_dict({k: state[k] for k in ("iteration", "epoch_length")} | {"max_epochs": None})
-        engine.state.max_epochs = wanted
+        engine.state.max_epochs, self._reached = wanted, state["iteration"]
         engine.state.best_metric, engine.state.best_metric_epoch = state["best_metric"], state["best_metric_epoch"]
         if isinstance(engine.data_loader, StepLoader):  # files of earlier versions name no order: it was a table
             engine.data_loader.step_sampler.order.kind = state.get("order", "table")
@@ -140,8 +158,9 @@ class RunCheckpoint:
         logger.info("resuming after step %d from %s", state["iteration"], self.path)
 
     def _start(self, engine: Any) -> None:
-        if self.resume and self.path.is_file():
-            self.load(engine)
+        if self.resume and self.path.is_file() and (self._reached is None or engine.state.iteration < self._reached):
+            self.load(engine)  # Ignite begins a finished run again, from 0
+        self._reached = engine.state.iteration
         try:
             self._previous = signal.signal(signal.SIGINT, lambda signum, frame: self._interrupt(engine, frame))
         except ValueError:  # not the main thread, which alone may set signal handlers

@@ -28,7 +28,8 @@ def check_configuration(bundle: str) -> None:
 
     Raises:
         ConfigError: the configuration is for other bundles or has unknown keys (`check_keys`), a setting cannot be
-            (`check_settings`), no data are given, or there is no step of the name that is run.
+            (`check_settings`), no data are given, a site of a federation does not name its classes, or there is no step
+            of the name that is run.
     """
     workflow = _running_workflow()
     if workflow is None:
@@ -53,6 +54,18 @@ def check_configuration(bundle: str) -> None:
     given = content.get("train", {}).get("dataset", {}).get("data") or content.get("source")
     if content.get("dataset_dir") is None and not given:
         raise ConfigError("dataset_dir: needs the data to work on, found nothing; give --dataset_dir PATH")
+    if content.get("classes", "none") is None and _is_federated():
+        raise ConfigError(
+            "classes: all sites of a federation need the same classes in the same order, and each site's own labels "
+            "would decide, found null; give for instance classes=['brain', 'chest']"
+        )
+
+
+def _is_federated() -> bool:
+    """Whether a client of ``monai.fl`` has made the workflow."""
+    client: Any = sys.modules.get("monai.fl.client")
+    callers = (frame.f_locals.get("self") for frame, _ in walk_stack(None))
+    return client is not None and any(isinstance(caller, client.ClientAlgo) for caller in callers)
 
 
 def _running_workflow() -> ConfigWorkflow | None:

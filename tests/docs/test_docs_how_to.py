@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,6 +213,27 @@ def test_own_loop(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     words = ["medssl", "finetune", "--data", "labels.csv", "--store", "STORE", "--encoder", "moco.safetensors"]
     run_medssl([*words, "--out", "runs/region"], monkeypatch)
     run_medssl(["medssl", "import-weights", "byol.pt", "--out", "byol.safetensors"], monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:executing the bundle config:UserWarning")
+def test_federated(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two sites in one process, the averaged encoder, and a site that fine-tunes it."""
+    for source, store in (("ARCHIVE", "STORE_NORTH"), ("NEW_STUDY", "STORE_SOUTH")):
+        run_medssl(["medssl", "ingest", source, "--out", store], monkeypatch)
+    (desk / "STORE").symlink_to("STORE_NORTH")
+    page = DOCS / "how_to" / "federated.md"
+    pre_training, classifier = blocks(page, "python")
+    (command,) = commands(page)
+    small = '"image_size": 64, "num_workers": 0, "device": "cpu", "epoch_length": 1, "batch_size": 6'
+    names: dict[str, Any] = {}
+    pre_training = pre_training.replace('"batch_size": 64', f'"arch": "resnet18", "queue_length": 12, {small}')
+    exec(pre_training.replace("rounds, local_epochs = 100, 1", "rounds, local_epochs = 2, 1"), names)
+    assert [site.trainer.state.iteration for site in names["sites"]] == [2, 2]
+    run_medssl(command, monkeypatch)
+    assert load_into_resnet(torchvision.models.resnet18(), "encoder.safetensors").metadata["window"] == '"wide"'
+    exec(classifier.replace('"max_epochs": 70', f'"max_epochs": 1, {small}'), names)
+    assert re.search(r"balanced accuracy on the site's test slices: [01]\.\d{3}", capsys.readouterr().out)
 
 
 @pytest.mark.slow

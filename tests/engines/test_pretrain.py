@@ -19,7 +19,7 @@ from medssl_monai.engines.loader import StepLoader
 from medssl_monai.engines.pretrain import PretrainTrainer, split_batch
 from medssl_monai.errors import CheckpointError, ConfigError, DivergedError
 from medssl_monai.handlers.history import History
-from medssl_monai.handlers.run_checkpoint import RunCheckpoint, random_state, restore_random_state
+from medssl_monai.handlers.run_checkpoint import RunCheckpoint, check_resume, random_state, restore_random_state
 from medssl_monai.methods.base import Method, Progress
 from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
@@ -67,18 +67,29 @@ def parts(name: str) -> tuple[Method, torch.optim.Optimizer, Callable[[dict[str,
 
 
 def make_trainer(
-    folder: Path, epochs: int = 3, workers: int = 0, name: str = "spark", device: str = "cpu", **kwargs: Any
+    folder: Path,
+    epochs: int = 3,
+    workers: int = 0,
+    name: str = "spark",
+    device: str = "cpu",
+    check: bool = False,
+    **kwargs: Any,
 ) -> PretrainTrainer:
+    """A small run; with `check` after what a bundle's ``initialize`` does."""
     torch.manual_seed(0)
     method, optimizer, views = parts(name)
     loader = StepLoader(Slices(views), batch_size=4, seed=1, num_workers=workers)
     decay = {"weight_decay": 0.04, "final_weight_decay": 0.2} if name == "spark" else {}
     schedule = WarmupCosine(optimizer.param_groups[0]["lr"], warmup_epochs=0.5, **decay)
+    saved, settings = {"method": method, "optimizer": optimizer}, {"max_epochs": kwargs.get("total_epochs", epochs)}
     handlers = [
         History(folder, optimizer),
-        RunCheckpoint(folder / "checkpoints", {"method": method, "optimizer": optimizer}, signature={"seed": 1}),
+        RunCheckpoint(folder / "checkpoints", saved, signature={"seed": 1}, settings=settings),
     ]
-    return PretrainTrainer(device, epochs, loader, method, optimizer, [schedule], train_handlers=handlers, **kwargs)
+    trainer = PretrainTrainer(device, epochs, loader, method, optimizer, [schedule], train_handlers=handlers, **kwargs)
+    if check:
+        check_resume(trainer, handlers)
+    return trainer
 
 
 def final_state(trainer: PretrainTrainer) -> dict[str, Tensor]:
