@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medssl_monai.cli.options import Json, print_json, print_tables
+from medssl_monai.errors import InputError
 from medssl_monai.plain_text import plain_text
 
 
@@ -19,8 +20,8 @@ def measures(incomplete: str) -> list[str]:
 def run(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of pre-training runs.")],
     measure: Annotated[
-        str, typer.Option("--measure", help="What ranks them, such as knn_place.", autocompletion=measures)
-    ],
+        str | None, typer.Option("--measure", help="What ranks them, such as knn_place.", autocompletion=measures)
+    ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Store on which encoders are measured that were not.")
     ] = None,
@@ -29,6 +30,11 @@ def run(
     """Rank the encoders that pre-training runs kept, by what can be measured without labels."""
     from medssl_monai.classify.ranked_encoders import rank_encoders
 
+    if measure is None:
+        raise InputError(
+            f"rank: --measure is missing; name one of {', '.join(measures(''))} "
+            "(docs/results.md says how well each ranked)"
+        )
     found = rank_encoders(runs, measure, data)
     if json:
         print_json(found)

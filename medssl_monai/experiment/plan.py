@@ -245,7 +245,8 @@ def _check(file: Path, plan: StudyPlan) -> None:
         f"metric: one of {', '.join(METRICS)}": plan.metric in METRICS,
         f"baseline: one of the encoders, found {plan.baseline!r}": plan.baseline in plan.encoders,
         "workers: 1 or more": plan.workers >= 1,
-        "wanted: a value of the metric between 0 and 1 (--wanted)": plan.wanted is None or 0 < plan.wanted < 1,
+        f"wanted: a value of the metric between 0 and 1 (--wanted), found {plan.wanted}": plan.wanted is None
+        or 0 < plan.wanted < 1,
         "data: images need root, the folder of the pictures (--root)": "images" not in kinds
         or bool(plan.data.get("root")),
         "file_facts: only of pictures (data: images)": not plan.file_facts or "images" in kinds,

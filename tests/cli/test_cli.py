@@ -175,6 +175,12 @@ def test_unknown_names_are_told(medssl, tmp_path: Path) -> None:  # type: ignore
     assert medssl("export", tmp_path, "--out", tmp_path / "e.safetensors")[0] == 1
 
 
+def test_rank_names_its_measures(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    failed = medssl("rank", tmp_path)
+    assert failed.exit_code == 1
+    assert "--measure is missing; name one of effective_rank, lidar" in failed.output
+
+
 def test_studies_are_looked_for_before_environments(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     code, _, err = medssl("label-serve", "--studies", str(tmp_path / "nosuch"))
     assert code == 1
