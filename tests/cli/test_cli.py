@@ -176,9 +176,8 @@ def test_unknown_names_are_told(medssl, tmp_path: Path) -> None:  # type: ignore
 
 
 def test_rank_names_its_measures(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    failed = medssl("rank", tmp_path)
-    assert failed.exit_code == 1
-    assert "--measure is missing; name one of effective_rank, lidar" in failed.output
+    code, _, err = medssl("rank", tmp_path)
+    assert (code, "--measure is missing; name one of effective_rank, lidar" in err) == (1, True)
 
 
 def test_studies_are_looked_for_before_environments(medssl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
