@@ -17,7 +17,7 @@ from torch import Tensor
 from medssl_monai.checkpoints.import_weights import import_weights
 from medssl_monai.checkpoints.load import load_encoder, load_into_resnet
 from medssl_monai.classify.evaluate import evaluate
-from medssl_monai.errors import ConfigError
+from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.ingest import SliceStore, build_store, load_key
 from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.bundle import cause_of
@@ -50,7 +50,7 @@ def other_store(other_labels: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return SliceStore(out)
 
 
-def site(bundle: str, out: Path, local_epochs: int = 1, **settings: Any) -> MonaiAlgo:
+def site(bundle: str, out: Path, local_epochs: int = 1, differences: bool = False, **settings: Any) -> MonaiAlgo:
     """A hospital's client, ready for the first round."""
     classifies = bundle == "ct_classification"
     own = {"decoder_width": 32} if bundle == "ct_ssl_spark" else {}
@@ -60,7 +60,7 @@ def site(bundle: str, out: Path, local_epochs: int = 1, **settings: Any) -> Mona
     algo = MonaiAlgo(
         bundle_root=str(bundle_dir(bundle)),
         local_epochs=local_epochs,
-        send_weight_diff=False,
+        send_weight_diff=differences,
         config_train_filename=files,
         train_kwargs=kwargs,
         config_evaluate_filename=[*files, "configs/evaluate.yaml"] if classifies else None,
@@ -68,6 +68,10 @@ def site(bundle: str, out: Path, local_epochs: int = 1, **settings: Any) -> Mona
     )
     algo.initialize({ExtraItems.CLIENT_NAME: out.name})  # type: ignore[no-untyped-call]
     return algo
+
+
+def trainer_of(algo: MonaiAlgo) -> Any:
+    return algo.trainer
 
 
 def exchanged(algo: MonaiAlgo) -> Any:
@@ -92,7 +96,7 @@ def same(a: Weights, b: Weights) -> bool:
 def train(algo: MonaiAlgo, weights: Weights) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A round of a site: what its first step began with, and what it gives back."""
     begun: dict[str, Tensor] = {}
-    trainer: Any = algo.trainer
+    trainer = trainer_of(algo)
     note = trainer.add_event_handler(
         Events.ITERATION_STARTED(once=trainer.state.iteration + 1), lambda: begun.update(weights_of(algo))
     )
@@ -181,7 +185,11 @@ def test_two_sites_train_and_evaluate_one_classifier(
     metrics = [algo.evaluate(ExchangeObject(weights=shared)).metrics for algo in sites]
     # The averaged network in the place of a site's own gives the same figure.
     torch.save(shared, tmp_path / "a" / "models" / "model.pt")
-    judged = evaluate(tmp_path / "a", phantom_labels, tmp_path / "judged", store=phantom_store.path).metrics
+    assert not (tmp_path / "a" / "models" / "confidence.json").is_file()
+    judged = evaluate(
+        tmp_path / "a", phantom_labels, tmp_path / "judged", store=phantom_store.path, calibrate=True
+    ).metrics
+    assert (tmp_path / "a" / "models" / "confidence.json").is_file()
     assert judged["all_slices"]["balanced_accuracy"] == pytest.approx(metrics[0]["balanced_accuracy"])
 
 
@@ -196,6 +204,26 @@ def test_one_site_alone_fine_tunes_as_without_a_federation(
         train(algo, average([weights_of(algo)]))
     plain, alone = (checkpoint(tmp_path / name)["network"] for name in ("plain", "alone"))
     assert same(plain, alone)
+
+
+@pytest.mark.slow
+def test_a_site_that_is_started_again_joins_the_next_round_and_sends_differences(
+    phantom_store: SliceStore, other_store: SliceStore, tmp_path: Path
+) -> None:
+    settings = {**SHORT, "dataset_dir": str(phantom_store.path)}
+    first = site("ct_ssl_moco", tmp_path, differences=True, **settings)
+    shared = {name: value.clone() for name, value in trainer_of(first).network.state_dict().items()}
+    first.train(ExchangeObject(weights=shared))
+    shared = average([shared, {name: shared[name] + change for name, change in exchanged(first).weights.items()}])
+    again = site("ct_ssl_moco", tmp_path, differences=True, **settings)
+    for algo in (first, again):
+        assert trainer_of(algo).state.epoch == 1
+        algo.train(ExchangeObject(weights=dict(shared)))
+    changes = [exchanged(algo).weights for algo in (first, again)]
+    assert changes[0].keys() == shared.keys() and same(*changes)
+    with pytest.raises(RuntimeError) as raised:
+        site("ct_ssl_moco", tmp_path, **{**settings, "dataset_dir": str(other_store.path)})
+    assert isinstance(cause := cause_of(raised.value), CheckpointError) and "(other data)" in str(cause)
 
 
 def test_a_site_names_its_classes(phantom_labels: Path, phantom_store: SliceStore, tmp_path: Path) -> None:
