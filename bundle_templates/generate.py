@@ -28,7 +28,7 @@ DEFAULTS = {
     "takes_partners": True,
     "weight_decay": "'@weight_decay'",
     "handlers": "",
-    "channels": "view_channels(@window, @mean, @std)",
+    "channels": "view_channels(@window, @mean, @std, @channel_spacing_mm)",
     "recorded": {},
     "also_recorded": {},
 }

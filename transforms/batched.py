@@ -4,7 +4,8 @@ The second applier: it makes what `ViewRecipe.apply` and `SparKViews.apply` make
 (tests/transforms/test_device_views.py states how far). Every filter is a product with a matrix (B, out, in): on a GPU a
 dense product costs less than reading the weights' bands. Nothing here waits for the device, and nothing is drawn.
 
-Shapes: B slices of H × W pixels, padded with air to one size; view (B, channels, h, w) float32.
+Shapes: B slices of H × W pixels, padded with air to one size, alone or each between its neighbours (n = 1 or 3); view
+(B, channels, h, w) float32.
 Products are in float32: leave TF32 off for them (torch's default), or views are rounded to 11 bits.
 """
 
@@ -24,9 +25,10 @@ from medssl_monai.transforms.spatial import AIR_HU, Interpolation
 def apply_plan(
     slices: Tensor, plan: Mapping[str, Tensor], size: tuple[int, int], interpolation: Interpolation, norm: Normalisation
 ) -> Tensor:
-    """View (B, channels, h, w) of slices (B, H, W) float32 in HU, under a plan on the same device."""
+    """View (B, channels, h, w) of slices (B, H, W) or (B, 3, H, W) float32 in HU, under a plan on the same device."""
+    slices = slices if slices.ndim == 4 else slices[:, None]
     with torch.autocast(slices.device.type, enabled=False):
-        view = slices.new_empty(len(slices), *size)
+        view = slices.new_empty(*slices.shape[:2], *size)  # (B, n, h, w)
         if "upright_rows" in plan:
             rows = plan["upright_rows"]
             view.index_copy_(0, rows, _upright(slices.index_select(0, rows), plan, size, interpolation))
@@ -34,7 +36,7 @@ def apply_plan(
             rows = plan["turned_rows"]
             view.index_copy_(0, rows, _turned(slices.index_select(0, rows), plan, size, interpolation))
         bottom, width = plan["window"][:, :, None, None].unbind(-1)  # (B, windows, 1, 1)
-        unit = ((view[:, None] - bottom) / width).clamp_(0, 1)  # (B, windows, h, w)
+        unit = ((view - bottom) / width).clamp_(0, 1)  # (B, windows, h, w), or three slices under one window
         if "brightness" in plan:
             unit = _jittered(unit, plan)
         if "grey" in plan:
@@ -54,9 +56,9 @@ def apply_plan(
 def _upright(slices: Tensor, plan: Mapping[str, Tensor], size: tuple[int, int], interpolation: Interpolation) -> Tensor:
     top, left, height, width = plan["box"].unbind(1)
     flip_vertical, flip_horizontal = plan["flip"].unbind(1)
-    down = _resampling(top, height, flip_vertical, size[0], slices.shape[1], interpolation)  # (B, h, H)
-    across = _resampling(left, width, flip_horizontal, size[1], slices.shape[2], interpolation)  # (B, w, W)
-    return down @ slices @ across.mT
+    down = _resampling(top, height, flip_vertical, size[0], slices.shape[2], interpolation)  # (B, h, H)
+    across = _resampling(left, width, flip_horizontal, size[1], slices.shape[3], interpolation)  # (B, w, W)
+    return down[:, None] @ slices @ across[:, None].mT
 
 
 def _resampling(
@@ -86,18 +88,16 @@ def _kernel(distance: Tensor, interpolation: Interpolation) -> Tensor:
 def _turned(slices: Tensor, plan: Mapping[str, Tensor], size: tuple[int, int], interpolation: Interpolation) -> Tensor:
     pixels = slices - AIR_HU  # air is 0: filters and borders read zeros outside
     if "reduction" in plan:
-        down, across = (
-            _filter(pixels.shape[axis], plan["reduction"][:, axis - 1], plan["tap_sum"][:, axis - 1], interpolation)
-            for axis in (1, 2)
-        )
+        axes = zip(pixels.shape[2:], plan["reduction"].unbind(1), plan["tap_sum"].unbind(1), strict=True)
+        down, across = (_filter(*axis, interpolation)[:, None] for axis in axes)
         pixels = down @ pixels @ across  # the filters are symmetric
     x, y = (torch.arange(side, device=pixels.device, dtype=torch.float64) + 0.5 for side in (size[1], size[0]))
     matrix = plan["matrix"][:, :, :, None, None]  # (B, 2, 3, 1, 1)
     grid = matrix[:, :, 0] * x + matrix[:, :, 1] * y[:, None] + matrix[:, :, 2]  # (B, 2, h, w) in slice pixels
-    extent = torch.tensor([slices.shape[2], slices.shape[1]], device=pixels.device)[:, None, None]
+    extent = torch.tensor([slices.shape[3], slices.shape[2]], device=pixels.device)[:, None, None]
     grid = (2 * grid / extent - 1).float().permute(0, 2, 3, 1)
-    view = F.grid_sample(pixels[:, None], grid, mode=interpolation, padding_mode="zeros", align_corners=False)
-    return view[:, 0] + AIR_HU
+    view = F.grid_sample(pixels, grid, mode=interpolation, padding_mode="zeros", align_corners=False)
+    return view + AIR_HU
 
 
 def _filter(count: int, reduction: Tensor, tap_sum: Tensor, interpolation: Interpolation) -> Tensor:

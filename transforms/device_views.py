@@ -1,7 +1,8 @@
 """Views made on the device, a batch at a time: drawn by the loader's workers, applied where the network lies.
 
 For the same (seed, epoch, index) they are the views that the transform itself makes on the CPU, up to rounding.
-Shapes: slice (1, H, W) in HU; B slices; view (B, channels, h, w) float32; mask (B, 1, h/32, w/32) bool.
+Shapes: slice (1, H, W) in HU, or with its neighbours (3, H, W); B slices; view (B, channels, h, w) float32; mask
+(B, 1, h/32, w/32) bool.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,6 @@ from medssl_monai.transforms.intensity import Limits
 from medssl_monai.transforms.masked_view import SparKParameters, SparKViews, SparKViewsd
 from medssl_monai.transforms.multi_crop import MultiCropParameters, MultiCropViewsd, TwoViewsd
 from medssl_monai.transforms.recipe import ViewRecipe
-from medssl_monai.transforms.samples import slice_array
 from medssl_monai.transforms.spatial import AIR_HU
 from medssl_monai.transforms.view_plan import plan_views
 from medssl_monai.transforms.views import PARTNER_SLICE
@@ -63,13 +63,13 @@ class DeviceViews:
         """
         measured = [self.measure(one) for one in self.source.slices(data)]
         rest = {name: value for name, value in data.items() if name not in (self.source.key, PARTNER_SLICE)}
-        drawn = self.draw_for(rest, *((pixels.shape, limits) for pixels, limits in measured))
+        drawn = self.draw_for(rest, *((pixels.shape[-2:], limits) for pixels, limits in measured))
         return {**drawn, "images": [pixels for pixels, _ in measured]}
 
     def measure(self, data: Mapping[Any, Any]) -> tuple[np.ndarray[Any, Any], Limits]:
-        """Pixels (H, W) of an item and the limits of its windows, which no draw changes; raises as `draw`."""
+        """Pixels ([3,] H, W) of an item and the limits of its windows, which no draw changes; raises as `draw`."""
         self.recipe.intensities.require_hounsfield(data)
-        pixels = slice_array(data[self.source.key])
+        pixels = self.recipe.intensities.pixels(data[self.source.key])
         return pixels, self.recipe.intensities.limits(pixels, data.get("window_level"), data.get("window_width"))
 
     def draw_for(self, data: Mapping[Any, Any], *measured: tuple[tuple[int, ...], Limits]) -> Item:
@@ -84,7 +84,8 @@ class DeviceViews:
     def collate(self, items: Sequence[Item]) -> Item:
         """A batch of drawn items: ``plans``, one a view, and, of items with images, ``slices``.
 
-        The slices, a list of one (B, H, W) or, with partners, of two, are padded with air to the largest.
+        The slices, a list of one (B, H, W) or, with partners, of two, are padded with air to the largest; with their
+        neighbours they are (B, 3, H, W).
         """
         parameters, shapes, limits = zip(*(item["drawn"] for item in items), strict=True)
         batch: Item = default_collate(
@@ -113,9 +114,10 @@ class DeviceViews:
 
 
 def _padded(pixels: Sequence[np.ndarray[Any, Any]]) -> Tensor:
-    """(B, H, W) of the slices' type, the smaller ones with air below and to the right."""
-    height, width = (max(p.shape[axis] for p in pixels) for axis in (0, 1))
-    out = torch.from_numpy(np.full((len(pixels), height, width), AIR_HU, pixels[0].dtype))
+    """(B, H, W) or (B, 3, H, W) of the slices' type, the smaller ones with air below and to the right."""
+    height, width = (max(p.shape[axis] for p in pixels) for axis in (-2, -1))
+    shape = (len(pixels), *pixels[0].shape[:-2], height, width)
+    out = torch.from_numpy(np.full(shape, AIR_HU, pixels[0].dtype))
     for row, p in zip(out, pixels, strict=True):
-        row[: p.shape[0], : p.shape[1]] = torch.from_numpy(p)
+        row[..., : p.shape[-2], : p.shape[-1]] = torch.from_numpy(p)
     return out

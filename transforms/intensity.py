@@ -1,18 +1,22 @@
 """Intensities of one view: windows in HU, jitter of the windows, normalisation.
 
 Shapes: view in HU (h, w); result (channels, h, w) float32, one channel a window; a single window is repeated where mean
-and std have three values.
+and std have three values. With a spacing of channels the view is (3, h, w), three slices under one window.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from monai.config.type_definitions import NdarrayOrTensor
 
+from medssl_monai.errors import ConfigError
 from medssl_monai.transforms.ct_window import require_hounsfield, window_limits
 from medssl_monai.transforms.draws import log_uniform, uniform
+from medssl_monai.transforms.samples import slice_array
 from medssl_monai.windows import AdaptiveWindow, HUWindow, WindowSpec, parse_windows, resolve_window
 
 Limits: TypeAlias = Sequence[tuple[float, float]]
@@ -84,7 +88,9 @@ class Normalisation:
 
 
 def unit_range(view: npt.NDArray[np.float32], limits: Limits, jitter: WindowJitter) -> npt.NDArray[np.float32]:
-    """View (h, w) in HU -> (windows, h, w), each window's limits at 0 and 1, clipped."""
+    """View (h, w) in HU -> (windows, h, w), each window's limits at 0 and 1, clipped; (3, h, w) under one window."""
+    if view.ndim == 3:
+        return np.concatenate([unit_range(channel, limits, jitter) for channel in view])
     unit = np.empty((len(limits), *view.shape), np.float32)
     for channel, (low, high) in zip(unit, limits, strict=True):
         bottom, width = jitter.bottom_and_width(low, high)
@@ -100,6 +106,33 @@ def normalised(unit: npt.NDArray[np.float32], norm: Normalisation) -> npt.NDArra
     return out
 
 
+def view_channels(
+    window: WindowSpec, mean: float | Sequence[float], std: float | Sequence[float], channel_spacing_mm: float = 0.0
+) -> int:
+    """Channels of a view: one a window, or as many as there are means or deviations; three with a spacing of channels.
+
+    Raises:
+        ConfigError: no window is meant, or several with a spacing of channels.
+        ValueError: windows, means and deviations do not fit one another.
+    """
+    return len(Intensities.of(window, None, None, mean, std, channel_spacing_mm=channel_spacing_mm).norm.mean)
+
+
+def checked_spacing(channel_spacing_mm: Any) -> float:
+    """The distance of three slices that are the channels of a view, mm; 0 for a slice alone.
+
+    Raises:
+        ConfigError: no number from 0.
+    """
+    number = isinstance(channel_spacing_mm, int | float) and not isinstance(channel_spacing_mm, bool)
+    if not number or not 0 <= channel_spacing_mm < math.inf:
+        raise ConfigError(
+            f"channel_spacing_mm: must be a number of mm, such as 5, or 0 for a slice alone, found "
+            f"{channel_spacing_mm!r}; correct it"
+        )
+    return float(channel_spacing_mm)
+
+
 @dataclass(frozen=True)
 class Intensities:
     """Windows of a recipe, their jitter and the normalisation; see `Intensities.of` for the arguments behind them."""
@@ -108,6 +141,7 @@ class Intensities:
     fallback: HUWindow | None
     jitter: tuple[float, float] | None
     norm: Normalisation
+    channel_spacing_mm: float
 
     @classmethod
     def of(
@@ -118,6 +152,8 @@ class Intensities:
         mean: float | Sequence[float],
         std: float | Sequence[float],
         channels: int | None = None,
+        *,
+        channel_spacing_mm: float = 0.0,
     ) -> "Intensities":
         """From the arguments of a recipe.
 
@@ -128,22 +164,39 @@ class Intensities:
             mean: of intensities in [0, 1]; one value, or one a channel.
             std: their standard deviation, likewise.
             channels: of a view, see `Normalisation.of`.
+            channel_spacing_mm: distance of the three slices that are the channels, mm; 0 for a slice alone.
 
         Raises:
             ValueError: windows, mean and std that do not fit one another, or strengths out of range.
-            ConfigError: unknown window.
+            ConfigError: unknown window, a negative spacing, or a spacing with several windows.
         """
         windows = parse_windows(window)
+        spacing = checked_spacing(channel_spacing_mm)
+        if spacing and len(windows) > 1:
+            raise ConfigError(
+                f"channel_spacing_mm: the three channels are slices under one window, found {len(windows)} windows; "
+                "give one window, or channel_spacing_mm=0"
+            )
         return cls(
             windows,
             None if window_fallback is None else HUWindow(*resolve_window(window_fallback)),
             None if window_jitter is None else jitter_strength(window_jitter),
-            Normalisation.of(mean, std, len(windows), channels),
+            Normalisation.of(mean, std, len(windows), 3 if spacing else channels),
+            spacing,
         )
 
+    def pixels(self, image: NdarrayOrTensor) -> npt.NDArray[np.generic]:
+        """The pixels of an image that these intensities are for, see `slice_array`.
+
+        Raises:
+            ValueError: another shape.
+        """
+        return slice_array(image, self.channel_spacing_mm)
+
     def limits(self, pixels: npt.NDArray[np.generic], level: float | None, width: float | None) -> Limits:
-        """The windows' limits for a slice (H, W) with ``level`` and ``width`` in its tags."""
-        return window_limits(self.windows, pixels, level, width, self.fallback)
+        """The windows' limits for a slice with ``level`` and ``width`` in its tags: (H, W), or (3, H, W) about it."""
+        own = pixels[1] if self.channel_spacing_mm else pixels
+        return window_limits(self.windows, own, level, width, self.fallback)
 
     def require_hounsfield(self, data: Mapping[Any, Any]) -> None:
         """Refuse an item that is not in HU where a window is; see `ct_window.require_hounsfield`."""
@@ -154,5 +207,5 @@ class Intensities:
         return draw_window_jitter(rng, self.jitter)
 
     def apply(self, view: npt.NDArray[np.float32], limits: Limits, jitter: WindowJitter) -> npt.NDArray[np.float32]:
-        """View (h, w) in HU -> (channels, h, w): window, clip to [0, 1], (x - mean) / std."""
+        """View (h, w) or (3, h, w) in HU -> (channels, h, w): window, clip to [0, 1], (x - mean) / std."""
         return normalised(unit_range(view, limits, jitter), self.norm)

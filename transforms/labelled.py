@@ -23,7 +23,7 @@ from monai.transforms.spatial.array import Resize
 from medssl_monai.transforms.arguments import takes_arguments_of
 from medssl_monai.transforms.draws import chance, log_uniform, uniform
 from medssl_monai.transforms.intensity import Intensities, WindowJitter
-from medssl_monai.transforms.samples import item_generator, number_range, probability, slice_array, view_size
+from medssl_monai.transforms.samples import item_generator, number_range, probability, view_size
 from medssl_monai.transforms.spatial import AIR_HU, resample_affine
 from medssl_monai.transforms.views import DictionaryViews
 from medssl_monai.windows import WindowSpec
@@ -55,10 +55,11 @@ class LabelledView:
         flip: probability of a left-right flip; 0 by default, because the side of a finding may be its label.
         window_jitter: (level, width) strengths, see ``draw_window_jitter``; None draws none.
         window_fallback: a fixed window for ``tags`` where the image's tags give none.
+        channel_spacing_mm: distance of three slices that are the channels of the view, mm; 0 for a slice alone.
 
     Raises:
         ValueError: an argument out of range, two windows or more than three.
-        ConfigError: unknown window.
+        ConfigError: unknown window, or several with a `channel_spacing_mm`.
     """
 
     def __init__(
@@ -74,9 +75,12 @@ class LabelledView:
         flip: float = 0.0,
         window_jitter: Sequence[float] | None = (0.05, 0.1),
         window_fallback: str | Sequence[float] | None = None,
+        channel_spacing_mm: float = 0.0,
     ) -> None:
         self.side = view_size(image_size)[0]
-        self.intensities = Intensities.of(window, window_fallback, window_jitter, mean, std, channels=3)
+        self.intensities = Intensities.of(
+            window, window_fallback, window_jitter, mean, std, channels=3, channel_spacing_mm=channel_spacing_mm
+        )
         self.scale, self.flip = number_range("scale", scale), probability("flip", flip)
         if rotation_degrees < 0 or shift < 0:
             raise ValueError(f"rotation_degrees {rotation_degrees} and shift {shift} must be at least 0")
@@ -105,25 +109,26 @@ class LabelledView:
         """View (3, S, S) float32 of a slice (1, H, W) in HU; without parameters the evaluation view.
 
         Args:
-            image: slice in HU (any unit for the windows ``tags`` and ``minmax``).
+            image: slice in HU (any unit for the windows ``tags`` and ``minmax``); with a `channel_spacing_mm` three.
             parameters: from `draw`.
             level: the image's own window level, for ``tags``.
             width: the image's own window width, for ``tags``.
         """
-        pixels = slice_array(image)
+        pixels = self.intensities.pixels(image)
         if parameters is None:
             view, jitter = self._fit(pixels), WindowJitter()
         else:
-            matrix = self._matrix(pixels.shape, parameters)
+            matrix = self._matrix(pixels.shape[-2:], parameters)
             view = resample_affine(pixels, matrix, (self.side, self.side), prefilter="gaussian")
             jitter = parameters.jitter
         limits = self.intensities.limits(pixels, level, width)
         return torch.from_numpy(self.intensities.apply(view, limits, jitter))
 
     def _fit(self, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-        """Slice (H, W) -> (S, S) by MONAI's own transforms."""
-        above_air = torch.from_numpy(pixels.astype(np.float32) - AIR_HU)[None]
-        view = self._pad(self._resize(above_air))[0]
+        """Slice (H, W) -> (S, S), or slices (3, H, W) -> (3, S, S), by MONAI's own transforms."""
+        above_air = torch.from_numpy(pixels.astype(np.float32) - AIR_HU)
+        view = self._pad(self._resize(above_air if pixels.ndim == 3 else above_air[None]))
+        view = view if pixels.ndim == 3 else view[0]
         view = view.as_tensor() if isinstance(view, MetaTensor) else view
         return np.asarray(view.numpy() + np.float32(AIR_HU), np.float32)
 

@@ -16,7 +16,7 @@ from medssl_monai.transforms.draws import chance, subset, visible_cells
 from medssl_monai.transforms.intensity import Intensities, WindowJitter
 from medssl_monai.transforms.photometric import NoiseParameters, PhotometricJitter
 from medssl_monai.transforms.recipe import ViewParameters
-from medssl_monai.transforms.samples import number_range, probability, slice_array, view_size
+from medssl_monai.transforms.samples import number_range, probability, view_size
 from medssl_monai.transforms.spatial import Crop, Interpolation, draw_resized_crop, resample
 from medssl_monai.transforms.views import DictionaryViews
 from medssl_monai.windows import WindowSpec
@@ -52,10 +52,11 @@ class SparKViews:
         std: their standard deviation, likewise.
         mask_ratio: share of the cells that is masked.
         patch_size: side of a cell, a multiple of the encoder's stride 32.
+        channel_spacing_mm: distance of three slices that are the channels of a view, mm; 0 for a slice alone.
 
     Raises:
         ValueError: sizes, shares or probabilities out of range; a mask with no visible or no masked cell.
-        ConfigError: unknown window.
+        ConfigError: unknown window, or several with a `channel_spacing_mm`.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class SparKViews:
         std: float | Sequence[float] = 1.0,
         mask_ratio: float = 0.6,
         patch_size: int = 32,
+        channel_spacing_mm: float = 0.0,
     ) -> None:
         if patch_size < 32 or patch_size % 32:
             raise ValueError(f"patch_size {patch_size} must be a multiple of 32, the encoder's stride; try 32")
@@ -82,7 +84,9 @@ class SparKViews:
         self.scale, self.ratio = number_range("scale", scale, upper=1.0), number_range("ratio", ratio)
         self.flip = probability("flip", flip)
         self.interpolation: Interpolation = interpolation
-        self.intensities = Intensities.of(window, window_fallback, window_jitter, mean, std)
+        self.intensities = Intensities.of(
+            window, window_fallback, window_jitter, mean, std, channel_spacing_mm=channel_spacing_mm
+        )
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> SparKParameters:
         """Draw the parameters of one view of a slice of ``height`` x ``width`` pixels."""
@@ -102,12 +106,12 @@ class SparKViews:
         """View (channels, h, w) float32 and mask (1, h/32, w/32) bool of a slice (1, H, W) in HU.
 
         Args:
-            image: slice in HU (any unit for the windows ``tags`` and ``minmax``).
+            image: slice in HU (any unit for the windows ``tags`` and ``minmax``); with a `channel_spacing_mm` three.
             parameters: from `draw`.
             level: the image's own window level, for ``tags``.
             width: the image's own window width, for ``tags``.
         """
-        pixels = slice_array(image)
+        pixels = self.intensities.pixels(image)
         view = resample(pixels, parameters.crop, self.size, self.interpolation)
         limits = self.intensities.limits(pixels, level, width)
         return torch.from_numpy(self.intensities.apply(view, limits, parameters.jitter)), self.mask(parameters)

@@ -12,7 +12,7 @@ from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
 
 from medssl_monai.transforms.arguments import takes_arguments_of
 from medssl_monai.transforms.recipe import ViewParameters, ViewRecipe
-from medssl_monai.transforms.samples import number_range, slice_array, view_size
+from medssl_monai.transforms.samples import number_range, view_size
 from medssl_monai.transforms.views import DictionaryViews
 
 MultiCropParameters: TypeAlias = tuple[ViewParameters, ...]
@@ -72,14 +72,15 @@ class MultiCropViews:
         """Views (channels, h, w) float32 of a slice (1, H, W) in HU.
 
         Args:
-            image: slice in HU (any unit for the windows ``tags`` and ``minmax``).
+            image: slice in HU (any unit for the windows ``tags`` and ``minmax``); with a `channel_spacing_mm` three.
             parameters: from `draw`.
             level: the image's own window level, for ``tags``.
             width: the image's own window width, for ``tags``.
             partner: image, level and width of the slice that every second view shows; None: of the same.
         """
         shown = [(image, level, width)] if partner is None else [(image, level, width), partner]
-        slices = [(slice_array(one), self.intensities.limits(slice_array(one), *window)) for one, *window in shown]
+        arrays = [self.intensities.pixels(one) for one, _, _ in shown]
+        slices = [(a, self.intensities.limits(a, *own)) for a, (_, *own) in zip(arrays, shown, strict=True)]
         views = []
         for number, (view, (size, _)) in enumerate(zip(parameters, self.crops, strict=True)):
             pixels, limits = slices[number % len(slices)]

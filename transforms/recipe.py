@@ -1,6 +1,6 @@
 """What happens to one view of a contrastive method: geometry, intensities, blur and noise.
 
-Shapes: slice (H, W) in HU; view (channels, h, w) float32, normalised.
+Shapes: slice (H, W) in HU, or with its neighbours (3, H, W); view (channels, h, w) float32, normalised.
 Order: turn, crop and flip in one antialiased resampling; window, clipped to [0, 1]; brightness and contrast; grey;
 blur; noise; (x - mean) / std.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl_monai.transforms.draws import chance, log_uniform, uniform
-from medssl_monai.transforms.intensity import Intensities, Limits, Normalisation, WindowJitter, normalised, unit_range
+from medssl_monai.transforms.intensity import Intensities, Limits, WindowJitter, normalised, unit_range
 from medssl_monai.transforms.photometric import (
     NoiseParameters,
     PhotometricJitter,
@@ -25,17 +25,7 @@ from medssl_monai.transforms.photometric import (
 )
 from medssl_monai.transforms.samples import number_range, probability
 from medssl_monai.transforms.spatial import Crop, Interpolation, draw_resized_crop, resample
-from medssl_monai.windows import WindowSpec, parse_windows
-
-
-def view_channels(window: WindowSpec, mean: float | Sequence[float], std: float | Sequence[float]) -> int:
-    """Channels of a view: one a window, or as many as there are means or deviations.
-
-    Raises:
-        ConfigError: no window is meant.
-        ValueError: windows, means and deviations do not fit one another.
-    """
-    return len(Normalisation.of(mean, std, len(parse_windows(window))).mean)
+from medssl_monai.windows import WindowSpec
 
 
 @dataclass(frozen=True)
@@ -72,10 +62,12 @@ class ViewRecipe:
         blur_sigma: its standard deviation, from, to, in pixels of the view.
         noise: probability of Gaussian noise on [0, 1].
         noise_variance: its variance, from, to, log-uniform.
+        channel_spacing_mm: distance of three slices that are the channels of a view, mm; 0 for a slice alone. All three
+            get the same crop, turn, flips, window, jitter, blur and noise.
 
     Raises:
         ValueError: a probability, strength or range out of bounds; ``grey`` with other than one or three windows.
-        ConfigError: unknown window.
+        ConfigError: unknown window, or several with a `channel_spacing_mm`.
     """
 
     def __init__(
@@ -99,6 +91,7 @@ class ViewRecipe:
         blur_sigma: Sequence[float] = (0.1, 2.0),
         noise: float = 0.5,
         noise_variance: Sequence[float] = (1e-5, 1e-4),
+        channel_spacing_mm: float = 0.0,
     ) -> None:
         self.ratio = number_range("ratio", ratio)
         if interpolation not in ("bilinear", "bicubic"):
@@ -110,7 +103,9 @@ class ViewRecipe:
         self.rotation_degrees = float(rotation_degrees)
         self.flip_horizontal = probability("flip_horizontal", flip_horizontal)
         self.flip_vertical = probability("flip_vertical", flip_vertical)
-        self.intensities = Intensities.of(window, window_fallback, window_jitter, mean, std)
+        self.intensities = Intensities.of(
+            window, window_fallback, window_jitter, mean, std, channel_spacing_mm=channel_spacing_mm
+        )
         self.jitter = probability("jitter", jitter)
         self.photometric_jitter = None if photometric_jitter is None else _photometric_strength(photometric_jitter)
         self.grey = probability("grey", grey)
@@ -141,11 +136,11 @@ class ViewRecipe:
     def apply(
         self, pixels: npt.NDArray[np.generic], parameters: ViewParameters, size: tuple[int, int], limits: Limits
     ) -> npt.NDArray[np.float32]:
-        """View (channels, h, w) of a slice (H, W)."""
-        view = resample(pixels, parameters.crop, size, self.interpolation)  # (h, w)
-        unit = unit_range(view, limits, parameters.window_jitter)  # (windows, h, w)
+        """View (channels, h, w) of a slice (H, W), or of a slice between its neighbours (3, H, W)."""
+        view = resample(pixels, parameters.crop, size, self.interpolation)
+        unit = unit_range(view, limits, parameters.window_jitter)  # (windows, h, w), or (3, h, w)
         unit = jittered(unit, parameters.photometric_jitter)
-        unit = grey(unit) if parameters.grey else unit
+        unit = grey(unit) if parameters.grey and len(limits) > 1 else unit  # slices under one window are grey already
         unit = blurred(unit, parameters.blur_sigma)
         unit = noisy(unit, parameters.noise)
         return normalised(unit, self.intensities.norm)

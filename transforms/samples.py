@@ -11,16 +11,23 @@ from monai.config.type_definitions import NdarrayOrTensor
 from medssl_monai.transforms.draws import sample_generator
 
 
-def slice_array(image: NdarrayOrTensor) -> npt.NDArray[np.generic]:
+def slice_array(image: NdarrayOrTensor, channel_spacing_mm: float = 0.0) -> npt.NDArray[np.generic]:
     """The pixels (H, W) of a slice (1, H, W), without a copy where the memory allows.
+
+    With a spacing of channels those of three slices: (3, H, W), the slice itself in the middle.
 
     Raises:
         ValueError: another shape.
     """
-    if image.ndim != 3 or image.shape[0] != 1 or 0 in image.shape:
+    if channel_spacing_mm and (image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape):
+        raise ValueError(
+            f"image of shape {tuple(image.shape)}: channel_spacing_mm {channel_spacing_mm:g} needs a slice between its "
+            "neighbours (3, H, W); SliceDataset gives them, with the same channel_spacing_mm"
+        )
+    if not channel_spacing_mm and (image.ndim != 3 or image.shape[0] != 1 or 0 in image.shape):
         raise ValueError(f"image of shape {tuple(image.shape)}: a slice (1, H, W) is needed")
     pixels = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image
-    return np.asarray(pixels[0])
+    return np.asarray(pixels if channel_spacing_mm else pixels[0])
 
 
 def item_generator(data: Mapping[Any, Any], seed: int) -> np.random.Generator:

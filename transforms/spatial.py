@@ -71,11 +71,13 @@ def draw_resized_crop(
 def resample(
     image: npt.NDArray[np.generic], crop: Crop, size: tuple[int, int], interpolation: Interpolation = "bilinear"
 ) -> Array:
-    """View (h, w) float32 HU of a slice (H, W) in HU.
+    """View (h, w) float32 HU of a slice (H, W) in HU; of several (n, H, W) each in the same way: (n, h, w).
 
     Raises:
         ValueError: an empty box or view, or an unknown interpolation.
     """
+    if image.ndim == 3:
+        return np.stack([resample(one, crop, size, interpolation) for one in image])
     if interpolation not in _SUPPORT:
         raise ValueError(f"interpolation {interpolation!r} must be one of {', '.join(_SUPPORT)}")
     if min(crop.height, crop.width) <= 0 or min(size) <= 0:
@@ -182,13 +184,15 @@ def resample_affine(
     """View (h, w) float32 HU, read from a slice (H, W) through any affine map.
 
     Args:
-        image: slice in HU.
+        image: slice in HU; several (n, H, W) are each read in the same way: (n, h, w).
         matrix: (3, 3), from view (x, y, 1) to slice (x, y, 1) in continuous pixels.
         size: (h, w) of the view.
         interpolation: how pixels are read.
         prefilter: against aliasing where the view is coarser than the slice: the interpolation's own kernel,
             stretched, or MONAI's and scikit-image's Gaussian with sigma = (reduction - 1) / 2 pixels.
     """
+    if image.ndim == 3:
+        return np.stack([resample_affine(one, matrix, size, interpolation, prefilter) for one in image])
     one_thread_in_workers()
     pixels: Array = np.subtract(image, AIR_HU, dtype=np.float32)  # air is 0: so are borders
     reductions = [math.hypot(matrix[axis, 0], matrix[axis, 1]) for axis in (0, 1)]  # along x, y of the slice

@@ -11,7 +11,7 @@ from monai.config.type_definitions import KeysCollection
 from monai.transforms.traits import RandomizableTrait
 from monai.transforms.transform import MapTransform
 
-from medssl_monai.transforms.samples import item_generator, single_key, slice_array
+from medssl_monai.transforms.samples import item_generator, single_key
 
 PARTNER_SLICE = "partner_slice"
 
@@ -38,6 +38,12 @@ class DictionaryViews(MapTransform, RandomizableTrait):
         super().__init__(keys)
         self.key, self.seed, self.keep_image, self.transform = single_key(self.keys), seed, keep_image, transform
 
+    @property
+    def channel_spacing_mm(self) -> float:
+        """Distance of the slices that are a view's channels, mm; 0 is the slice alone. `SliceDataset` reads it."""
+        spacing: float = self.transform.intensities.channel_spacing_mm
+        return spacing
+
     def slices(self, data: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
         """What the views of an item show: the item itself, and its ``partner_slice``, where there is one.
 
@@ -56,13 +62,14 @@ class DictionaryViews(MapTransform, RandomizableTrait):
         """The parameters of an item.
 
         Raises:
-            ValueError: an item without ``index``, an image that is not (1, H, W), or a partner that is not taken.
+            ValueError: an item without ``index``, an image that is not (1, H, W), with a `channel_spacing_mm` not
+                (3, H, W), or a partner that is not taken.
             NotHounsfieldError: a window in HU on an item that has a ``modality`` other than CT.
         """
         slices = self.slices(data)
         for one in slices:
             self.transform.intensities.require_hounsfield(one)
-        return self.draw_for(data, *(slice_array(one[self.key]).shape for one in slices))
+        return self.draw_for(data, *(self.transform.intensities.pixels(one[self.key]).shape[-2:] for one in slices))
 
     def draw_for(self, data: Mapping[Any, Any], *shapes: tuple[int, ...]) -> Any:
         """The parameters of an item without its image, which has the shape (H, W), as has that of its partner.

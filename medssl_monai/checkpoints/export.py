@@ -41,8 +41,8 @@ def export_encoder(module: nn.Module, path: str | Path, *, metadata: Mapping[str
 
     `module` is an encoder, a method that has one, or a classifier. The tensors have torchvision's names without ``fc``.
     `metadata` goes into the file's header as strings: method, and the preprocessing as JSON (``window``, ``mean``,
-    ``std``, ``channels``). ``arch``, ``fingerprint`` and the window's limits ``window_hu`` are added. It must hold no
-    identifier of a patient.
+    ``std``, ``channels``, ``channel_spacing_mm``). ``arch``, ``fingerprint`` and the window's limits ``window_hu`` are
+    added. It must hold no identifier of a patient.
 
     Raises:
         CheckpointError: the module has no torchvision ResNet.

@@ -72,7 +72,9 @@ def _config(network: nn.Module, metadata: Mapping[str, str]) -> dict[str, Any]:
         "model_args": {"in_chans": channels},
         "pretrained_cfg": pretrained,
         "preprocessing": {
-            key: json.loads(metadata[key]) for key in ("window", "window_hu", "mean", "std") if key in metadata
+            key: json.loads(metadata[key])
+            for key in ("window", "window_hu", "mean", "std", "channel_spacing_mm")
+            if key in metadata
         },
     }
 

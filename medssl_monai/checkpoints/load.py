@@ -165,7 +165,7 @@ def weights_file(path: Path) -> Path:
 def _run_settings(run: Path) -> dict[str, str]:
     """The preprocessing in a run's record; nothing for a file."""
     settings = read_run_record(run).get("settings", {})
-    known = {"window": settings.get("window"), "mean": settings.get("mean"), "std": settings.get("std")}
+    known = {name: settings.get(name) for name in ("window", "mean", "std", "channel_spacing_mm")}
     size = settings.get("image_size")
     return Preprocessing(**known, channels=settings.get("image_channels"), image_size=size).to_metadata()
 

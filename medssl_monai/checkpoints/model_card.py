@@ -12,7 +12,10 @@ from medssl_monai.checkpoints.preprocessing import HOUNSFIELD
 from medssl_monai.windows import AdaptiveWindow
 
 # Settings of a run that the section on preprocessing has, or that concern the computer of the run alone.
-_TOLD_ELSEWHERE = {"window", "window_hu", "mean", "std", "classes", "image_channels", "num_workers", "val_interval"}
+_TOLD_ELSEWHERE = {
+    *("window", "window_hu", "mean", "std", "channel_spacing_mm", "classes", "image_channels"),
+    *("num_workers", "val_interval"),
+}
 
 
 DESCRIBED = ("patient", "series_id", "modality", "spacing_row_mm", "slice_spacing_mm")
@@ -113,9 +116,16 @@ def _preprocessing(metadata: Mapping[str, str]) -> dict[str, str]:
         "window limits": _limits(metadata),
         "mean": metadata.get("mean", unknown),
         "std": metadata.get("std", unknown),
-        "channels in training": metadata.get("channels", unknown),
+        "channels in training": _channels(metadata, unknown),
         **({"classes": metadata["classes"]} if "classes" in metadata else {}),
     }
+
+
+def _channels(metadata: Mapping[str, str], unknown: str) -> str:
+    spacing = json.loads(metadata.get("channel_spacing_mm", "0"))
+    if not spacing:
+        return metadata.get("channels", unknown)
+    return f"3: the slice {spacing:g} mm below, the slice itself, the slice {spacing:g} mm above"
 
 
 def _limits(metadata: Mapping[str, str]) -> str:

@@ -29,7 +29,8 @@ class Preprocessing:
 
     `window` is a name of ``configs/windows.yaml``, [low, high] in HU, or a list of these, one a channel; `mean` and
     `std` are of intensities in [0, 1], one or one a channel; `channels` are the different ones: 1 or 3.
-    `image_size` is a side in pixels, or rows and columns.
+    `image_size` is a side in pixels, or rows and columns. `channel_spacing_mm` is the distance of three slices that are
+    the channels: one that lies so far below, the slice itself, and one that lies so far above; 0 is the slice alone.
     """
 
     window: WindowSpec | None = None
@@ -37,6 +38,7 @@ class Preprocessing:
     std: Constants | None = None
     channels: int | None = None
     image_size: int | Sequence[int] | None = None
+    channel_spacing_mm: float | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """As strings of JSON, for a safetensors header; unknown values are left out."""
@@ -44,9 +46,11 @@ class Preprocessing:
 
     @property
     def same_in_all_channels(self) -> bool:
-        """Whether all channels hold the same image, as far as is known: one window, one mean, one deviation."""
+        """Whether all channels hold the same image, as far as is known: one slice, one window, mean and deviation."""
         several = [isinstance(each, Sequence) and len(set(each)) > 1 for each in (self.mean, self.std)]
-        return not any(several) and (self.window is None or len(_limits(self.window)) == 1)
+        return (
+            not any(several) and not self.channel_spacing_mm and (self.window is None or len(_limits(self.window)) == 1)
+        )
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str = "metadata") -> "Preprocessing":
@@ -113,6 +117,7 @@ def check_preprocessing(
     mean: Constants | None = None,
     std: Constants | None = None,
     channels: int | None = None,
+    channel_spacing_mm: float | None = None,
     source: str = "weights",
 ) -> None:
     """Compare a transform with the weights' preprocessing; values that either side leaves open are not compared.
@@ -132,6 +137,9 @@ def check_preprocessing(
     for name, here, there in (("mean", mean, trained.mean), ("std", std, trained.std)):
         if here is not None and there is not None and not _close(here, there):
             differences.append(f"{name} {_shown(there)}, not {_shown(here)}")
+    spacings = channel_spacing_mm, trained.channel_spacing_mm
+    if None not in spacings and spacings[0] != spacings[1]:
+        differences.append(f"channel_spacing_mm {spacings[1]:g}, not {spacings[0]:g}")
     if channels is not None and trained.channels is not None and channels != trained.channels:
         differences.append(f"channels {trained.channels}, not {channels}")
     if differences:
@@ -175,8 +183,12 @@ def _parsed(key: str, text: str, source: str) -> Any:
         raise CheckpointError(
             f"{source}: {key} in the header must be JSON, found {text[:80]!r}; export the encoder again"
         ) from error
-    kinds: tuple[type, ...] = (int,) if key == "channels" else (int, float, list)
-    if not isinstance(value, (str, list) if key == "window" else kinds):
+    kinds: dict[str, tuple[type, ...]] = {
+        "window": (str, list),
+        "channels": (int,),
+        "channel_spacing_mm": (int, float),
+    }
+    if not isinstance(value, kinds.get(key, (int, float, list))):
         raise CheckpointError(f"{source}: {key} in the header is {text[:80]}; export the encoder again")
     return _as_tuple(value)
 

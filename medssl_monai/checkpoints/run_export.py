@@ -52,7 +52,8 @@ def export_run(
             ``config.json`` and ``README.md``.
         form: ``safetensors``, ``torchvision`` (.pth), ``torchscript`` (.ts), ``onnx``, ``timm``, ``timm-hub`` or
             ``bundle``.
-        single_channel: fold the first convolution, so that the network takes one channel: exact for one window.
+        single_channel: fold the first convolution, so that the network takes one channel: exact for a slice alone
+            under one window.
         head: keep the classification layer of a fine-tuned run (a bundle always does).
         data: `model_card.describe_data` of the training data, for the card.
         licence: terms of the weights, for the card.
@@ -91,8 +92,8 @@ def export_run(
     stated = Preprocessing.from_metadata(found.metadata, found.source)
     if single_channel and not stated.same_in_all_channels:
         raise CheckpointError(
-            f"{found.source}: --single-channel folds channels that hold the same image, found other windows, means or "
-            f"deviations in each ({stated}); export three channels"
+            f"{found.source}: --single-channel folds channels that hold the same image, found other slices, windows, "
+            f"means or deviations in each ({stated}); export three channels"
         )
     folded = {**state, "conv1.weight": fold_channels(state["conv1.weight"])} if single_channel else state
     network = build(found.arch, {**folded, **layer})

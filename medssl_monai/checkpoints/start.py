@@ -16,6 +16,7 @@ from medssl_monai.checkpoints.preprocessing import (
     check_preprocessing,
     input_of,
 )
+from medssl_monai.errors import ConfigError
 from medssl_monai.windows import WindowSpec
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def start_from(
     window: WindowSpec | None = None,
     mean: Constants | None = None,
     std: Constants | None = None,
+    channel_spacing_mm: float | None = None,
     default: Mapping[str, Any] | None = None,
     check: bool = True,
     pictures: bool | None = None,
@@ -50,14 +52,21 @@ def start_from(
         window: see `Preprocessing`; the same for `mean` and `std`.
         mean: see `window`.
         std: see `window`.
+        channel_spacing_mm: see `window`.
         default: values for what neither the user nor the weights tell, by name.
-        check: refuse a window, mean or std that contradicts the weights, and weights of pictures for images in HU or
-            the other way round. Without it such weights do not tell window, mean and std.
-        pictures: whether the images at hand are pictures; False is HU, and None refuses neither.
+        check: refuse a window, mean, std or spacing of channels that contradicts the weights, and weights of pictures
+            for images in HU or the other way round. Without it such weights do not tell window, mean and std.
+        pictures: whether the images at hand are pictures; False is HU, and None refuses neither. Pictures have no
+            neighbours: a warning says so of weights with a spacing of channels.
 
     Raises:
         CheckpointError: the weights cannot be read, or `check` and the user's values differ from theirs.
+        ConfigError: a `channel_spacing_mm` for pictures.
     """
+    if pictures and channel_spacing_mm:
+        raise ConfigError(
+            f"channel_spacing_mm: pictures have no neighbouring slices, found {channel_spacing_mm:g}; leave it out"
+        )
     images = None if pictures is None else PICTURES if pictures else HOUNSFIELD
     trained: dict[str, Any] = {}
     if path:
@@ -65,14 +74,37 @@ def start_from(
         known = Preprocessing.from_metadata(report.metadata, report.source)
         if check:
             check_intensities(known, images, Path(path).name)
-            check_preprocessing(known, window=window, mean=mean, std=std, source=Path(path).name)
+            check_preprocessing(
+                known,
+                window=window,
+                mean=mean,
+                std=std,
+                channel_spacing_mm=channel_spacing_mm,
+                source=Path(path).name,
+            )
         elif {images, input_of(known.window)} == {PICTURES, HOUNSFIELD}:
             known = replace(known, window=None, mean=None, std=None)
+        if pictures and known.channel_spacing_mm:
+            logger.warning(
+                "%s: was trained on slices %g mm apart as its channels, and a picture has no neighbours: it is "
+                "repeated in all three",
+                Path(path).name,
+                known.channel_spacing_mm,
+            )
+            known = replace(known, channel_spacing_mm=None)
         trained = {"arch": report.arch, **vars(known)}
-    asked: dict[str, Any] = {"arch": arch, "image_size": image_size, "window": window, "mean": mean, "std": std}
+    asked: dict[str, Any] = {
+        "arch": arch,
+        "image_size": image_size,
+        "window": window,
+        "mean": mean,
+        "std": std,
+        "channel_spacing_mm": channel_spacing_mm,
+    }
     layers: tuple[Mapping[str, Any], ...] = (default or {}, trained, asked)
     values = {name: value for layer in layers for name, value in layer.items() if value is not None}
     followed = [name for name in asked if asked[name] is None and trained.get(name) is not None]
+    followed = [name for name in followed if name != "channel_spacing_mm" or values[name]]  # 0 is nothing to follow
     if followed:
         logger.info("as the weights were trained: %s", ", ".join(f"{name} {values[name]}" for name in followed))
     return NetworkStart(values.pop("arch"), Preprocessing(**values))

@@ -102,7 +102,7 @@ def _for_input(state: Mapping[str, Tensor], encoder: nn.Module, report: LoadRepo
     if not Preprocessing.from_metadata(report.metadata, report.source).same_in_all_channels:
         raise CheckpointError(
             f"{report.source}: the weights were trained on three different channels, and the network takes one; build "
-            f"it with in_channels=3 and give it the same windows, means and deviations"
+            f"it with in_channels=3 and give it the same slices, windows, means and deviations"
         )
     return {**state, "conv1.weight": fold_channels(state["conv1.weight"])}
 

@@ -45,10 +45,18 @@ class Embedder:
             raise CheckpointError(f"{weights}: records no window, mean and std; export it again from its run")
         self.window = known.window
         self.image_size = image_size or known.image_size or 224
+        spacing = known.channel_spacing_mm or 0.0
         self.view = LabelledViewd(
-            "image", image_size=self.image_size, window=known.window, mean=known.mean, std=known.std, augment=False
+            "image",
+            image_size=self.image_size,
+            window=known.window,
+            mean=known.mean,
+            std=known.std,
+            channel_spacing_mm=spacing,
+            augment=False,
         )
-        about = [report.fingerprint, self.image_size, repr((known.window, known.mean, known.std))]
+        about: list[Any] = [report.fingerprint, self.image_size, repr((known.window, known.mean, known.std))]
+        about += [spacing] if spacing else []
         self.fingerprint = hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
     def embed(self, store: SliceStore, rows: Sequence[Mapping[str, Any]]) -> Floats:

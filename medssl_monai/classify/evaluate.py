@@ -166,6 +166,7 @@ def write_evaluation(
             std=std,
             pictures=data.dataset(split) if stretched else None,
             transposed=stretched and view.transpose,
+            channel=1 if getattr(view, "channel_spacing_mm", 0) else 0,  # the slice itself between its neighbours
             captions=[_caption(predictions, example.index, stretched) for example in examples],
         )
     return Evaluation(folder, metrics, predictions.table())

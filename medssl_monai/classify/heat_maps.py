@@ -190,6 +190,7 @@ def draw_explanations(
     pictures: Dataset[dict[str, Any]] | None = None,
     transposed: bool = False,
     captions: Sequence[str] = (),
+    channel: int = 0,
 ) -> None:
     """Draw each example's view, and over it what spoke for the predicted class.
 
@@ -205,13 +206,15 @@ def draw_explanations(
             drawn then, in their own proportions.
         transposed: whether views have rows for columns of these pictures.
         captions: what each example is called, written above it; of a long name the end is shown.
+        channel: of a view that is drawn, where no pictures are.
     """
     shown = []
     for example in examples:
         view = dataset[example.index]["image"]
         heat = grad_cam(network, view, example.predicted)
         if pictures is None:
-            picture = np.clip(np.asarray(view[0]) * np.ravel(std)[0] + np.ravel(mean)[0], 0, 1)
+            scale, offset = (np.broadcast_to(np.ravel(values), len(view))[channel] for values in (std, mean))
+            picture = np.clip(np.asarray(view[channel]) * scale + offset, 0, 1)
         else:
             picture = np.asarray(pictures[example.index]["image"]).transpose(1, 2, 0) / 255
             heat = on_slice(heat, picture.shape[:2], fitted=False, transposed=transposed)

@@ -53,6 +53,7 @@ class MeasuredSlices:
         window: of the views, see `LabelledViewd`.
         mean: of intensities in [0, 1].
         std: their standard deviation.
+        channel_spacing_mm: of the views, see `LabelledViewd`.
         count: slices, of series that are evenly spread over the store, `PER_SERIES` or more of each.
 
     Raises:
@@ -73,10 +74,12 @@ class MeasuredSlices:
         window: WindowSpec = "wide",
         mean: float | Sequence[float] = 0.25,
         std: float | Sequence[float] = 0.25,
+        channel_spacing_mm: float = 0.0,
         count: int = COUNT,
     ) -> None:
         self.store = store
         view: dict[str, Any] = {"window": window, "mean": mean, "std": std}
+        view |= {"channel_spacing_mm": channel_spacing_mm} if channel_spacing_mm else {}
         self.rows = chosen_rows(store, filters, count)
         if len(self.rows) < 2:
             raise NoImagesError(
@@ -94,7 +97,7 @@ class MeasuredSlices:
             return [whole(item)["image"], *augmented(item)["views"]]
 
         known = [{name: row[name] for name in ("series_id", "slice")} for row in self.rows]
-        self.dataset = SliceDataset(store, rows=known, transform=views)
+        self.dataset = SliceDataset(store, rows=known, transform=views, channel_spacing_mm=channel_spacing_mm)
         content = [VERSION, store.fingerprint, [list(row.values()) for row in known], image_size, view]
         self.digest = hashlib.sha256(json.dumps(content, default=list).encode()).hexdigest()[:16]
         """16 hex digits that differ for other slices or views."""

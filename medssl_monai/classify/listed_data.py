@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from medssl_monai.classify.classes import balanced_positions, named_classes
 from medssl_monai.classify.labelled_data import LabelledData
-from medssl_monai.errors import InputError, LabelError
+from medssl_monai.errors import ConfigError, InputError, LabelError
 from medssl_monai.labels.names import class_named
 from medssl_monai.store.dataset import EpochDataset, SampleKey
 
@@ -72,6 +72,7 @@ def labelled_dataset(
         LabelError: there are no slices and `optional` is False; both a table and a list are given; or a label is no
             class.
         InputError: an image cannot be read.
+        ConfigError: a list, and a transform with a spacing of channels.
     """
     if isinstance(source, ListedData):
         return source.dataset(split, transform, optional=optional, balanced=balanced, data=data)
@@ -131,6 +132,11 @@ class ListedData:
         data: Listed | None = None,
     ) -> Dataset[dict[str, Any]]:
         """See `labelled_dataset`; without a list, of the slices that were listed for the split before."""
+        if getattr(transform, "channel_spacing_mm", 0):
+            raise ConfigError(
+                "channel_spacing_mm: listed images are read without ingestion, which finds neighbouring slices; give a "
+                "label table as dataset_dir, or channel_spacing_mm=0"
+            )
         if data:
             self._slices[split] = ListedSlices(data, self.classes, task=self.task)
             self._digest.update(self._slices[split].fingerprint.encode())

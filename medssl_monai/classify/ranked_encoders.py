@@ -16,7 +16,7 @@ from medssl_monai.runs.step_log import StepLog, read_rows
 from medssl_monai.statistics.encoder_measures import MEASURES, check_measure
 from medssl_monai.store.reader import SliceStore
 
-COMPARED = ("arch", "image_size", "window", "mean", "std", "filters")
+COMPARED = ("arch", "image_size", "window", "mean", "std", "channel_spacing_mm", "filters")
 """Settings that decide what an encoder is measured on and how long its features are."""
 
 
@@ -111,6 +111,7 @@ def _opened(folder: Path, store: SliceStore | None) -> _Run:
         return _Run(folder, record, files, [row for row in own if row["slices"] == own[-1]["slices"]])
     settings = record["settings"]
     view = {name: settings[name] for name in ("image_size", "window", "mean", "std")}
+    view["channel_spacing_mm"] = settings.get("channel_spacing_mm", 0)
     slices = MeasuredSlices(store, settings.get("filters"), **view)
     known = {row["epoch"]: row for row in log.rows if row["slices"] == slices.digest}
     missing = sorted(files.keys() - known.keys())

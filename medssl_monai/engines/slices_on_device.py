@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 class SlicesOnDevice(DeviceViews, Dataset[Item]):
     """Views of slices that lie on a device as int16, one after another, each of its own size.
 
+    Neighbours that are channels of these slices (`SliceDataset.channel_slices`) lie there too, each once.
+
     As a data set it gives drawn items without pixels: ``index``, ``epoch``, where slices have partners ``partner``, and
     for SparK ``mask``. `apply` adds the pixels. The views are those that `DeviceViews` makes of the pixels from the
     host, to the last bit on one device.
@@ -50,8 +52,10 @@ class SlicesOnDevice(DeviceViews, Dataset[Item]):
         super().__init__(dataset.transform)
         self.dataset, self.device = dataset, torch.device(device)
         self.pixels: Tensor | None = None  # (pixels of all slices,) int16
-        self._shapes = np.empty((len(dataset), 2), np.int64)
-        self._begins = np.empty(len(dataset), np.int64)
+        self._channels, self._more = dataset.channel_slices()
+        count = len(dataset) + len(self._more)
+        self._shapes = np.empty((count, 2), np.int64)
+        self._begins = np.empty(count, np.int64)
         self._limits = np.empty((len(dataset), len(self.recipe.intensities.windows), 2))
 
     def load(self, num_workers: int = 0) -> None:
@@ -63,10 +67,11 @@ class SlicesOnDevice(DeviceViews, Dataset[Item]):
         """
         if self.pixels is not None:
             return
+        slices = _Measured(self.dataset, self, self._more)
         count = self.dataset.pixel_count()
         pixels = torch.empty(count, dtype=torch.int16, device=self.device)
         loader: DataLoader[Any] = DataLoader(
-            _Measured(self.dataset, self),
+            slices,
             LOADED_AT_ONCE,
             num_workers=num_workers,
             collate_fn=_joined,
@@ -75,17 +80,19 @@ class SlicesOnDevice(DeviceViews, Dataset[Item]):
         )
         begin = first = 0
         options: dict[str, Any] = {"desc": "slices to the device", "unit": " slices", "leave": False}
-        with progress_bar(total=len(self), shown=process_rank() == 0, **options) as bar:
+        with progress_bar(total=len(slices), shown=process_rank() == 0, **options) as bar:
             for part, shapes, limits in loader:
                 pixels[begin : begin + len(part)].copy_(part, non_blocking=True)
                 rows = slice(first, first + len(shapes))
-                self._shapes[rows], self._limits[rows] = shapes, limits
+                self._shapes[rows] = shapes
+                if first < len(self):  # those beyond are neighbours alone, without windows of their own
+                    self._limits[rows] = limits[: len(self) - first]
                 begin, first = begin + len(part), rows.stop
                 bar.update(len(shapes))
         areas = self._shapes.prod(1)
         self._begins = areas.cumsum() - areas
         self.pixels = pixels
-        logger.info("%d slices lie on the device and take %s of its memory", len(self), _gigabytes(2 * count))
+        logger.info("%d slices lie on the device and take %s of its memory", len(slices), _gigabytes(2 * count))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -104,30 +111,41 @@ class SlicesOnDevice(DeviceViews, Dataset[Item]):
         return super().apply({**batch, "slices": slices}, device)
 
     def _padded(self, index: np.ndarray[Any, Any]) -> Tensor:
-        """Slices (B, H, W) int16, the smaller ones with air below and to the right."""
+        """Slices (B, channels, H, W) int16, the smaller ones with air below and to the right."""
         assert self.pixels is not None, "load the slices first"
-        shapes, begins = self._shapes[index], self._begins[index]
-        out = self.pixels.new_full((len(index), *shapes.max(0).tolist()), AIR_HU)
+        shown = self._channels[index]  # (B, channels)
+        shapes, begins = self._shapes[shown.ravel()], self._begins[shown.ravel()]
+        out = self.pixels.new_full((shown.size, *shapes.max(0).tolist()), AIR_HU)
         places, slices = [], []
         for row, (height, width), begin in zip(out, shapes.tolist(), begins.tolist(), strict=True):
             places.append(row[:height, :width])
             slices.append(self.pixels[begin : begin + height * width].view(height, width))
         torch._foreach_copy_(places, slices)  # slices of one size in a few launches
-        return out
+        return out.view(*shown.shape, *out.shape[1:])
 
 
 class _Measured(Dataset[tuple[np.ndarray[Any, Any], Limits]]):
-    """Pixels and windows of every slice, by plain indices that the data set itself does not count."""
+    """Pixels and windows of every slice, by plain indices that the data set itself does not count.
 
-    def __init__(self, dataset: SliceDataset, views: DeviceViews) -> None:
-        self.dataset, self.views = copy.copy(dataset), DeviceViews(views.source)
+    `more` are slices of the store, each by series and number, that are only neighbours: their windows are not needed.
+    """
+
+    def __init__(self, dataset: SliceDataset, views: DeviceViews, more: Sequence[tuple[str, int]]) -> None:
+        self.dataset, self.views, self.more = copy.copy(dataset), DeviceViews(views.source), more
         self.dataset.transform = self.dataset.partners = None
+        self.dataset.channel_spacing_mm = 0.0  # each slice is read alone
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset) + len(self.more)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray[Any, Any], Limits]:
-        return self.views.measure(self.dataset[SampleKey(0, index)])
+        if index >= len(self.dataset):
+            return self.dataset.store.read(*self.more[index - len(self.dataset)]), ()
+        item = self.dataset[SampleKey(0, index)]
+        pixels = item["image"][0].numpy()
+        if self.views.source.channel_spacing_mm:
+            item["image"] = item["image"].expand(3, -1, -1)
+        return pixels, self.views.measure(item)[1]
 
 
 def _joined(slices: Sequence[tuple[np.ndarray[Any, Any], Limits]]) -> Loaded:

@@ -29,7 +29,7 @@ METRICS = {
     "f1_macro": "F1, mean over classes",
 }
 GIVEN_HEADS = ("finetune", "linear", "knn")
-PREPARATION = {"window", "mean", "std"}
+PREPARATION = {"window", "mean", "std", "channel_spacing_mm"}
 SEEN = ("archive", "task", "both")
 KEYS = {
     "data",
@@ -60,7 +60,7 @@ class EncoderSource:
         weights: what `classifier` takes, or None.
         bundle: such as ``ct_ssl_spark``, or None.
         settings: top-level keys of that bundle; of weights keys of ``ct_classification`` that say how their images must
-            be prepared (``window``, ``mean``, ``std``), where the file does not tell.
+            be prepared (`PREPARATION`), where the file does not tell.
         overlays: names or paths, given after the bundle's own file.
         seeds: how often the study pre-trains it, each time with another seed; label draws take them in turn.
         on: what it is pre-trained on: ``archive`` (the study's ``pretrain_on``), ``task`` (the training images of the

@@ -44,6 +44,7 @@ class ModelView:
     mean: Any
     std: Any
     task: str = "multiclass"
+    channel_spacing_mm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def read_model_view(root: Path) -> ModelView:
         mean=settings["mean"],
         std=settings["std"],
         task=str(settings.get("task", "multiclass")),
+        channel_spacing_mm=float(settings.get("channel_spacing_mm", 0)),
     )
 
 
@@ -179,7 +181,7 @@ class ServedNetwork:
         from medssl_monai.classify.heat_maps import on_slice
 
         view, network, _ = self._load()
-        plain = SliceDataset(store, rows=rows)
+        plain = SliceDataset(store, rows=rows, channel_spacing_mm=view.channel_spacing_mm)
         seen = _view_of(view)
         maps = []
         with self._lock:
@@ -221,11 +223,20 @@ class ServedNetwork:
         network = classifier(report.arch, 1)
         network.load_state_dict(state, strict=False)  # all but the classification layer, as load_encoder has checked
         network.fc = nn.Identity()
-        view = ModelView(report.arch, 224, (), prepared.window, prepared.mean, prepared.std)
+        view = ModelView(
+            *(report.arch, 224, (), prepared.window, prepared.mean, prepared.std),
+            channel_spacing_mm=prepared.channel_spacing_mm or 0.0,
+        )
         return view, network.to(self.device).eval(), report.fingerprint
 
 
 def _view_of(view: ModelView) -> LabelledViewd:
     return LabelledViewd(
-        "image", image_size=view.image_size, window=view.window, mean=view.mean, std=view.std, augment=False
+        "image",
+        image_size=view.image_size,
+        window=view.window,
+        mean=view.mean,
+        std=view.std,
+        channel_spacing_mm=view.channel_spacing_mm,
+        augment=False,
     )

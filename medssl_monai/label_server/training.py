@@ -31,6 +31,7 @@ KEPT_RUNS = 5
 TRAINING_KEYS = (
     *("arch", "image_size", "batch_size", "max_epochs", "epoch_length", "num_workers", "learning_rate", "seed"),
     *("window", "frozen_epochs", "class_balance", "weight_decay", "augment", "decoder_width", "queue_length", "counts"),
+    "channel_spacing_mm",
 )
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 
@@ -190,7 +191,7 @@ def _as_before(start: str, weights: Path) -> dict[str, Any]:
     """The settings that the weights were trained with."""
     if start == "current":
         view = read_model_view(weights)
-        kept = ("arch", "image_size", "window", "mean", "std")
+        kept = ("arch", "image_size", "window", "mean", "std", "channel_spacing_mm")
         return {name: getattr(view, name) for name in kept if getattr(view, name) is not None}
     return {}  # the bundle takes an encoder's own
 

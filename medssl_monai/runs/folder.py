@@ -166,9 +166,13 @@ def copy_configs(
 
 
 def _metadata(source: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The bundle's metadata, with the outputs that this run's network has."""
+    """The bundle's metadata, with the inputs and outputs that this run's network has."""
     content: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
     outputs = content["network_data_format"]["outputs"]["pred"]
+    if spacing := settings.get("channel_spacing_mm"):
+        places = (f"{spacing:g} mm below", "itself", f"{spacing:g} mm above")
+        named = {str(i): f"the slice {place}, windowed and normalised" for i, place in enumerate(places)}
+        content["network_data_format"]["inputs"]["image"]["channel_def"] = named
     if classes := settings.get("classes"):
         outputs["num_channels"] = len(classes)
         outputs["channel_def"] = {str(i): name for i, name in enumerate(classes)}

@@ -11,6 +11,7 @@ import torch
 from medssl_monai.errors import ConfigError
 from medssl_monai.statistics.encoder_measures import NONE, check_measure
 from medssl_monai.store.redundancy import redundancy_rule
+from medssl_monai.transforms.intensity import checked_spacing
 
 # Whole numbers, with the least of each.
 _WHOLE = {
@@ -77,6 +78,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{name}: must be a path, found {value!r}; a name that reads as a number is written ./{value}"
             )
+        if name == "channel_spacing_mm":
+            checked_spacing(value)
         if name == "redundancy":
             redundancy_rule(value)
         if name == "keep_best_by":

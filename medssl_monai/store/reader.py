@@ -62,6 +62,7 @@ class SliceStore:
     def __init__(self, path: str | Path, open_arrays: int = 128) -> None:
         self.path, self.open_arrays = Path(path), open_arrays
         self.description = describe(self.path)
+        self.told: set[str] = set()  # what data sets have logged of it, so that no line comes twice
         self._local = threading.local()
 
     @cached_property

@@ -86,6 +86,7 @@ def test_near_copies_are_left_out(
     [
         ({"arch": "resnet34"}, "arch: resnet18 then, resnet34 now"),
         ({"window": "lung", "max_epochs": 3}, "window: wide then, lung now"),
+        ({"channel_spacing_mm": 150, "max_epochs": 3}, "channel_spacing_mm: 0 then, 150 now"),
         ({"max_epochs": 1}, "the warm-up must end before the run"),
     ],
 )

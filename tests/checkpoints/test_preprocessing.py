@@ -21,11 +21,12 @@ from medssl_monai.checkpoints.preprocessing import (
     with_window_limits,
 )
 from medssl_monai.checkpoints.start import NetworkStart, start_from
-from medssl_monai.errors import CheckpointError
+from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.windows import fixed_limits, window_presets
 
 TRAINED = {"window": '"lung"', "mean": "0.25", "std": "[0.2, 0.3, 0.2]", "channels": "1", "method": "spark"}
+SPACED = {**TRAINED, "channel_spacing_mm": "5"}
 limits = st.tuples(st.floats(-2000, 0, allow_nan=False), st.floats(1, 3000, allow_nan=False))
 constants = st.one_of(st.floats(0.01, 1), st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(tuple))
 
@@ -36,11 +37,14 @@ constants = st.one_of(st.floats(0.01, 1), st.lists(st.floats(0.01, 1), min_size=
     std=st.one_of(st.none(), constants),
     channels=st.sampled_from([None, 1, 3]),
     size=st.sampled_from([None, 64, (64, 96)]),
+    spacing=st.sampled_from([None, 0, 2.5]),
 )
-def test_there_and_back_through_a_header(window: Any, mean: Any, std: Any, channels: Any, size: Any) -> None:
-    stated = Preprocessing(window, mean, std, channels, size)
+def test_there_and_back_through_a_header(
+    window: Any, mean: Any, std: Any, channels: Any, size: Any, spacing: float | None
+) -> None:
+    stated = Preprocessing(window, mean, std, channels, size, spacing)
     assert Preprocessing.from_metadata({**stated.to_metadata(), "method": "x"}) == stated
-    check_preprocessing(stated, window=window, mean=mean, std=std, channels=channels)
+    check_preprocessing(stated, window=window, mean=mean, std=std, channels=channels, channel_spacing_mm=spacing)
 
 
 def test_a_file_brings_what_its_run_knew(tmp_path: Path) -> None:
@@ -139,6 +143,23 @@ def test_the_name_of_several_windows_equals_their_limits() -> None:
     assert not Preprocessing("medgemma", 0.5, 0.5).same_in_all_channels
 
 
+def test_slices_as_channels_are_followed_and_no_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, default = tmp_path / "encoder.safetensors", {"window": "wide", "mean": 0.5, "std": 0.5}
+    spaced = Preprocessing("minmax", 0.25, 0.25, 3, 64, 5.0)
+    assert not spaced.same_in_all_channels and Preprocessing("minmax", channel_spacing_mm=0).same_in_all_channels
+    export_encoder(resnet_encoder("resnet18"), path, metadata=spaced.to_metadata())
+    with caplog.at_level(logging.INFO, "medssl_monai"):
+        assert start_from(path, default=default, pictures=False).prepared.channel_spacing_mm == 5
+    assert "channel_spacing_mm 5.0" in caplog.text
+    assert start_from(path, default=default, channel_spacing_mm=0, check=False).prepared.channel_spacing_mm == 0
+    with pytest.raises(CheckpointError, match=r"channel_spacing_mm 5, not 0.*"):
+        start_from(path, default=default, channel_spacing_mm=0)
+    assert start_from(path, default=default, pictures=True).prepared.channel_spacing_mm is None
+    assert "a picture has no neighbours: it is repeated in all three" in caplog.text
+    with pytest.raises(ConfigError, match="pictures have no neighbouring slices, found 5"):
+        start_from(path, default=default, pictures=True, channel_spacing_mm=5)
+
+
 @pytest.mark.parametrize(
     ("here", "words"),
     [
@@ -149,23 +170,31 @@ def test_the_name_of_several_windows_equals_their_limits() -> None:
         ({"mean": [0.25, 0.25, 0.26]}, r"mean 0.25, not \[0.25, 0.25, 0.26\]"),
         ({"std": 0.2}, r"std \[0.2, 0.3, 0.2\], not 0.2"),
         ({"channels": 3}, "channels 1, not 3"),
+        ({"channel_spacing_mm": 0}, "channel_spacing_mm 5, not 0"),
         ({"window": "wide", "mean": 0.1}, "window lung, not wide; mean 0.25, not 0.1"),
     ],
 )
 def test_a_difference_is_an_error_that_names_both(here: dict[str, Any], words: str) -> None:
     with pytest.raises(CheckpointError, match=f"enc: images must be prepared as in pre-training, found {words}"):
-        check_preprocessing(TRAINED, **here, source="enc")
+        check_preprocessing(SPACED, **here, source="enc")
 
 
 def test_what_is_not_known_is_not_compared() -> None:
-    check_preprocessing({}, window="lung", mean=0.1, std=0.3, channels=3)
+    check_preprocessing({}, window="lung", mean=0.1, std=0.3, channels=3, channel_spacing_mm=5)
     check_preprocessing(TRAINED)
     check_preprocessing({"mean": "0.25"}, window="bone", mean=0.25)
     check_preprocessing(TRAINED, mean=0.25 + 1e-9)
 
 
 def test_a_header_that_is_no_json_is_named() -> None:
-    for key, text in (("window", "lung"), ("mean", "a quarter"), ("std", '"x"'), ("channels", "1.5"), ("window", "3")):
+    for key, text in (
+        ("window", "lung"),
+        ("mean", "a quarter"),
+        ("std", '"x"'),
+        ("channel_spacing_mm", "[5]"),
+        ("channels", "1.5"),
+        ("window", "3"),
+    ):
         with pytest.raises(CheckpointError, match=f"{key} in the header"):
             Preprocessing.from_metadata({key: text})
 

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
@@ -66,11 +67,15 @@ def test_a_run_is_the_loaders_bit_for_bit_also_resumed(store: SliceStore, name: 
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("window", ["wide", "minmax", "tags", ["lung", "soft_tissue", "bone"]])
+@pytest.mark.parametrize(
+    ("window", "spacing"),
+    [*((window, 0.0) for window in ("wide", "minmax", "tags", ["lung", "soft_tissue", "bone"])), ("minmax", 150.0)],
+)
 def test_views_are_the_loaders_and_nothing_is_read_again(
-    store: SliceStore, window: Any, device: str, monkeypatch: pytest.MonkeyPatch
+    store: SliceStore, window: Any, spacing: float, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = SliceDataset(store, transform=TwoViewsd(seed=3, image_size=32, window=window, window_fallback="lung"))
+    views = TwoViewsd(seed=3, image_size=32, window=window, window_fallback="lung", channel_spacing_mm=spacing)
+    data = SliceDataset(store, transform=views, kept=np.delete(np.arange(12), [4, 7]) if spacing else None)
     plain = StepLoader(data, 5, seed=2, views_on_device=True)
     there = StepLoader(data, 5, seed=2, slices_on_device=True, device=device)
     there.start_at(2)

@@ -34,7 +34,7 @@ def test_imagenet_weights_are_an_encoder(tmp_path: Path) -> None:
     cell = Cell("ImageNet", "linear", 1.0, 0)
     assert cells._overrides(plan, inputs, cell)["std"] == [0.229, 0.224, 0.225]
     path.write_text(yaml.safe_dump({"encoders": {"x": {"weights": "w", "settings": {"learning_rate": 1}}}}))
-    with pytest.raises(ConfigError, match="may set mean, std, window of its own"):
+    with pytest.raises(ConfigError, match="may set channel_spacing_mm, mean, std, window of its own"):
         read_plan(path)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from medssl_monai.checkpoints.export import export_encoder
 from medssl_monai.classify.heat_maps import on_slice
 from medssl_monai.errors import CheckpointError, InputError, NoImagesError
 from medssl_monai.ingest import SliceStore
@@ -61,6 +62,26 @@ def test_probabilities_are_the_bundles_own(served: Workspace, small_run: Path, t
     assert look.probabilities is not None
     assert look.probabilities == pytest.approx(theirs, abs=2e-5)
     assert look.study == pytest.approx(theirs.mean(axis=0), abs=2e-5)
+
+
+def test_slices_between_their_neighbours(served: Workspace, small_run: Path, tmp_path: Path) -> None:
+    """A run with a spacing of channels, and an encoder, of one slice and of a study."""
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    file = run / "configs" / "inference.yaml"
+    file.write_text(file.read_text().replace("channel_spacing_mm: 0", "channel_spacing_mm: 150"))
+    studies = open_studies(served)
+    rows = studies.rows(studies.ids()[0])
+    network = ServedNetwork(run, "cpu")
+    assert network.view.channel_spacing_mm == 150
+    look, alone = (one.look(studies.store, rows) for one in (network, ServedNetwork(small_run, "cpu")))
+    assert not np.allclose(look.features, alone.features)
+    one = network.look(studies.store, rows[2:3])
+    assert one.features == pytest.approx(look.features[2:3], abs=1e-4)
+    assert [one.shape for one in network.evidence(studies.store, rows, 0)] == [(64, 64)] * len(rows)
+    metadata = {"window": '"wide"', "mean": "0.25", "std": "0.25", "channel_spacing_mm": "150"}
+    export_encoder(resnet_encoder("resnet18"), tmp_path / "encoder.safetensors", metadata=metadata)
+    assert ServedNetwork(tmp_path / "encoder.safetensors", "cpu", encoder=True).view.channel_spacing_mm == 150
 
 
 def test_an_encoder_is_never_served_as_a_classifier(served: Workspace, small_run: Path, tmp_path: Path) -> None:
