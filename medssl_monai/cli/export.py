@@ -1,5 +1,6 @@
 """``medssl export``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,9 +21,10 @@ def run(
     ] = False,
     head: Annotated[bool, typer.Option("--head", help="Keep a fine-tuned run's classification layer.")] = False,
     data: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            "--data", help="Store the run was trained on, for the passport and the card's counts and spacing."
+            "--data",
+            help="Store the run was trained on, for the passport and the card's counts and spacing; each of several.",
         ),
     ] = None,
     passport: Annotated[
@@ -35,29 +37,31 @@ def run(
 
     options: dict[str, Any] = {"single_channel": single_channel, "head": head, "licence": licence}
     carries = form == "timm-hub" or out.suffix == ".safetensors"
-    if data is not None:
+    if data:
         options |= _described(data, run_dir, passport and carries)
     if not passport:
         options["passport"] = ""
     report = export_run(run_dir, out, form, **options)
     typer.echo(f"{out}: {len(report.matched)} tensors, fingerprint {report.fingerprint[:16]}")
-    if data is not None and passport and not carries:
+    if data and passport and not carries:
         typer.echo("without a passport, which only .safetensors files and --format timm-hub carry")
 
 
-def _described(data: Path, run_dir: Path, passport: bool) -> dict[str, Any]:
+def _described(data: Sequence[Path], run_dir: Path, passport: bool) -> dict[str, Any]:
     """Counts and spacings of the slices that the run was trained on, and their passport if it is wanted."""
     from medssl_monai.checkpoints.model_card import DESCRIBED, describe_data
     from medssl_monai.errors import StoreError
     from medssl_monai.labels.passport import make_passport
     from medssl_monai.mappings import read_run_record
+    from medssl_monai.store.joined import JoinedStore
     from medssl_monai.store.reader import SliceStore
 
-    store, known = SliceStore(data), read_run_record(run_dir)
+    stores, known = [SliceStore(one) for one in data], read_run_record(run_dir)
+    store = stores[0] if len(stores) == 1 else JoinedStore(stores)
     trained_on = known.get("data_fingerprint")
     if trained_on not in {None, store.fingerprint}:
         raise StoreError(
-            f"{data}: must be the store that {run_dir} was trained on (fingerprint {trained_on[:16]}), found "
+            f"{store.path}: must be the store that {run_dir} was trained on (fingerprint {trained_on[:16]}), found "
             f"{store.fingerprint[:16]}; give that store, or leave --data out"
         )
     filters = known.get("settings", {}).get("filters")

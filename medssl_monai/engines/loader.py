@@ -1,7 +1,7 @@
 """The training data loader: endless, and the same whatever the number of workers and wherever it starts."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,6 +23,7 @@ class StepLoader(DataLoader[dict[str, Any]]):
         shuffle: whether passes are permuted.
         shuffle_window: slices that are mixed with one another, where a disk should read mostly in order
             (`SliceOrder`); None mixes all.
+        parts: slices of each of several stores and its share of a pass, of `pass_shares`; None takes all slices.
         num_workers: loader processes; any number gives the same batches.
         views_on_device: workers read slices and draw, and `device_views` makes the views where the network lies; the
             dataset itself is left as it is.
@@ -46,6 +47,7 @@ class StepLoader(DataLoader[dict[str, Any]]):
         slices_on_device: bool | Literal["auto"] = False,
         device: str | torch.device = "cpu",
         shuffle_window: int | None = None,
+        parts: Sequence[tuple[int, float]] | None = None,
     ) -> None:
         self._slices = place_slices(dataset, device, slices_on_device)
         self._loading_workers = num_workers
@@ -64,6 +66,7 @@ class StepLoader(DataLoader[dict[str, Any]]):
             processes=process_count(),
             rank=process_rank(),
             shuffle_window=shuffle_window,
+            parts=parts,
         )
         super().__init__(
             dataset,

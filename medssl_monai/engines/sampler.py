@@ -1,6 +1,6 @@
 """Which slices make up which step: a closed form of (seed, step), so that a run may start at any step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -22,6 +22,7 @@ class StepBatchSampler(Sampler[list[SampleKey]]):
         seed: order of the passes.
         shuffle: False keeps the data's own order in every pass.
         shuffle_window: slices that are mixed with one another, see `SliceOrder`; None mixes all.
+        parts: shares of several stores, see `SliceOrder`; a pass is then shorter.
         start_step: the first step that iteration yields; a trainer sets it before it asks for an iterator.
         processes: how many share a batch; each gets a contiguous part of it.
         rank: which part, from 0.
@@ -41,6 +42,7 @@ class StepBatchSampler(Sampler[list[SampleKey]]):
         processes: int = 1,
         rank: int = 0,
         shuffle_window: int | None = None,
+        parts: Sequence[tuple[int, float]] | None = None,
     ) -> None:
         if length < 1 or batch_size < 1:
             raise ConfigError(
@@ -55,8 +57,9 @@ class StepBatchSampler(Sampler[list[SampleKey]]):
                 f"{2 * BLOCK} slices; give more, or null to mix all slices"
             )
         super().__init__()
-        self.length, self.batch_size, self.start_step = length, batch_size, start_step
-        self.order = SliceOrder(length, seed, shuffle, shuffle_window)
+        self.batch_size, self.start_step = batch_size, start_step
+        self.order = SliceOrder(length, seed, shuffle, shuffle_window, parts=parts)
+        self.length = self.order.length
         share = batch_size // processes
         self._part = slice(rank * share, (rank + 1) * share)
 

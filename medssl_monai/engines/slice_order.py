@@ -1,6 +1,6 @@
 """The order in which a pass reads its slices: a permutation of their numbers, for any seed and pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -80,17 +80,49 @@ class SliceOrder:
             are shuffled whole, and as many blocks as a window holds are mixed. A disk then reads blocks in order, and
             a batch has slices of up to ``window / BLOCK`` series.
         kind: "table" permutes by torch, as SparK's sampler does; "keyed" needs no memory. A window is always keyed.
+        parts: number of slices and share of a pass, of each of several stores that follow one another (`pass_shares`).
+            `length` becomes shorter, so that a pass shows a slice once at most. Slices of a store that has more than
+            its share come in later passes.
+
+    Attributes:
+        length: positions of a pass.
     """
 
     def __init__(
-        self, length: int, seed: int, shuffle: bool = True, window: int | None = None, kind: Kind | None = None
+        self,
+        length: int,
+        seed: int,
+        shuffle: bool = True,
+        window: int | None = None,
+        kind: Kind | None = None,
+        parts: Sequence[tuple[int, float]] | None = None,
     ) -> None:
+        self.parts: list[tuple[int, int]] = []  # slices of each store, and how many a pass has of them
+        if parts is not None:
+            most = min(count / share for count, share in parts)
+            self.parts = [(count, max(1, min(count, round(most * share)))) for count, share in parts]
+            length = sum(in_pass for _, in_pass in self.parts)
         self.length, self.seed, self.shuffle, self.window = length, seed, shuffle, window
         self.kind: Kind = kind or order_kind(length)
         self._table: tuple[int, Numbers] | None = None
 
     def at(self, epoch: int, positions: Numbers) -> Numbers:
         """The slices at (N,) positions of pass `epoch`, each below `length`."""
+        places = self._permuted(epoch, positions)
+        return self._of_parts(epoch, places) if self.parts else places
+
+    def _of_parts(self, epoch: int, places: Numbers) -> Numbers:
+        """Each store's slices in an order of its own, of which a pass takes up where the last one stopped."""
+        slices = np.empty_like(places)
+        place = first = 0
+        for number, (count, in_pass) in enumerate(self.parts):
+            here = (places >= place) & (places < place + in_pass)
+            own = (places[here] - place + epoch * in_pass) % count
+            slices[here] = first + (keyed_permutation(count, self.seed, 0, 0, number)(own) if in_pass < count else own)
+            place, first = place + in_pass, first + count
+        return slices
+
+    def _permuted(self, epoch: int, positions: Numbers) -> Numbers:
         if not self.shuffle:
             return positions
         if self.window is not None:

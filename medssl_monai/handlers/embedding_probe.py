@@ -17,7 +17,6 @@ from medssl_monai.drawing import class_styles, natural_order, picture_text, save
 from medssl_monai.processes import process_rank
 from medssl_monai.runs.step_log import AT_END, StepLog, probe_line
 from medssl_monai.store.dataset import SliceDataset
-from medssl_monai.store.index_file import rows_at
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.selection import USED_COLUMNS
 
@@ -59,7 +58,7 @@ class EmbeddingProbe:
         if rows is not None:
             self.rows = [rows[i] for i in chosen]
         else:
-            self.rows = rows_at(store.path, chosen, filters, [*USED_COLUMNS, *FREE_COLUMNS])
+            self.rows = store.rows_at(chosen, filters, [*USED_COLUMNS, *FREE_COLUMNS])
         self.labels = {"label": [r["label_name"] for r in self.rows]} if rows is not None else free_labels(self.rows)
         self.dataset = SliceDataset(store, rows=self.rows, transform=transform)
         self.encoder, self.interval = encoder, interval

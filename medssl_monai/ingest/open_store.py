@@ -12,6 +12,7 @@ from medssl_monai.ingest.pipeline import build_store
 from medssl_monai.ingest.sources.paths import source_path
 from medssl_monai.ingest.volumes.patients import NamedPatients
 from medssl_monai.resources import user_cache
+from medssl_monai.store.joined import JoinedStore
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import SCHEMA_VERSION
 
@@ -54,7 +55,7 @@ def open_store(
     nothing is kept, and a process that still reads it from there is told so by an error.
 
     Args:
-        data: a store, or what `build_store` takes.
+        data: a store, several stores (`JoinedStore`), or what `build_store` takes.
         modality: what is ingested.
         cache_dir: folder of such stores; by default ``stores`` in `user_cache`.
         key: of the pseudonyms; by default the user's own.
@@ -71,6 +72,15 @@ def open_store(
     for source in sources:
         if not source.exists():
             raise InputError(f"{source} does not exist; give a slice store, or a folder of DICOM or NIfTI files")
+    stores = [(source / "store.json").exists() or (source / "series").is_dir() for source in sources]
+    if len(sources) > 1 and any(stores):
+        if not all(stores) or patient_from is not None or patients is not None:
+            raise InputError(
+                f"data: stores and other folders cannot be mixed, and stores have their patients, found "
+                f"{', '.join(map(str, sources))}; ingest the other folders into stores of their own, and leave "
+                "patient_from and patients out"
+            )
+        return JoinedStore([SliceStore(source) for source in sources])
     if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
         if patient_from is not None or patients is not None:
             raise InputError(

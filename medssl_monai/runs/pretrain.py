@@ -10,6 +10,7 @@ from medssl_monai.resources import bundle_dir, config_files
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.settings import place_given
 from medssl_monai.runs.step_log import embedding_line, probe_line, read_rows
+from medssl_monai.store.joined import JoinedStore
 from medssl_monai.store.reader import SliceStore
 
 METHODS = ("spark", "swav", "moco", "byol")
@@ -76,7 +77,7 @@ class PretrainedRun:
 
 def pretrain(
     method: str,
-    data: str | Path | SliceStore,
+    data: str | Path | SliceStore | Sequence[str | Path],
     out: str | Path,
     *,
     config: str | Path | Sequence[str | Path] = (),
@@ -91,7 +92,8 @@ def pretrain(
 
     Args:
         method: ``spark``, ``swav``, ``moco`` or ``byol``.
-        data: a slice store; or a folder of DICOM, NIfTI, NRRD or MHA files, which is ingested once into a cache.
+        data: a slice store, or several in a list; or a folder of DICOM, NIfTI, NRRD or MHA files, which is ingested
+            once into a cache.
         out: folder of the run.
         config: overlays, merged in this order: YAML files, or names in ``configs/`` such as ``demo``.
         settings: top-level keys of the method's bundle, such as ``arch``, ``max_epochs`` or ``window``; they win over
@@ -107,9 +109,17 @@ def pretrain(
         raise ConfigError(f"method {method!r}: must be one of {', '.join(METHODS)}{hint}; choose one")
     overlays = config_files(config)
     places = {
-        "dataset_dir": place_given(data.path if isinstance(data, SliceStore) else data, "data"),
+        "dataset_dir": _places(data),
         "output_dir": place_given(out, "out"),
         "overlays": [str(path) for path in overlays],
     }
     run_bundle([bundle_dir(f"ct_ssl_{method}") / "configs" / "train.yaml", *overlays], {**places, **settings})
     return PretrainedRun(Path(out))
+
+
+def _places(data: Any) -> str | list[str]:
+    if isinstance(data, (list, tuple)):
+        return [place_given(one, "data") for one in data] if len(data) != 1 else _places(data[0])
+    if isinstance(data, JoinedStore):
+        return [str(store.path) for store in data.stores]
+    return place_given(data.path if isinstance(data, SliceStore) else data, "data")

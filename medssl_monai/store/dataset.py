@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 from medssl_monai.errors import ConfigError, NoImagesError, StoreError
 from medssl_monai.processes import process_rank
 from medssl_monai.store.beside import beside_filtered, beside_rows, with_more
-from medssl_monai.store.index_file import filtered_tables
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import COLUMNS, Filters
 from medssl_monai.store.selection import USED_COLUMNS
@@ -266,7 +265,7 @@ class SliceDataset(EpochDataset):
 
     def _pixels_of_series(self) -> Iterator[tuple[str, int]]:
         """The slices of a series have one size."""
-        for table in filtered_tables(self.store.path, None, ["series_id", "rows", "columns"]):
+        for table in self.store.tables(None, ["series_id", "rows", "columns"]):
             sizes = table.group_by(table.column_names).aggregate([])
             yield from ((row["series_id"], row["rows"] * row["columns"]) for row in sizes.to_pylist())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,19 +36,6 @@ def filtered_tables(store: Path, filters: Filters | None, columns: Sequence[str]
         for batch in file.iter_batches(BATCH_ROWS, columns=read, use_threads=False):
             table = pa.Table.from_batches([batch])
             yield (table if expression is None else table.filter(expression)).select(list(columns))
-
-
-def rows_at(
-    store: Path, numbers: Sequence[int], filters: Filters | None, columns: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Those with the given numbers, ascending and from 0, among the rows that pass."""
-    found: list[dict[str, Any]] = []
-    first = 0
-    for table in filtered_tables(store, filters, columns):
-        here = [number - first for number in numbers if first <= number < first + table.num_rows]
-        found += table.take(here).to_pylist() if here else []
-        first += table.num_rows
-    return found
 
 
 def count_rows(store: Path, filters: Filters | None) -> int:

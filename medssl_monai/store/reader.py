@@ -78,7 +78,7 @@ class SliceStore:
     @cached_property
     def series_ids(self) -> list[str]:
         """All series, sorted."""
-        return sorted(self.index.column("series_id").unique().to_pylist())
+        return sorted(name.decode() for name in self.selection().names["series_id"].tolist())
 
     @cached_property
     def series_by_source(self) -> dict[str, set[str]]:
@@ -157,7 +157,21 @@ class SliceStore:
         if columns is None:
             return self.index.filter(filter_expression(filters)) if filters else self.index
         empty = pa.schema([INDEX_SCHEMA.field(name) for name in columns]).empty_table()
-        return pa.concat_tables([empty, *filtered_tables(self.path, filters, columns)])
+        return pa.concat_tables([empty, *self.tables(filters, columns)])
+
+    def tables(self, filters: Filters | None, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """As `select_table`, a batch of rows after another, without the whole index in memory."""
+        return filtered_tables(self.path, filters, columns)
+
+    def rows_at(self, numbers: Sequence[int], filters: Filters | None, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Those with the given numbers, ascending and from 0, among the rows that pass."""
+        found: list[dict[str, Any]] = []
+        first = 0
+        for table in self.tables(filters, columns):
+            here = [number - first for number in numbers if first <= number < first + table.num_rows]
+            found += table.take(here).to_pylist() if here else []
+            first += table.num_rows
+        return found
 
     def selection(self, filters: Filters | None = None) -> Selection:
         """What a data set needs of the slices that pass; of a large store memory-mapped (`select_rows`)."""

@@ -13,10 +13,14 @@ from medssl_monai.checkpoints.load import load_into_resnet
 from medssl_monai.checkpoints.run_export import export_run
 from medssl_monai.cli.export import _described
 from medssl_monai.errors import CheckpointError, ConfigError
-from medssl_monai.ingest import SliceStore
+from medssl_monai.ingest import SliceStore, build_store, load_key
 from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.bundle import run_bundle
 from medssl_monai.runs.pretrain import PretrainedRun
+from medssl_monai.runs.pretrain import pretrain as pretrain_on
+from medssl_monai.runs.step_log import read_rows
+from medssl_monai.samples.phantom import write_phantom
+from medssl_monai.store.joined import JoinedStore
 from tests.bundles.runs import SMALL, files_of, pretrain
 
 
@@ -32,6 +36,32 @@ def test_pretraining_leaves_a_run(pretrained: Path, phantom_store: SliceStore) -
     assert report.missing == ("fc.weight", "fc.bias")
     assert report.metadata["method"] == "spark"
     assert report.metadata["window"] == '"wide"'
+
+
+def test_several_stores_share_a_pass(phantom_store: SliceStore, tmp_path: Path) -> None:
+    write_phantom(tmp_path / "in", patients=1, seed=9, size=64, slices=6)
+    build_store([tmp_path / "in"], tmp_path / "other", key=load_key(), modality="CT", progress=False)
+    stores = [phantom_store.path, tmp_path / "other"]
+    short = {
+        **SMALL,
+        "max_epochs": 1,
+        "warmup_epochs": 0,
+        "decoder_width": 32,
+        "probe_interval": 9,
+        "guard_interval": 9,
+    }
+    done = pretrain_on("spark", stores, tmp_path / "run", config="demo", store_shares=[2, 1], **short)
+    record = json.loads((done.folder / "run.json").read_text())
+    assert record["data"]["slices"] == record["data"]["slices_in_store"] == len(phantom_store) + 6
+    assert (
+        len(read_rows(done.folder / "logs" / "history.jsonl")) == 3
+    )  # steps of 6: all of the one, and 12 of the other
+    joined = JoinedStore([SliceStore(store) for store in stores])
+    assert record["data_fingerprint"] == joined.fingerprint
+    assert _described(stores, done.folder, True)["data"] == record["data"]
+    with pytest.raises(ConfigError, match="store_shares: needs a number above 0 for each of the 2 stores"):
+        pretrain_on("spark", stores, tmp_path / "refused", config="demo", store_shares=[2], **short)
+    assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.parametrize("method", ["spark", "swav", "moco", "byol"])
@@ -69,7 +99,7 @@ def test_near_copies_are_left_out(
     card = (tmp_path / "encoder.card.md").read_text(encoding="utf-8")
     assert f"| left after thinning | {left} of 30 slices, by {rule} |" in card
     assert f"| redundancy | {rule} |" in card
-    assert _described(phantom_store.path, run, False) == {"data": record["data"]}
+    assert _described([phantom_store.path], run, False) == {"data": record["data"]}
     # Other slices cannot carry on; a run is evaluated on all slices, without the encoder that thinned them.
     before = files_of(run)
     with pytest.raises(CheckpointError, match=f"redundancy: {rule} then, none now"):

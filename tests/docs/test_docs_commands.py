@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from medssl_monai.samples.phantom import write_phantom
 from tests.docs.pages import ROOT, SMALL, blocks, commands, run_bundle_command, run_medssl
 
 
@@ -43,9 +44,11 @@ def test_readme_commands(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_pretraining_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
+    write_phantom(desk / "OTHER", patients=1, seed=9, size=64, slices=6)
+    run_medssl(shlex.split("medssl ingest OTHER --out OTHER_STORE"), monkeypatch)
     page = ROOT / "docs" / "pretraining.md"
     found = commands(page)
-    assert len(found) == 5
+    assert len(found) == 6
     for words in found:
         run_medssl([*words, *(["warmup_epochs=0"] if "small" in words else [])], monkeypatch)
     for name in ("SMALL_RUN", "THINNED_RUN"):

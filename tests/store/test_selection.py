@@ -13,7 +13,6 @@ from medssl_monai.errors import StoreError
 from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.store import selection
 from medssl_monai.store.dataset import SampleKey, SliceDataset
-from medssl_monai.store.index_file import rows_at
 from medssl_monai.store.selection import USED_COLUMNS, KeptSelection
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 
@@ -108,7 +107,7 @@ def test_half_a_file_is_refused(store: SliceStore) -> None:
 def test_rows_by_number(store: SliceStore) -> None:
     columns = ["series_id", "slice", "phash"]
     expected = [{name: row[name] for name in columns} for row in store.select(UPPER)]
-    assert rows_at(store.path, [0, 3, 4], UPPER, columns) == [expected[0], expected[3], expected[4]]
+    assert store.rows_at([0, 3, 4], UPPER, columns) == [expected[0], expected[3], expected[4]]
     assert store.count(UPPER) == 5
     table = store.select_table(UPPER, columns)
     assert table.to_pylist() == expected
