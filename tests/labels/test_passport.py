@@ -132,8 +132,8 @@ def test_the_passport_stays_with_the_weights_unless_it_is_left_out(home: Path, t
 
 
 def test_the_command_adds_it_with_the_store(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export_verb.run(home / "bare.safetensors", tmp_path / "e.safetensors", data=home / "store", licence=None)
+    export_verb.run(home / "bare.safetensors", tmp_path / "e.safetensors", data=[home / "store"], licence=None)
     assert read_passport(tmp_path / "e.safetensors").slices == 18
     assert "without a passport" not in capsys.readouterr().out
-    export_verb.run(home / "bare.safetensors", tmp_path / "e.pth", "torchvision", data=home / "store")
+    export_verb.run(home / "bare.safetensors", tmp_path / "e.pth", "torchvision", data=[home / "store"])
     assert "without a passport" in capsys.readouterr().out
