@@ -32,6 +32,8 @@ def forward(
     network.eval()
     parameter = next(network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
-    loader: DataLoader[dict[str, Any]] = DataLoader(dataset, batch_size=batch_size)
+    # Its own generator: a look at the features in the middle of a training must not move the global one.
+    own = torch.Generator().manual_seed(0)
+    loader: DataLoader[dict[str, Any]] = DataLoader(dataset, batch_size=batch_size, generator=own)
     for batch in progress_bar(loader, desc=description, unit="batch", shown=description is not None):
         yield batch, network(batch["image"].to(device)).float().cpu().numpy()
