@@ -27,7 +27,7 @@ from medssl_monai.samples.segmentation import write_segmentation
 
 CONFIG = Path(__file__).resolve().parents[1] / "docs" / "how_to" / "segmentation.yaml"
 PUBLIC_KEY = b"medssl-monai benchmark: public images only"
-PRETRAINING_EPOCHS, EPOCHS, STEPS = 10, 6, 25
+PRETRAINING_EPOCHS, EPOCHS, STEPS = 10, 6, 100
 COUNTS = (2, 6)
 
 

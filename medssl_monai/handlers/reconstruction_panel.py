@@ -67,7 +67,8 @@ class ReconstructionPanel:
         items = [self.dataset[SampleKey(0, int(i))] for i in chosen]
         image = torch.stack([item["views"][0] for item in items]).to(device)
         mask = torch.stack([item["mask"] for item in items]).to(device)
-        draw_reconstructions(self.method, image, mask, self.mean, self.std, title, self.path)
+        middle = 1 if getattr(self.dataset, "channel_spacing_mm", 0) else 0  # the slice between its neighbours
+        draw_reconstructions(self.method, image, mask, self.mean, self.std, title, self.path, middle)
 
 
 def draw_reconstructions(
@@ -78,17 +79,19 @@ def draw_reconstructions(
     std: float | Sequence[float],
     title: str,
     path: Path,
+    channel: int = 0,
 ) -> None:
     """One row a slice: input, visible part, prediction and reconstruction, in evaluation mode.
 
     Args:
         method: with its weights.
-        image: views (B, C, H, W), of which the first channel is shown.
+        image: views (B, C, H, W), of which one channel is shown.
         mask: (B, 1, H/32, W/32) bool, True = visible.
         mean: what the views subtract, to undo it.
         std: what the views divide by.
         title: over the picture.
         path: PNG to write.
+        channel: which is shown.
     """
     training = method.training
     method.eval()
@@ -104,7 +107,7 @@ def draw_reconstructions(
         axes[0, column].set_title(name, fontsize=10)
         windowed = (pictures[name].float().cpu() * stds + means).clamp(0, 1)
         for cell, picture in zip(axes[:, column], windowed, strict=True):
-            show_picture(cell, picture[0].numpy())
+            show_picture(cell, picture[channel].numpy())
     figure.suptitle(title, fontsize=11)
     save_figure(figure, path, dpi=110)
 
