@@ -94,7 +94,7 @@ def write_labelled_slices(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 def patients_of(store: SliceStore) -> dict[str, str]:
     """The store's pseudonym for the patient of each series."""
-    index = store.index.select(["series_id", "patient"]).group_by(["series_id", "patient"]).aggregate([])
+    index = store.select_table(None, ["series_id", "patient"]).group_by(["series_id", "patient"]).aggregate([])
     return {pair["series_id"]: pair["patient"] for pair in index.to_pylist()}
 
 

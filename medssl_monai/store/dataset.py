@@ -289,7 +289,9 @@ def _completed(store: SliceStore, rows: Sequence[Mapping[str, Any]]) -> list[dic
     """The rows with what the index knows of them and the caller left out."""
     known: dict[tuple[str, int], dict[str, Any]] = {}
     if not all(name in row for row in rows for name in USED_COLUMNS):
-        known = {(row["series_id"], row["slice"]): row for row in store.index.select(USED_COLUMNS).to_pylist()}
+        series = [["series_id", "in", sorted({row["series_id"] for row in rows})]]
+        table = store.select_table(series, USED_COLUMNS)
+        known = {(row["series_id"], row["slice"]): row for row in table.to_pylist()}
     completed = []
     for row in rows:
         own = {name: value for name, value in row.items() if name not in COLUMNS}

@@ -83,7 +83,8 @@ class SliceStore:
     @cached_property
     def series_by_source(self) -> dict[str, set[str]]:
         """The series that came from each source id."""
-        pairs = self.index.select(["source_id", "series_id"]).group_by(["source_id", "series_id"]).aggregate([])
+        columns = ["source_id", "series_id"]
+        pairs = self.select_table(None, columns).group_by(columns).aggregate([])
         found: dict[str, set[str]] = {}
         for pair in pairs.to_pylist():
             found.setdefault(pair["source_id"], set()).add(pair["series_id"])

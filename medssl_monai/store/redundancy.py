@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medssl_monai.errors import ConfigError, StoreError, suggestion
 from medssl_monai.store.depths import ROUNDING_MM, slice_depths
+from medssl_monai.store.index_file import columns_of
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters, filter_expression
 
@@ -26,6 +27,7 @@ FORMS = "none, hash-N (bits, such as hash-6), spacing-Xmm (such as spacing-5mm) 
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _RULE = re.compile(rf"none|hash-(?P<hash>\d+)|spacing-(?P<spacing>{_NUMBER})mm|embedding-(?P<embedding>{_NUMBER})")
+_COLUMNS = ("series_id", "patient", "phash", "slice_spacing_mm")
 _WRITTEN = {"hash": "hash-{}", "spacing": "spacing-{}mm", "embedding": "embedding-{}"}
 
 Look = TypeVar("Look")
@@ -113,15 +115,17 @@ def kept_slices(
     Raises:
         StoreError: ``spacing``, and the distance of neighbouring slices is not known.
     """
-    index = store.index.append_column("depth_mm", pa.array(slice_depths(store.index)))
-    rows = index.filter(filter_expression(filters)) if filters else index
+    passing = filter_expression(filters) if filters else None
+    index = store.select_table(None, sorted({*_COLUMNS, *columns_of(filters)}))
+    index = index.append_column("depth_mm", pa.array(slice_depths(index)))
+    rows = index if passing is None else index.filter(passing)
     if rule.kind == "none":
         return np.ones(rows.num_rows, bool)
     if rule.kind == "spacing":
         _check_spacings(rows)
         depths = rows.column("depth_mm").to_pylist()
         return _thinned(rows, depths, lambda last, here: here - last < rule.value - ROUNDING_MM)
-    counts = pc.value_counts(store.index.column("series_id")).to_pylist()
+    counts = pc.value_counts(index.column("series_id")).to_pylist()
     singles = {each["values"] for each in counts if each["counts"] == 1}
     if rule.kind == "hash":
         hashes = (int(text, 16) for text in rows.column("phash").to_pylist())

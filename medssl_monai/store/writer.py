@@ -10,6 +10,7 @@ another version's array, and neither version is lost. `finish` compacts the part
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import hashlib
 import json
 import os
@@ -202,14 +203,17 @@ class StoreWriter:
 
 def fingerprint(index: Path, arrays: Mapping[str, str]) -> str:
     """SHA-256 (hex) over an index and the digests of all arrays, by series id, sorted."""
-    digest = hashlib.sha256(index.read_bytes())
+    digest = hashlib.sha256()
+    with index.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     for series_id, sha256 in arrays.items():
         digest.update(f"{series_id}\0{sha256}\n".encode())
     return digest.hexdigest()
 
 
 def _same_bytes(first: Path, second: Path) -> bool:
-    return second.is_file() and first.read_bytes() == second.read_bytes()
+    return second.is_file() and filecmp.cmp(first, second, shallow=False)
 
 
 def _refuse_foreign(path: Path, key_check: str) -> None:
