@@ -100,7 +100,8 @@ def test_study_takes_a_name(tmp_path: Path) -> None:
     ("call", "words"),
     [
         (lambda: pretrain("spark", "store", cast(Any, None)), "out: must be a path, found None"),
-        (lambda: pretrain("spark", cast(Any, ["store"]), "run"), r"data: must be a path, found \['store'\]"),
+        (lambda: pretrain("spark", cast(Any, ["store", 3]), "run"), "data: must be a path, found 3"),
+        (lambda: pretrain("spark", [], "run"), r"data: must be a path, found \[\]"),
         (lambda: medssl_monai.finetune("l.csv", ""), "out: must be a path, found ''"),
         (lambda: medssl_monai.finetune(cast(Any, None), "run"), "data: must be a path, found None"),
         (lambda: medssl_monai.evaluate(cast(Any, None), "l.csv", "out"), "run: must be a path, found None"),

@@ -118,7 +118,7 @@ def pretrain(
 
 
 def _places(data: Any) -> str | list[str]:
-    if isinstance(data, (list, tuple)):
+    if isinstance(data, (list, tuple)) and data:
         return [place_given(one, "data") for one in data] if len(data) != 1 else _places(data[0])
     if isinstance(data, JoinedStore):
         return [str(store.path) for store in data.stores]

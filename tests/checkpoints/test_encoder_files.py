@@ -188,7 +188,7 @@ def test_incomplete_and_foreign_weights_are_refused(exported: Path, tmp_path: Pa
         load_encoder(saved(tmp_path / "nan.pt", {**state, "bn1.bias": torch.full((64,), torch.nan)}))
     # A prefix is stripped whole and at the start, or not at all.
     with pytest.raises(CheckpointError, match="no encoder in any known format"):
-        load_encoder(saved(tmp_path / "twice.pt", {f"encoder.{name}": value for name, value in state.items()}))
+        load_encoder(saved(tmp_path / "other.pt", {f"an_encoder.{name}": value for name, value in state.items()}))
     one_channel = torchvision_backbone("resnet18")
     one_channel.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
     with pytest.raises(CheckpointError, match=r"1 \(conv1.weight"):
