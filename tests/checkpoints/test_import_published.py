@@ -77,7 +77,9 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("moco", "byol") else name for name in FILES]
+)
 def test_features_are_those_of_the_source_network(name: str, folder: Path) -> None:
     source = make(name, folder)
     out = folder / f"{name}.safetensors"

@@ -98,6 +98,7 @@ def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytes
     run_medssl([*hounsfield, "--encoder", "wide.safetensors"], monkeypatch, code=1)
 
 
+@pytest.mark.slow
 def test_published_checkpoints(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = DOCS / "how_to" / "published_checkpoints.md"
     state = {**constants("resnet18", "model."), **heads("model.prototypes.weight")}

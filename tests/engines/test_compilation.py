@@ -43,7 +43,8 @@ class Counting:
         return graph.forward
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("spark", 8 + 5), pytest.param("moco", 2 * 7, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kinds"), [("spark", 8 + 5), ("moco", 2 * 7)])
 def test_a_run_with_compiled_blocks(name: str, kinds: int, tmp_path: Path) -> None:
     """ResNet-18: seven or eight kinds of blocks, for MoCo also without gradients; recorded steps compile nothing."""
     plain = make_trainer(tmp_path / "eager", 2, name=name)

@@ -50,8 +50,7 @@ def trainer(store: SliceStore, folder: Path, name: str, there: bool, workers: in
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param("spark", marks=pytest.mark.slow), "moco", pytest.param("byol", marks=pytest.mark.slow), "swav"],
+    "name", ["moco", *(pytest.param(name, marks=pytest.mark.slow) for name in ("spark", "byol", "swav"))]
 )
 def test_a_run_is_the_loaders_bit_for_bit_also_resumed(store: SliceStore, name: str, tmp_path: Path) -> None:
     wanted = trainer(store, tmp_path / "loader", name, there=False, workers=2)

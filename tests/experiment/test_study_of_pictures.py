@@ -88,6 +88,7 @@ def done(plan: StudyPlan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stu
     return study(plan, out), out
 
 
+@pytest.mark.slow
 def test_each_seed_has_an_encoder_of_its_own(done: tuple[StudyResults, Path], plan: StudyPlan) -> None:
     _, out = done
     runs = [json.loads((out / "encoders" / f"spark-seed{seed}" / "run.json").read_text()) for seed in range(2)]
@@ -100,6 +101,7 @@ def test_each_seed_has_an_encoder_of_its_own(done: tuple[StudyResults, Path], pl
     assert inputs.weights("scratch", 1) is None
 
 
+@pytest.mark.slow
 def test_contradicting_pictures_are_not_learned_from_and_count_officially_alone(
     done: tuple[StudyResults, Path],
 ) -> None:
@@ -123,6 +125,7 @@ def test_contradicting_pictures_are_not_learned_from_and_count_officially_alone(
     assert any("stand in two classes" in sentence for sentence in statements(results))
 
 
+@pytest.mark.slow
 def test_what_the_files_tell_without_anatomy_is_a_row(done: tuple[StudyResults, Path]) -> None:
     results, _ = done
     facts = [point for point in results.points if point.head == "facts"]
@@ -130,6 +133,7 @@ def test_what_the_files_tell_without_anatomy_is_a_row(done: tuple[StudyResults, 
     assert {contrast.encoder for contrast in results.contrasts} == {"SparK"}, "it has no baseline to be tested against"
 
 
+@pytest.mark.slow
 def test_neighbouring_checkpoints_are_judged(done: tuple[StudyResults, Path]) -> None:
     results, out = done
     for row in rows(out / "results.csv"):
@@ -145,6 +149,7 @@ def test_neighbouring_checkpoints_are_judged(done: tuple[StudyResults, Path]) ->
     assert all((point.moves is None) == (point.head != "finetune") for point in results.points)
 
 
+@pytest.mark.slow
 def test_the_report_has_all_figures_and_what_others_published(done: tuple[StudyResults, Path]) -> None:
     results, out = done
     text = markdown_tables(results)
