@@ -60,6 +60,7 @@ def record_run(
     overlays: Sequence[str] = (),
     data_fingerprint: str | None = None,
     data: Mapping[str, Any] | None = None,
+    bundle: str | None = None,
 ) -> dict[str, Any]:
     """Make ``output_dir`` a bundle that says how it came to be.
 
@@ -74,14 +75,15 @@ def record_run(
         overlays: configuration files merged over the bundle's ``train.yaml`` for this run.
         data_fingerprint: of the slice store.
         data: counts and spacings of the slices (`describe_data`), for the model card.
+        bundle: its name, where its folder may have another; by default that of the folder.
 
     Returns:
         The content of ``run.json``.
     """
-    run, bundle = Path(output_dir).resolve(), Path(bundle_root).resolve()
+    run, root = Path(output_dir).resolve(), Path(bundle_root).resolve()
     kept = {key: _plain(value) for key, value in settings.items() if key not in _PRIVATE}
     content = {
-        "bundle": bundle.name,
+        "bundle": bundle or root.name,
         "settings": kept,
         "data_fingerprint": data_fingerprint,
         "data": _plain(data or {}),
@@ -95,12 +97,12 @@ def record_run(
     write_json(run / "run.json", content)  # first: the folder is known as this run's, whenever it is stopped
     for folder in ("checkpoints", "configs", "figures", "logs", "models"):
         (run / folder).mkdir(parents=True, exist_ok=True)
-    if run != bundle:
-        copy_configs(bundle, run, kept, overlays, {"bundle_root": literal(run)})
+    if run != root:
+        copy_configs(root, run, kept, overlays, {"bundle_root": literal(run)})
         for name in ("LICENSE", "docs/README.md", "docs/data_license.txt"):
-            if (bundle / name).is_file():
+            if (root / name).is_file():
                 (run / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(bundle / name, run / name)
+                shutil.copyfile(root / name, run / name)
     return content
 
 

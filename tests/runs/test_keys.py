@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -196,6 +197,9 @@ def test_a_run_takes_an_empty_folder_or_its_own(tmp_path: Path, phantom_store: S
     check_output(tmp_path / "run", "bundle", "ct_ssl_moco")
     with pytest.raises(ConfigError, match="found a run of ct_ssl_moco; give another --out"):
         check_output(tmp_path / "run", "bundle", "ct_classification")
+    copied = shutil.copytree(bundle_dir("ct_ssl_moco"), tmp_path / "site" / "of_all_sites")
+    record_run(tmp_path / "of_a_copy", copied, {}, bundle="ct_ssl_moco")
+    check_output(tmp_path / "of_a_copy", copied, "ct_ssl_moco")
     before = sorted(phantom_store.path.rglob("*"))
     with pytest.raises(ConfigError, match="a run needs a folder of its own"):
         run("ct_ssl_moco", tmp_path, dataset_dir=str(phantom_store.path), output_dir=str(phantom_store.path))
