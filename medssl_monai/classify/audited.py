@@ -13,6 +13,7 @@ from medssl_monai.labels.audit_report import AuditReport
 from medssl_monai.labels.audit_sets import AuditSet, store_set, table_sets
 from medssl_monai.labels.passport import Passport, read_passport
 from medssl_monai.labels.table import read_any_labels
+from medssl_monai.store.places import is_store
 
 WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".ts", ".onnx"})
 """Files of networks. Only the first kind has a header for a passport."""
@@ -69,11 +70,6 @@ def audit(
         unchecked=tuple(unchecked),
         statements=(*statements, *report.statements),
     )
-
-
-def is_store(path: Path) -> bool:
-    """Whether a folder is a store, finished or not."""
-    return (path / "store.json").exists() or (path / "series").is_dir()
 
 
 def _sets(path: Path, home: Path | None, key: bytes | None) -> tuple[list[AuditSet], list[str]]:

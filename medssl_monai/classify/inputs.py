@@ -16,6 +16,7 @@ from medssl_monai.classify.dicom.sources import Sources
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.ingest.pipeline import build_store
 from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb, not_retrieved
+from medssl_monai.store.places import is_store, store_at
 from medssl_monai.store.pseudonyms import load_key
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters
@@ -62,8 +63,8 @@ class PredictionInput:
         self.names: dict[str, str] = {}
         self._private: tempfile.TemporaryDirectory[str] | None = None
         sources = [Path(data)] if isinstance(data, (str, Path)) else [Path(one) for one in data]
-        if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
-            self.store = SliceStore(sources[0])
+        if len(sources) == 1 and is_store(sources[0]):
+            self.store = store_at(sources[0])
             met = list(self.store.verdicts)
         else:
             out = self._store_folder(sources, cache_dir, modality)

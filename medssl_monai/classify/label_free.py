@@ -83,7 +83,7 @@ class MeasuredSlices:
         self.rows = chosen_rows(store, filters, count)
         if len(self.rows) < 2:
             raise NoImagesError(
-                f"store {store.path}: encoders are compared on two slices or more, and the filters leave "
+                f"store {store.place}: encoders are compared on two slices or more, and the filters leave "
                 f"{len(self.rows)}; change filters=[…]"
             )
         self.series = _numbered(row["series_id"] for row in self.rows)

@@ -20,6 +20,7 @@ from medssl_monai.labels.queries import is_query
 from medssl_monai.labels.subsets import Unit, nested_subset
 from medssl_monai.labels.table import read_labels
 from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.places import store_at
 from medssl_monai.store.pseudonyms import load_key
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.verdicts import files_by_reason
@@ -163,7 +164,7 @@ class LabelledData:
 
     def _open(self, store_dir: str | Path | None, cache_dir: str | Path | None) -> SliceStore:
         if store_dir is not None:
-            return SliceStore(store_dir)
+            return store_at(store_dir)
         queries = [row.number for row in self.table.rows if is_query(row.source)]
         if queries:
             raise LabelError(

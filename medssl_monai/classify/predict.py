@@ -143,7 +143,7 @@ def _names(source: Any, wanted: bool | str | Path, addresses: Mapping[str, str])
     if isinstance(wanted, bool):
         if not source.names:
             raise InputError(
-                f"{source.store.path}: a store holds no paths; give the names file that `medssl ingest --names FILE` "
+                f"{source.store.place}: a store holds no paths; give the names file that `medssl ingest --names FILE` "
                 "wrote with it (--names FILE)"
             )
         return {pseudonym: _address(path, addresses) for pseudonym, path in source.names.items()}

@@ -14,6 +14,7 @@ from medssl_monai.progress import progress_bar
 from medssl_monai.runs.folder import kept_encoder
 from medssl_monai.runs.step_log import StepLog, read_rows
 from medssl_monai.statistics.encoder_measures import MEASURES, check_measure
+from medssl_monai.store.places import store_at
 from medssl_monai.store.reader import SliceStore
 
 COMPARED = ("arch", "image_size", "window", "mean", "std", "channel_spacing_mm", "filters")
@@ -67,7 +68,7 @@ def rank_encoders(runs: Sequence[str | Path], measure: str, data: str | Path | N
         'runs/swav'
     """
     check_measure(measure, "--measure")
-    store = None if data is None else SliceStore(data)
+    store = None if data is None else store_at(data)
     opened = [_opened(Path(run), store) for run in runs]
     measured = [run for run in opened if run.rows]
     if not measured:

@@ -30,6 +30,7 @@ from medssl_monai.classify.inputs import AXIAL_CT, PredictionInput
 from medssl_monai.drawing import save_figure
 from medssl_monai.errors import InputError, NoImagesError
 from medssl_monai.resources import user_cache
+from medssl_monai.store.places import store_at
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters
 
@@ -92,7 +93,7 @@ def store_features(
     """
     rows = store.select(filters)
     if not rows:
-        raise NoImagesError(f"store {store.path}: holds no axial CT slice with a body to search; ingest some")
+        raise NoImagesError(f"store {store.place}: holds no axial CT slice with a body to search; ingest some")
     name = hashlib.sha256(json.dumps([store.fingerprint, embedder.fingerprint, repr(filters)]).encode()).hexdigest()
     path = (folder or user_cache() / "features") / name[:16] / "features.parquet"
     if not path.is_file():
@@ -228,7 +229,7 @@ def similar_cases(
         InputError: the query is not one series, or has no such slice; or nothing is left to show.
         StoreError: there is no store. CheckpointError: the weights are no encoder.
     """
-    searched = SliceStore(store)
+    searched = store_at(store)
     with tempfile.TemporaryDirectory(prefix="medssl-similar-") as folder:  # of the store that a query in files becomes
         asked_store, rows = _query(query, searched, Path(folder))
         series, patient = rows[0]["series_id"], rows[0]["patient"]

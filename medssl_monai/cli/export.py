@@ -47,21 +47,21 @@ def run(
         typer.echo("without a passport, which only .safetensors files and --format timm-hub carry")
 
 
-def _described(data: Sequence[Path], run_dir: Path, passport: bool) -> dict[str, Any]:
+def _described(data: Sequence[str | Path], run_dir: Path, passport: bool) -> dict[str, Any]:
     """Counts and spacings of the slices that the run was trained on, and their passport if it is wanted."""
     from medssl_monai.checkpoints.model_card import DESCRIBED, describe_data
     from medssl_monai.errors import StoreError
     from medssl_monai.labels.passport import make_passport
     from medssl_monai.mappings import read_run_record
     from medssl_monai.store.joined import JoinedStore
-    from medssl_monai.store.reader import SliceStore
+    from medssl_monai.store.places import store_at
 
-    stores, known = [SliceStore(one) for one in data], read_run_record(run_dir)
+    stores, known = [store_at(one) for one in data], read_run_record(run_dir)
     store = stores[0] if len(stores) == 1 else JoinedStore(stores)
     trained_on = known.get("data_fingerprint")
     if trained_on not in {None, store.fingerprint}:
         raise StoreError(
-            f"{store.path}: must be the store that {run_dir} was trained on (fingerprint {trained_on[:16]}), found "
+            f"{store.place}: must be the store that {run_dir} was trained on (fingerprint {trained_on[:16]}), found "
             f"{store.fingerprint[:16]}; give that store, or leave --data out"
         )
     filters = known.get("settings", {}).get("filters")

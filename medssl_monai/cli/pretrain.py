@@ -16,7 +16,9 @@ def run(
     overrides: Overrides = None,
     data: Annotated[
         list[Path],
-        typer.Option("--data", help="Slice store, or folder of DICOM, NIfTI or pictures; stores may repeat it."),
+        typer.Option(
+            "--data", help="Slice store (folder or URL), or folder of DICOM, NIfTI or pictures; stores may repeat it."
+        ),
     ] = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = ...,  # type: ignore[assignment]
     config: Config = None,

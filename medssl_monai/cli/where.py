@@ -27,10 +27,10 @@ def run(
     from medssl_monai.errors import InputError, StoreError
     from medssl_monai.ingest.where import Whereabouts, whereabouts
     from medssl_monai.store.names_file import read_names
+    from medssl_monai.store.places import store_at
     from medssl_monai.store.pseudonyms import load_key
-    from medssl_monai.store.reader import SliceStore
 
-    opened, rows = SliceStore(store), None if names is None else read_names(names)
+    opened, rows = store_at(store), None if names is None else read_names(names)
     found: list[Whereabouts] = []
     unknown: list[str] = []
     for name in asked:

@@ -9,7 +9,6 @@ from typing import Any
 
 from medssl_monai.atomic import write_json
 from medssl_monai.checkpoints.load import load_encoder
-from medssl_monai.classify.audited import is_store
 from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.experiment.made_by import made_by, settings_of
 from medssl_monai.experiment.plan import StudyPlan, digest, slug
@@ -21,7 +20,7 @@ from medssl_monai.labels.audit_sets import AuditSet, store_set
 from medssl_monai.plain_text import plain_text
 from medssl_monai.resources import bundle_dir, config_file
 from medssl_monai.runs.pretrain import pretrain
-from medssl_monai.store.reader import SliceStore
+from medssl_monai.store.places import is_store, store_at
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ class Archives:
 
     def _make(self, seen: str) -> Path:
         archive = self.archive if seen != "task" else None
-        if archive is not None and not archive.exists():
+        if archive is not None and not (archive.exists() or is_store(archive)):
             raise ConfigError(f"pretrain_on: {archive} does not exist; give a store or a folder of images")
         ready = archive is not None and is_store(archive)
         if seen == "both" and (self.store is not None or ready):
@@ -159,7 +158,7 @@ def _pretrained(plan: StudyPlan, name: str, seed: int, store: Path, filters: lis
     files = [bundle_dir(source.bundle) / "configs" / "train.yaml", *map(config_file, source.overlays)]
     settings = {"arch": plan.settings.get("arch", "resnet50"), **({"filters": filters} if filters else {})}
     settings |= {**source.settings, **({"seed": seed} if source.seeds > 1 else {})}
-    seen = [] if filters else [SliceStore(store).fingerprint]
+    seen = [] if filters else [store_at(store).fingerprint]
     content = digest([source.bundle, settings_of(files), settings, *seen])
     maker, note = made_by(pretrain.__module__, files), run / "study_made_by.json"
     if mark.is_file() and mark.read_text() == content:

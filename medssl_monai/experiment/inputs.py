@@ -103,7 +103,7 @@ def prepare(plan: StudyPlan, out: Path, *, rerun: bool = False) -> StudyInputs:
     archives = Archives(
         plan.pretrain_on,
         out,
-        store=data.store.path,
+        store=Path(data.store.place),
         series=sorted({row["series_id"] for row in data.rows("train")}),
         tested=lambda: [slice_set("test", "test", "data", data.store, data.rows("test"))],
         how=plan.pretrain_with,
@@ -116,7 +116,7 @@ def prepare(plan: StudyPlan, out: Path, *, rerun: bool = False) -> StudyInputs:
     return StudyInputs(
         overrides={
             "dataset_dir": str(write_labelled_slices(out / "data" / "labels.csv", rows)),
-            "store_dir": str(data.store.path),
+            "store_dir": data.store.place,
             "classes": data.classes,
         },
         overlays=overlays,

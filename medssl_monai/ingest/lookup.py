@@ -39,9 +39,9 @@ def find_series(store: SliceStore, source: str | Path, key: bytes | None = None)
     if len(candidates) == 1:
         return candidates.pop()
     if not candidates:
-        raise MissingSourceError(f"source {source}: is not in store {store.path}; ingest it, or correct the name")
+        raise MissingSourceError(f"source {source}: is not in store {store.place}; ingest it, or correct the name")
     raise LabelError(
-        f"source {source}: stands for {len(candidates)} series of store {store.path} "
+        f"source {source}: stands for {len(candidates)} series of store {store.place} "
         f"({', '.join(sorted(candidates)[:5])}); name one of these ids, a SeriesInstanceUID or a single file"
     )
 
@@ -65,7 +65,7 @@ def all_series(
     key = load_key() if key is None else key
     if key_check(key) != store.description["key_check"]:
         raise StoreError(
-            f"store {store.path}: {source!s} cannot be looked up, because its pseudonyms were made with another key; "
+            f"store {store.place}: {source!s} cannot be looked up, because its pseudonyms were made with another key; "
             "give that key (`--key FILE` or MEDSSL_KEY), or name a series id"
         )
     path = Path(source)
@@ -76,7 +76,7 @@ def all_series(
         return _by_uid(str(source), key, known)
     raise MissingSourceError(
         f"source {source}: is neither a path that exists, nor a SeriesInstanceUID, nor a series of store "
-        f"{store.path}; correct the name (a relative path starts at the current folder)"
+        f"{store.place}; correct the name (a relative path starts at the current folder)"
     )
 
 

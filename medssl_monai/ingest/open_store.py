@@ -13,6 +13,7 @@ from medssl_monai.ingest.sources.paths import source_path
 from medssl_monai.ingest.volumes.patients import NamedPatients
 from medssl_monai.resources import user_cache
 from medssl_monai.store.joined import JoinedStore
+from medssl_monai.store.places import is_store, store_at
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import SCHEMA_VERSION
 
@@ -55,7 +56,7 @@ def open_store(
     nothing is kept, and a process that still reads it from there is told so by an error.
 
     Args:
-        data: a store, several stores (`JoinedStore`), or what `build_store` takes.
+        data: a store, also at a URL (`RemoteStore`), several stores (`JoinedStore`), or what `build_store` takes.
         modality: what is ingested.
         cache_dir: folder of such stores; by default ``stores`` in `user_cache`.
         key: of the pseudonyms; by default the user's own.
@@ -70,9 +71,9 @@ def open_store(
     """
     sources = [source_path(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
     for source in sources:
-        if not source.exists():
+        if not (source.exists() or is_store(source)):
             raise InputError(f"{source} does not exist; give a slice store, or a folder of DICOM or NIfTI files")
-    stores = [(source / "store.json").exists() or (source / "series").is_dir() for source in sources]
+    stores = [is_store(source) for source in sources]
     if len(sources) > 1 and any(stores):
         if not all(stores) or patient_from is not None or patients is not None:
             raise InputError(
@@ -80,14 +81,14 @@ def open_store(
                 f"{', '.join(map(str, sources))}; ingest the other folders into stores of their own, and leave "
                 "patient_from and patients out"
             )
-        return JoinedStore([SliceStore(source) for source in sources])
-    if len(sources) == 1 and ((sources[0] / "store.json").exists() or (sources[0] / "series").is_dir()):
+        return JoinedStore([store_at(source) for source in sources])
+    if stores == [True]:
         if patient_from is not None or patients is not None:
             raise InputError(
                 f"{sources[0]}: is a store, and patients are named when it is made; give patient_from or patients to "
                 "`medssl ingest`, or the folder of pictures as data"
             )
-        return SliceStore(sources[0])
+        return store_at(sources[0])
     named = NamedPatients(patient_from, patients)
     modality = None if modality is None else checked_modality(modality)
     out = cached_store_path(sources, cache_dir, modality, named)

@@ -77,7 +77,7 @@ def whereabouts(
     found = [verdict for verdict in verdicts if ids & {verdict.series_id, verdict.source_id}]
     if not found:
         raise InputError(
-            f"{asked}: store {store.path} has no verdict on it; correct it, or name the store that it is of"
+            f"{asked}: store {store.place} has no verdict on it; correct it, or name the store that it is of"
         )
     rows = {name.series_id or name.source_id: name for name in names or ()}
     if is_pseudonym and not any(verdict.subject in rows for verdict in found):

@@ -12,6 +12,7 @@ from medssl_monai.labels.labelled_slices import labelled_slices, patients_of
 from medssl_monai.labels.names import SPLITS
 from medssl_monai.labels.near_duplicates import Pixels
 from medssl_monai.labels.table import read_any_labels
+from medssl_monai.store.places import store_at
 from medssl_monai.store.reader import SliceStore
 
 LEAST_BODY = 0.02
@@ -71,7 +72,7 @@ class AuditSet:
 
 def store_set(path: Path) -> AuditSet:
     """A whole store, for pre-training."""
-    store = SliceStore(path)
+    store = store_at(path)
     return slice_set(path.name, "pre-training", path.name, store, store.select())
 
 
@@ -103,7 +104,7 @@ def table_sets(path: Path, home: Path | None, key: bytes | None) -> tuple[list[A
     """
     table = read_any_labels(path)
     sources = sorted({Path(row.source) for row in table.rows})
-    store = SliceStore(home) if home is not None else open_store(sources, modality=None, key=key)
+    store = store_at(home) if home is not None else open_store(sources, modality=None, key=key)
     found = []
     for split in sorted((*SPLITS, "")):
         rows = labelled_slices(table, store, key, split=split)

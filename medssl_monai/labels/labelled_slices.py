@@ -137,7 +137,7 @@ def _tell_missing(path: Path, split: str | None, missing: list[LabelRow], others
     of = f"{split} rows" if split else "rows"
     told = (
         f"{path}: {len(missing)} of {len(missing) + others} {of} name sources ({sources}, the first in row "
-        f"{first.number}: {Path(first.source).name}) that are not in store {store.path}"
+        f"{first.number}: {Path(first.source).name}) that are not in store {store.place}"
     )
     if not others:
         raise LabelError(f"{told}; ingest them, or give the store that holds them")

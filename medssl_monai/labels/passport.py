@@ -136,7 +136,7 @@ def make_passport(
             chosen.append(evenly)
             left -= len(evenly)
     if not chosen:
-        raise NoImagesError(f"store {store.path}: no slice shows enough of a body for a passport; export without one")
+        raise NoImagesError(f"store {store.place}: no slice shows enough of a body for a passport; export without one")
     prints, owners = [], []
     slices = [(number, row) for number, group in enumerate(chosen) for row in group]
     for number, row in progress_bar(slices, desc="passport", unit="slice"):

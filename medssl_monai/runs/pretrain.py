@@ -121,5 +121,5 @@ def _places(data: Any) -> str | list[str]:
     if isinstance(data, (list, tuple)) and data:
         return [place_given(one, "data") for one in data] if len(data) != 1 else _places(data[0])
     if isinstance(data, JoinedStore):
-        return [str(store.path) for store in data.stores]
-    return place_given(data.path if isinstance(data, SliceStore) else data, "data")
+        return [store.place for store in data.stores]
+    return place_given(data.place if isinstance(data, SliceStore) else data, "data")

@@ -11,6 +11,7 @@ import torch
 from medssl_monai.errors import ConfigError
 from medssl_monai.statistics.encoder_measures import NONE, check_measure
 from medssl_monai.store.redundancy import redundancy_rule
+from medssl_monai.store.urls import remote_url
 from medssl_monai.transforms.intensity import checked_spacing
 
 # Whole numbers, with the least of each.
@@ -110,7 +111,7 @@ def place_given(value: Any, name: str) -> str:
     """
     if not isinstance(value, (str, Path)) or not str(value):
         raise ConfigError(f"{name}: must be a path, found {value!r}; give one, as text or a pathlib.Path")
-    return str(value)
+    return remote_url(value) or str(value)
 
 
 def literal(value: Any) -> Any:

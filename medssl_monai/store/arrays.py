@@ -2,50 +2,74 @@
 
 A blosc2 frame can hold expressions and Python functions in its metalayers, which some versions of blosc2 execute when
 it is opened or read. A store may come from anybody: what a frame holds is therefore read from its first bytes before
-blosc2 is asked (C-Blosc2, README_CFRAME_FORMAT.rst).
+blosc2 is asked.
 """
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medssl_monai.errors import StoreError
-
-_MAGIC = b"\x9e\xa8b2frame\x00"
-_HAS_VL_METALAYERS, _METALAYERS = 68, 87
-_FALSE, _ARRAY_OF_3, _UINT16, _MAP16 = 0xC2, 0x93, 0xCD, 0xDE
+from medssl_monai.store.frames import HEAD_BYTES, holds_numbers_alone
 
 
-def open_array(file: Path) -> Any:
-    """A memory-mapped array (slices, H, W) of int16, read by one thread.
+class SliceArray(Protocol):
+    """A series: slices, H, W; int16 HU."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Slices, H, W."""
+
+    def read(self, slice: int) -> NDArray[np.int16]:
+        """One slice, (H, W).
+
+        Raises:
+            RuntimeError: it is damaged.
+        """
+
+    def read_all(self) -> NDArray[np.int16]:
+        """All slices.
+
+        Raises:
+            RuntimeError: one is damaged.
+        """
+
+
+class FileArray:
+    """A memory-mapped array, read by one thread.
 
     Raises:
-        StoreError: the file is damaged, or holds anything but such an array.
+        StoreError: the file is damaged, or holds anything but an array of slices.
     """
-    import blosc2
 
-    if not _holds_numbers_alone(file):
-        raise StoreError(f"{file}: is damaged, or holds more than an array of numbers; ingest its source again")
-    try:
-        # One thread: slices are single blocks, and threads of blosc2 would not survive a fork.
-        array = blosc2.open(str(file), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
-    except (RuntimeError, ValueError) as error:
-        raise StoreError(f"{file}: is damaged; ingest its source again") from error
-    if not isinstance(array, blosc2.NDArray) or array.dtype != np.int16 or array.ndim != 3:
-        raise StoreError(f"{file}: is no array of slices; ingest its source again")
-    return array
+    def __init__(self, file: Path) -> None:
+        import blosc2
 
+        with file.open("rb") as opened:
+            head = opened.read(HEAD_BYTES)
+        if not holds_numbers_alone(head):
+            raise StoreError(f"{file}: is damaged, or holds more than an array of numbers; ingest its source again")
+        try:
+            # One thread: slices are single blocks, and threads of blosc2 would not survive a fork.
+            array = blosc2.open(str(file), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+        except (RuntimeError, ValueError) as error:
+            raise StoreError(f"{file}: is damaged; ingest its source again") from error
+        if not isinstance(array, blosc2.NDArray) or array.dtype != np.int16 or array.ndim != 3:
+            raise StoreError(f"{file}: is no array of slices; ingest its source again")
+        self._array: Any = array
+        self.shape: tuple[int, ...] = array.shape
 
-def _holds_numbers_alone(file: Path) -> bool:
-    """Whether a frame has the metalayer of arrays, `b2nd`, and no other."""
-    with file.open("rb") as opened:
-        head = opened.read(512)
-    if not head.startswith(_MAGIC) or len(head) < _METALAYERS + 16 or head[_HAS_VL_METALAYERS] != _FALSE:
-        return False
-    first, second, _, third, count = struct.unpack_from(">BBHBH", head, _METALAYERS)
-    name = head[_METALAYERS + 7 : _METALAYERS + 12]
-    return (first, second, third, count, name) == (_ARRAY_OF_3, _UINT16, _MAP16, 1, b"\xa4b2nd")
+    def read(self, slice: int) -> NDArray[np.int16]:
+        """One slice."""
+        pixels = np.empty(self.shape[1:], np.int16)
+        self._array.schunk.decompress_chunk(slice, dst=pixels)  # a block is a slice
+        return pixels
+
+    def read_all(self) -> NDArray[np.int16]:
+        """All slices."""
+        volume: NDArray[np.int16] = self._array[:]
+        return volume

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from medssl_monai.errors import ConfigError, NoImagesError, StoreError
 from medssl_monai.processes import process_rank
 from medssl_monai.store.beside import beside_filtered, beside_rows, with_more
+from medssl_monai.store.places import store_at
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import COLUMNS, Filters
 from medssl_monai.store.selection import USED_COLUMNS
@@ -147,7 +148,7 @@ class SliceDataset(EpochDataset):
         if channel_spacing_mm is None:
             channel_spacing_mm = getattr(transform, "channel_spacing_mm", 0.0)
         self.channel_spacing_mm = float(channel_spacing_mm)
-        self.store = store if isinstance(store, SliceStore) else SliceStore(store)
+        self.store = store_at(store)
         self.transform = transform
         if rows is not None and (filters is not None or kept is not None):
             raise StoreError("SliceDataset: takes filters (and kept) or rows, not both; filter the rows before")
@@ -164,7 +165,7 @@ class SliceDataset(EpochDataset):
             wanted = f"filters {filters!r} leave" if rows is None else "rows hold"
             hint = _overlay_hint(self.store, filters)
             raise NoImagesError(
-                f"store {self.store.path}: the {wanted} no slice; the store has {len(self.store)}{hint}"
+                f"store {self.store.place}: the {wanted} no slice; the store has {len(self.store)}{hint}"
             )
         super().__init__(length)
         self._beside: NDArray[np.int32] | None = None  # (N, 2), where channels are slices
@@ -298,7 +299,7 @@ def _completed(store: SliceStore, rows: Sequence[Mapping[str, Any]]) -> list[dic
         if known:
             key = (row["series_id"], row["slice"])
             if key not in known:
-                raise StoreError(f"store {store.path}: has no slice {key[1]} of series {key[0]}; correct the row")
+                raise StoreError(f"store {store.place}: has no slice {key[1]} of series {key[0]}; correct the row")
             completed.append({**known[key], **own})
         else:
             completed.append({**{name: row[name] for name in USED_COLUMNS}, **own})

@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from medssl_monai.errors import ConfigError, StoreError
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.records import SeriesNote
+from medssl_monai.store.same_series import Content, series_contents
 from medssl_monai.store.schema import Filters, conjunctions
 from medssl_monai.store.selection import CODED, Selection
 from medssl_monai.store.verdicts import Verdict
@@ -29,8 +29,8 @@ class JoinedStore(SliceStore):
     """Several stores, to train on all of them.
 
     A series that is in more than one store is taken from the first. A log line says how many there are. It is
-    recognised by its pseudonym, so only in stores that were made with one key. Of stores with different keys, a
-    warning says that a patient of both counts as two.
+    recognised by its pseudonym, or by the measures of its slices (`series_contents`), which also finds it in stores
+    that were made with different keys. Of such stores, a warning says that a patient of both counts as two.
 
     Example:
         >>> store = JoinedStore([SliceStore("NORTH"), SliceStore("SOUTH")])  # doctest: +SKIP
@@ -44,16 +44,21 @@ class JoinedStore(SliceStore):
 
     def __init__(self, stores: Sequence[SliceStore]) -> None:
         self.stores = list(stores)
-        self.path = Path(" + ".join(str(store.path) for store in self.stores))
+        self._place = " + ".join(store.place for store in self.stores)
         prints = [store.fingerprint for store in self.stores]
         if len(set(prints)) < len(prints):
-            raise StoreError(f"stores {self.path}: two of them have the same content; give each once")
+            raise StoreError(f"stores {self.place}: two of them have the same content; give each once")
         self.told: set[str] = set()
         self._left_out: list[list[str]] = []
         self._owner: dict[str, SliceStore] = {}
+        known: set[Content] = set()
         for store in self.stores:
-            self._left_out.append([name for name in store.series_ids if name in self._owner])
-            self._owner = {**dict.fromkeys(store.series_ids, store), **self._owner}
+            contents = series_contents(store)
+            names = [name for name in store.series_ids if name in self._owner or contents[name] in known]
+            self._left_out.append(names)
+            taken = set(store.series_ids).difference(names)
+            self._owner.update(dict.fromkeys(taken, store))
+            known.update(contents[name] for name in taken)
         keys = {str(store.description["key_check"]) for store in self.stores}
         self.description = {
             "series": len(self._owner),
@@ -68,16 +73,21 @@ class JoinedStore(SliceStore):
             if names:
                 logger.warning(
                     "store %s: %d of its series, such as %s, are in an earlier one too, and are taken from there",
-                    store.path,
+                    store.place,
                     len(names),
                     names[0],
                 )
         if not self.description["key_check"]:
             logger.warning(
-                "stores %s: were made with different keys, so a patient of two of them counts as two, and a series as "
-                "two; ingest them with one key (`--key FILE`) to find these",
-                self.path,
+                "stores %s: were made with different keys, so a patient of two of them counts as two; ingest them with "
+                "one key (`--key FILE`) to change that",
+                self.place,
             )
+
+    @property
+    def place(self) -> str:
+        """Their places."""
+        return self._place
 
     def _filtered(self, filters: Filters | None) -> Iterator[tuple[SliceStore, Filters | None]]:
         """Each store, with filters that leave out the series of earlier ones too."""
@@ -140,7 +150,7 @@ class JoinedStore(SliceStore):
 
     def _of(self, series_id: str) -> SliceStore:
         if series_id not in self._owner:
-            raise StoreError(f"stores {self.path}: none has a series {series_id!r}; `series_ids` lists what they have")
+            raise StoreError(f"stores {self.place}: none has a series {series_id!r}; `series_ids` lists what they have")
         return self._owner[series_id]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -225,5 +235,5 @@ def pass_shares(
         counts = np.diff(np.searchsorted(kept, np.cumsum([0, *counts]))).tolist()
     for one, count in zip(stores, counts, strict=True):
         if not count:
-            raise ConfigError(f"store_shares: no slice of store {one.path} passes the filters; leave this store out")
+            raise ConfigError(f"store_shares: no slice of store {one.place} passes the filters; leave this store out")
     return [(int(count), float(share) / sum(shares)) for count, share in zip(counts, shares, strict=True)]

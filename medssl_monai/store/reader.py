@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from medssl_monai.errors import StoreError
-from medssl_monai.store.arrays import open_array
+from medssl_monai.store.arrays import FileArray, SliceArray
 from medssl_monai.store.index_file import INDEX_NAME, count_rows, filtered_tables
 from medssl_monai.store.records import SeriesNote, Voi, read_note
 from medssl_monai.store.schema import INDEX_SCHEMA, Filters, describe, filter_expression
@@ -64,6 +64,11 @@ class SliceStore:
         self.description = describe(self.path)
         self.told: set[str] = set()  # what data sets have logged of it, so that no line comes twice
         self._local = threading.local()
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages and records: its folder."""
+        return str(self.path)
 
     @cached_property
     def index(self) -> pa.Table:
@@ -102,13 +107,13 @@ class SliceStore:
     @property
     def verdicts(self) -> list[Verdict]:
         """What became of every file that was met."""
-        return read_verdicts(self.path / "verdicts.jsonl")
+        return read_verdicts(self._file("verdicts.jsonl"))
 
     def __len__(self) -> int:
         return int(self.description["slices"])
 
     def __repr__(self) -> str:
-        return f"SliceStore({str(self.path)!r}: {self.description['series']} series, {len(self)} slices)"
+        return f"{type(self).__name__}({self.place!r}: {self.description['series']} series, {len(self)} slices)"
 
     def read(self, series_id: str, slice: int) -> NDArray[np.int16]:
         """One slice: (H, W) int16 HU, a fresh array.
@@ -119,23 +124,20 @@ class SliceStore:
         array = self._open(series_id)
         if not 0 <= slice < array.shape[0]:
             raise StoreError(
-                f"store {self.path}: series {series_id} has slices 0 to {array.shape[0] - 1}, not {slice}; "
+                f"store {self.place}: series {series_id} has slices 0 to {array.shape[0] - 1}, not {slice}; "
                 "ask for one that the index lists"
             )
-        pixels = np.empty(array.shape[1:], array.dtype)
         try:
-            array.schunk.decompress_chunk(slice, dst=pixels)  # a block is a slice
+            return array.read(slice)
         except RuntimeError as error:
             raise self._damaged(series_id) from error
-        return pixels
 
     def read_series(self, series_id: str) -> NDArray[np.int16]:
         """A whole series: (slices, H, W) int16 HU."""
         try:
-            volume: NDArray[np.int16] = self._open(series_id)[:]
+            return self._open(series_id).read_all()
         except RuntimeError as error:
             raise self._damaged(series_id) from error
-        return volume
 
     def _damaged(self, series_id: str) -> StoreError:
         return StoreError(
@@ -190,7 +192,7 @@ class SliceStore:
 
     def note(self, series_id: str) -> SeriesNote:
         """What ingestion remembers of a series beside its rows."""
-        return read_note(self.path / "series" / f"{series_id}.parquet")
+        return read_note(self._file(self._series_file(series_id, ".parquet")))
 
     def voi(self, series_id: str, slice: int) -> Voi:
         """All windows that a slice's tags have, the function they are meant for, and its VOI LUTs.
@@ -205,20 +207,31 @@ class SliceStore:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def _open(self, series_id: str) -> Any:
-        """The series' array, memory-mapped; opened once by each thread of each process."""
+    def _file(self, name: str) -> Path:
+        """One of the store's files, on this machine."""
+        return self.path / name
+
+    def _series_file(self, series_id: str, suffix: str) -> str:
+        return f"series/{series_id}{suffix}"
+
+    def _open_array(self, series_id: str) -> SliceArray:
+        file = self._file(self._series_file(series_id, ".b2nd"))
+        if not file.is_file():
+            raise self._no_series(series_id)
+        return FileArray(file)
+
+    def _no_series(self, series_id: str) -> StoreError:
+        return StoreError(f"store {self.place}: has no series {series_id!r}; `SliceStore.series_ids` lists what it has")
+
+    def _open(self, series_id: str) -> SliceArray:
+        """The series' array; opened once by each thread of each process."""
         if getattr(self._local, "process", None) != os.getpid():
             self._local.process, self._local.arrays = os.getpid(), OrderedDict()
-        arrays: OrderedDict[str, Any] = self._local.arrays
+        arrays: OrderedDict[str, SliceArray] = self._local.arrays
         if series_id in arrays:
             arrays.move_to_end(series_id)
             return arrays[series_id]
-        file = self.path / "series" / f"{series_id}.b2nd"
-        if not file.is_file():
-            raise StoreError(
-                f"store {self.path}: has no series {series_id!r}; `SliceStore.series_ids` lists what it has"
-            )
-        arrays[series_id] = open_array(file)
+        arrays[series_id] = self._open_array(series_id)
         if len(arrays) > self.open_arrays:
             arrays.popitem(last=False)
         return arrays[series_id]

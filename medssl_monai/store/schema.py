@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from medssl_monai.errors import StoreError
+from medssl_monai.store.urls import remote_url
 
 SCHEMA_VERSION = 2
 
@@ -53,6 +54,10 @@ def describe(path: Path) -> dict[str, Any]:
     """
     file = path / "store.json"
     if not file.is_file():
+        if remote_url(path) is not None:
+            raise StoreError(
+                f"store {remote_url(path)}: is a URL, which is not taken here; give a folder, or use `open_store`"
+            )
         if (path / "series").is_dir():
             raise StoreError(f"store {path}: its ingestion did not finish; run the same `medssl ingest` again")
         raise StoreError(

@@ -21,6 +21,7 @@ from medssl_monai.runs.pretrain import pretrain as pretrain_on
 from medssl_monai.runs.step_log import read_rows
 from medssl_monai.samples.phantom import write_phantom
 from medssl_monai.store.joined import JoinedStore
+from medssl_monai.store.places import store_at
 from tests.bundles.runs import SMALL, files_of, pretrain
 
 
@@ -41,7 +42,7 @@ def test_pretraining_leaves_a_run(pretrained: Path, phantom_store: SliceStore) -
 def test_several_stores_share_a_pass(phantom_store: SliceStore, tmp_path: Path) -> None:
     write_phantom(tmp_path / "in", patients=1, seed=9, size=64, slices=6)
     build_store([tmp_path / "in"], tmp_path / "other", key=load_key(), modality="CT", progress=False)
-    stores = [phantom_store.path, tmp_path / "other"]
+    stores: list[str | Path] = [phantom_store.path, f"file://{tmp_path / 'other'}"]
     short = {
         **SMALL,
         "max_epochs": 1,
@@ -56,7 +57,7 @@ def test_several_stores_share_a_pass(phantom_store: SliceStore, tmp_path: Path) 
     assert (
         len(read_rows(done.folder / "logs" / "history.jsonl")) == 3
     )  # steps of 6: all of the one, and 12 of the other
-    joined = JoinedStore([SliceStore(store) for store in stores])
+    joined = JoinedStore([store_at(store) for store in stores])
     assert record["data_fingerprint"] == joined.fingerprint
     assert _described(stores, done.folder, True)["data"] == record["data"]
     with pytest.raises(ConfigError, match="store_shares: needs a number above 0 for each of the 2 stores"):

@@ -25,6 +25,7 @@ from tests.checkpoints.test_import_formats import constants, heads
 from tests.docs.pages import DOCS, OWN, SMALL, blocks, commands, lines, run_bundle_command, run_medssl
 from tests.ingest.test_pacs import address, files
 from tests.loopback import PASSWORD, REASON, USER, WITHOUT_ORTHANC
+from tests.store.object_storage import s3_server, upload
 
 __all__ = ["address", "files"]
 
@@ -44,6 +45,23 @@ def test_own_dicoms(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words in found:
         run_medssl(words, monkeypatch, code=int(words[1] == "audit"))
     assert (desk / "trial.png").is_file() and (desk / "TRIAL" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_object_storage(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = DOCS / "how_to" / "object_storage.md"
+    run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
+    found = commands(page)
+    assert [words[1] for words in found] == ["pretrain", "finetune", "audit"]
+    (program,) = blocks(page, "python")
+    with s3_server():
+        upload(desk / "STORE", "thorax.store")
+        for words in found:
+            run_medssl(words, monkeypatch)
+        capsys.readouterr()
+        exec(program, {})
+    assert capsys.readouterr().out == "30 (64, 64)\n"
+    assert (desk / "runs" / "remote_region" / "models" / "model.pt").is_file()
 
 
 @pytest.mark.slow

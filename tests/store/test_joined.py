@@ -16,6 +16,7 @@ from medssl_monai.methods.negatives import slice_origins
 from medssl_monai.store import selection
 from medssl_monai.store.dataset import SampleKey, SliceDataset
 from medssl_monai.store.joined import JoinedStore, pass_shares
+from medssl_monai.store.same_series import series_contents
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 
 UPPER = [["slice", ">=", 1]]
@@ -87,8 +88,25 @@ def test_duplicates_and_other_keys_are_told(
     caplog.clear()
     build_store([folders[0].parent / "south"], tmp_path / "other", key=b"k" * 32, progress=False)
     with caplog.at_level(logging.WARNING):
-        assert len(open_store([folders[0], tmp_path / "other"]).series_ids) == 5
+        other = open_store([folders[0], tmp_path / "other"])
+    assert len(other.series_ids) == 4  # found by the measures of its slices
+    assert f"store {tmp_path / 'other'}: 1 of its series, such as" in caplog.text
     assert "were made with different keys, so a patient of two of them counts as two" in caplog.text
+
+
+def test_contents_are_of_pixels_in_their_order(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    north = series_contents(SliceStore(folders[0]))
+    assert len(set(north.values())) == len(north) == 3 and all(slices == 4 for slices, _ in north.values())
+    write_series(tmp_path / "in" / "same", phantom(4, seed=ord("a")), series="other")
+    write_series(tmp_path / "in" / "turned", phantom(4, seed=ord("a"))[::-1], series="turned")
+    write_series(tmp_path / "in" / "less", phantom(4, seed=ord("a"))[:3], series="less")
+    changed = phantom(4, seed=ord("a"))
+    changed[2] += 1
+    write_series(tmp_path / "in" / "changed", changed, series="changed")
+    build_store([tmp_path / "in"], tmp_path / "store", key=b"k" * 32, progress=False)
+    south = series_contents(SliceStore(tmp_path / "store"))
+    assert len(set(south.values())) == 4
+    assert len(set(south.values()) & set(north.values())) == 1
 
 
 def test_what_cannot_be_joined(folders: tuple[Path, Path], tmp_path: Path) -> None:
