@@ -67,7 +67,7 @@ def window_presets() -> Mapping[str, HUWindow | AdaptiveWindow]:
 
 @lru_cache(maxsize=1)
 def window_sets() -> Mapping[str, tuple[HUWindow, ...]]:
-    """The presets of several windows, one a channel, by name: those of published models.
+    """The presets of published models by name: one window or several, one a channel.
 
     Example:
         >>> [(one.low, one.high) for one in window_sets()["medgemma"]]
@@ -88,6 +88,9 @@ def _table() -> Mapping[str, Any]:
 def _parse_one(window: object) -> HUWindow | AdaptiveWindow:
     if isinstance(window, str):
         if window in window_sets():
+            first, *others = window_sets()[window]
+            if not others:
+                return first
             raise ConfigError(
                 f"window {window!r} is several, one a channel; one is needed here: give [low, high] in HU"
             )

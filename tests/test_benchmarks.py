@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,15 @@ def test_everything_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
         "with recompute",
     ):
         assert name in written, name
+
+
+@pytest.mark.parametrize("mixed", [0, 1])
+def test_headers_of_many_files_are_simulated(mixed: int) -> None:
+    script = ROOT / "benchmarks" / "many_headers.py"
+    words = ["--one", "450", "--slices", "50", "--mixed", str(mixed)]
+    run = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=True)
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found["series"] == 9 and 0 < found["before"] <= found["peak"]
 
 
 @pytest.mark.slow

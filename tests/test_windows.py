@@ -42,6 +42,8 @@ def test_fixed_limits_are_plain_numbers_and_adaptive_windows_have_none() -> None
     several: list[str | list[float]] = ["lung", [0, 80]]
     assert fixed_limits(several) == [[-1350.0, 150.0], [0.0, 80.0]]
     assert fixed_limits("medgemma") == [[-1024.0, 1024.0], [-135.0, 215.0], [0.0, 80.0]]
+    assert fixed_limits(["lung", "ct_fm"]) == [[-1350.0, 150.0], [-1024.0, 2048.0]]
+    assert resolve_window("medsam") == resolve_window("soft_tissue")
     assert fixed_limits(["lung", "tags"]) is None
     with pytest.raises(ConfigError, match="depends on the image"):
         resolve_window("minmax")

@@ -12,6 +12,7 @@ from typing import Any
 
 from medssl_monai.atomic import csv_text
 from medssl_monai.errors import LabelError
+from medssl_monai.labels.cells import COLUMNS
 from medssl_monai.labels.splits import assign_splits
 
 # Names are written into label tables, where | has a meaning, and MONAI configurations, where $ @ % # & have.
@@ -119,5 +120,4 @@ def label_table(labelled: Sequence[LabelledSeries], validation: float, seed: int
         splits = assign_splits([row[2] for row in rows], [row[3] for row in rows], shares, seed=seed)
     else:
         logger.info("no patient is held out for validation; the model of the last epoch is kept")
-    header = ["source", "slice", "label", "patient", "split"]
-    return csv_text(header, ((*row, split) for row, split in zip(rows, splits, strict=True)))
+    return csv_text(COLUMNS, ((*row, split) for row, split in zip(rows, splits, strict=True)))

@@ -8,6 +8,7 @@ from typing import Any
 from medssl_monai.atomic import write_csv
 from medssl_monai.errors import ContradictionError, LabelError
 from medssl_monai.ingest.lookup import MissingSourceError, find_series
+from medssl_monai.labels.cells import COLUMNS
 from medssl_monai.labels.queries import is_query, select_slices
 from medssl_monai.labels.table import LabelRow, LabelTable, refuse_contradictions, refuse_leaks
 from medssl_monai.store.reader import SliceStore
@@ -88,7 +89,7 @@ def labelled_slices(
 def write_labelled_slices(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
     """Write rows of `labelled_slices` as a label table by series ids, which needs neither paths nor a pseudonym key."""
     names = ("series_id", "slice", "label_name", "patient", "split")
-    write_csv(path, ("source", "slice", "label", "patient", "split"), ([row[name] for name in names] for row in rows))
+    write_csv(path, COLUMNS, ([row[name] for name in names] for row in rows))
     return path
 
 

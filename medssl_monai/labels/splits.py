@@ -14,6 +14,7 @@ import numpy as np
 from medssl_monai.atomic import write_csv
 from medssl_monai.errors import LabelError
 from medssl_monai.ingest.lookup import find_series
+from medssl_monai.labels.cells import COLUMNS
 from medssl_monai.labels.labelled_slices import patients_of
 from medssl_monai.labels.names import SPLITS, split_suggestion
 from medssl_monai.labels.table import LabelTable
@@ -113,5 +114,5 @@ def split_table(
         [series[row.source], "" if row.slice is None else row.slice, row.label, patient, split]
         for row, patient, split in zip(table.rows, patients, splits, strict=True)
     )
-    write_csv(out, ["source", "slice", "label", "patient", "split"], rows)
+    write_csv(out, COLUMNS, rows)
     return out

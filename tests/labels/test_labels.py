@@ -18,7 +18,7 @@ HEADING = "source,slice,label,patient,split\n"
 class FakeStore:
     """Two series of three slices by known patients, and one whose patient is unknown."""
 
-    path = Path("store")
+    place = "store"
     series: ClassVar[dict[str, str]] = {"sa": "pa", "sb": "pb", "sc": "sc"}
 
     def select(self, filters: Any = None) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
+from monai.transforms.intensity.array import ScaleIntensityRange
 
 from medssl_monai.errors import ConfigError, NotHounsfieldError
 from medssl_monai.transforms import CTWindow, CTWindowd, ct_window
@@ -67,6 +68,19 @@ def test_the_windows_of_medgemma_are_those_of_its_notebook() -> None:
     found = np.asarray(CTWindow("medgemma")(hu.astype(np.int16))) * 255
     np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_array_equal(found.round(), np.round(expected))
+
+
+def test_the_windows_of_published_models_are_those_of_their_code() -> None:
+    """CT-FM's card: MONAI's ScaleIntensityRange. CT-CLIP's data_inference_nii.py: clip, divide by 1000. MedSAM's
+    pre_CT_MR.py: clip to level 40 and width 400, then from the lowest to the highest value."""
+    hu = np.arange(-1500, 3100, dtype=np.int16).reshape(1, 46, 100)
+    card = ScaleIntensityRange(a_min=-1024, a_max=2048, b_min=0, b_max=1, clip=True)
+    np.testing.assert_allclose(CTWindow("ct_fm")(hu), card(hu.astype(np.float32)), atol=1e-6)
+    clipped = np.clip(hu.astype(np.float64), -1000, 1000) / 1000
+    np.testing.assert_allclose((np.asarray(CTWindow("ct_clip")(hu)) - 0.5) / 0.5, clipped, atol=1e-6)
+    clipped = np.clip(hu.astype(np.float64), 40 - 400 / 2, 40 + 400 / 2)
+    expected = (clipped - clipped.min()) / (clipped.max() - clipped.min())
+    np.testing.assert_allclose(CTWindow("medsam")(hu), expected, atol=1e-6)
 
 
 def test_several_windows_are_channels() -> None:
