@@ -21,6 +21,7 @@ from medssl_monai.store.frames import HEAD_BYTES, read_frame, read_places, unpac
 from medssl_monai.store.index_file import INDEX_NAME
 from medssl_monai.store.objects import Objects
 from medssl_monai.store.reader import SliceStore
+from medssl_monai.store.schema import read_description
 from medssl_monai.store.slice_cache import SliceCache, cache_limit
 
 Used = TypeVar("Used")
@@ -59,6 +60,7 @@ class RemoteStore(SliceStore):
                 f"store {url}: no slice store there (it has no store.json); copy the whole folder that `medssl ingest` "
                 "wrote"
             ) from error
+        read_description(described, url)
         folder = user_cache() / "stores_elsewhere" / hashlib.sha256(described).hexdigest()[:32]
         if not (folder / "store.json").is_file():
             self._copy(INDEX_NAME, folder)
@@ -105,7 +107,12 @@ class RemoteStore(SliceStore):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "open_arrays": self.open_arrays}
+        return {"url": self.url, "open_arrays": self.open_arrays, "path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        RemoteStore.__init__(self, state["url"], state["open_arrays"])
+        if self.path != state["path"]:
+            raise StoreError(f"store {self.url}: was written while it was read; run the same command again")
 
 
 class RemoteArray:

@@ -64,16 +64,25 @@ def describe(path: Path) -> dict[str, Any]:
             f"store {path}: no slice store there (it has no store.json); make one with "
             f"`medssl ingest SOURCE --out {path}`"
         )
+    return read_description(file.read_bytes(), path)
+
+
+def read_description(content: bytes, store: str | Path) -> dict[str, Any]:
+    """The content of a store.json, checked.
+
+    Raises:
+        StoreError: it is damaged, or has another schema version.
+    """
     try:
-        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        description: dict[str, Any] = json.loads(content)
         version = description["schema_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"store {path}: store.json is not readable; ingest into a new folder") from error
-    check_version(path, version)
+        raise StoreError(f"store {store}: store.json is not readable; ingest into a new folder") from error
+    check_version(store, version)
     return description
 
 
-def check_version(store: Path, version: object) -> None:
+def check_version(store: str | Path, version: object) -> None:
     """Refuses what another version of the program wrote.
 
     Raises:

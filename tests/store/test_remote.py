@@ -135,6 +135,14 @@ def test_a_new_content_is_seen(phantom_store: SliceStore, tmp_path: Path, empty_
     (there / "store.json").write_text(json.dumps({**described, "slices": 29, "fingerprint": "other"}))
     after = RemoteStore(url)
     assert len(after) == 29 and after.path != before.path
+    with pytest.raises(StoreError, match="was written while it was read; run the same command again"):
+        pickle.loads(pickle.dumps(before))
+    (there / "store.json").write_text(json.dumps({**described, "schema_version": 99}))
+    with pytest.raises(StoreError, match=f"store {url}: has schema version 99"):
+        RemoteStore(url)
+    (there / "store.json").write_text("[")
+    with pytest.raises(StoreError, match=f"store {url}: store.json is not readable"):
+        RemoteStore(url)
 
 
 def test_nothing_is_kept_where_the_limit_is_0(
