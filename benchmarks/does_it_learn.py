@@ -16,6 +16,7 @@ shifted by up to a tenth of the field and scaled by 0.8 to 1.33, drawn once), as
 view would.
 
 Each `--settings NAME KEY=VALUE ...` trains every method once more with these keys of its bundle, as METHOD-NAME. With
+channels from neighbouring slices (`channel_spacing_mm`) the probes and a second random encoder see them too. With
 `--slices 45` neighbours lie about 20 mm apart instead of 100; `--stride 5` labels and tests as many slices as before,
 and `--epoch-length 34` keeps the number of steps.
 
@@ -85,12 +86,17 @@ class Moved:
         }
 
 
-def part(encoder: torch.nn.Module, data: LabelledData, split: str, moved: bool = False, stride: int = 1) -> Part:
-    """Features of a split's labelled slices, or of every `stride`-th."""
-    view: Any = LabelledViewd("image", image_size=64, window="wide", mean=0.25, std=0.25, augment=False)
+def part(
+    encoder: torch.nn.Module, data: LabelledData, split: str, moved: bool = False, stride: int = 1, spacing: float = 0
+) -> Part:
+    """Features of a split's labelled slices, or of every `stride`-th; with a `spacing`, neighbours are channels."""
+    view: Any = LabelledViewd(
+        "image", image_size=64, window="wide", mean=0.25, std=0.25, augment=False, channel_spacing_mm=spacing
+    )
     rows = data.rows(split)[::stride]
     transform = Compose([view, Moved()]) if moved else view
-    features = encoder_features(encoder, SliceDataset(data.store, rows=rows, transform=transform))
+    slices = SliceDataset(data.store, rows=rows, transform=transform, channel_spacing_mm=spacing)
+    features = encoder_features(encoder, slices)
     return features, np.array([row["label"] for row in rows]), np.array([row["patient"] for row in rows])
 
 
@@ -208,17 +214,19 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {}
     started = time.monotonic()
 
-    def look(name: str, encoder: torch.nn.Module) -> None:
-        learn = part(encoder, *sides[0], stride=options.stride)
+    def look(name: str, encoder: torch.nn.Module, spacing: float = 0) -> None:
+        learn = part(encoder, *sides[0], stride=options.stride, spacing=spacing)
         figures: dict[str, float] = {}
         for how in ("as scanned", "moved"):
-            unseen = part(encoder, *sides[1], moved=how == "moved", stride=options.stride)
+            unseen = part(encoder, *sides[1], moved=how == "moved", stride=options.stride, spacing=spacing)
             figures |= {f"{key} | {how}": value for key, value in judge(learn, unseen, draws, alone).items()}
         found.setdefault(name, []).append(figures)
 
     for seed in range(options.first, options.first + options.seeds):
-        torch.manual_seed(seed)
-        look("random", resnet_encoder("resnet18"))
+        for name, own in variants:
+            if not name or "channel_spacing_mm" in own:
+                torch.manual_seed(seed)
+                look(f"random{name}", resnet_encoder("resnet18"), own.get("channel_spacing_mm", 0))
         for method, (name, own) in product(options.methods, variants):
             named = f"{method}{name}"
             run = options.out / f"{named}-{seed}"
@@ -236,7 +244,7 @@ def main() -> None:
             pretrain(method, train, run, config="small", **settings)
             encoder = resnet_encoder("resnet18")
             load_into_resnet(encoder, run)
-            look(named, encoder)
+            look(named, encoder, own.get("channel_spacing_mm", 0))
         (options.out / "results.json").write_text(json.dumps(found, indent=2))
     show(found)
     minutes = (time.monotonic() - started) / 60
