@@ -44,8 +44,8 @@ def test_readme_commands(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_pretraining_page(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_medssl(shlex.split("medssl ingest ARCHIVE --out STORE"), monkeypatch)
-    write_phantom(desk / "OTHER", patients=1, seed=9, size=64, slices=6)
-    run_medssl(shlex.split("medssl ingest OTHER --out OTHER_STORE"), monkeypatch)
+    write_phantom(desk / "SOUTH", patients=1, seed=9, size=64, slices=6)
+    run_medssl(shlex.split("medssl ingest SOUTH --out OTHER_STORE"), monkeypatch)
     page = ROOT / "docs" / "pretraining.md"
     found = commands(page)
     assert len(found) == 6
