@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from medssl_monai.atomic import write_atomically
-from medssl_monai.errors import StoreError
+from medssl_monai.errors import MedSSLError, StoreError
+from medssl_monai.store.disk import writing, writing_among_others
 
 PACKAGES = {
     "s3": "medssl-monai[s3]",
@@ -45,14 +46,6 @@ class Objects:
         self._opened: tuple[int, Any] | None = None
         self._files()
 
-    def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none."""
-        try:
-            with self._told(name):
-                return int(self._files().info(f"{self.url}/{name}")["size"])
-        except FileNotFoundError:
-            return None
-
     def read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
         """Bytes of a file.
 
@@ -69,15 +62,18 @@ class Objects:
 
         Raises:
             FileNotFoundError, StoreError: as `read`.
+            InputError: the disk refuses.
         """
-        with self._told(name):
+        with writing(to.parent):
+            to.parent.mkdir(parents=True, exist_ok=True)
+        with self._told(name), writing_among_others(to.parent):
             write_atomically(to, lambda draft: self._files().get_file(f"{self.url}/{name}", str(draft)))
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, StoreError):
+        except (FileNotFoundError, MedSSLError):
             raise
         except Exception as error:  # each provider has exceptions of its own
             why = str(error).partition("\n")[0] or type(error).__name__

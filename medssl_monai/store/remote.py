@@ -33,9 +33,9 @@ class RemoteStore(SliceStore):
     """A finished slice store at a URL that fsspec reads.
 
     On opening, ``store.json`` is read and the index is copied into ``stores_elsewhere`` in `user_cache`, once for each
-    content of the store. A slice is one range request, two more when its series is first read. Compressed slices are
-    kept on the local disk (`SliceCache`) up to ``MEDSSL_REMOTE_CACHE_GB``. The store must not be written while it is
-    read.
+    URL and content of the store; what is kept of one URL is never taken for another. A slice is one range request, two
+    more when its series is first read. Compressed slices are kept on the local disk (`SliceCache`) up to
+    ``MEDSSL_REMOTE_CACHE_GB``. The store must not be written while it is read.
 
     Example:
         >>> store = RemoteStore("s3://archive/thorax.store")      # doctest: +SKIP
@@ -48,6 +48,7 @@ class RemoteStore(SliceStore):
 
     Raises:
         StoreError: there is no store, it is unfinished, or has another schema version; or it cannot be reached.
+        InputError: the cache cannot be written.
         ConfigError: ``MEDSSL_REMOTE_CACHE_GB`` is no number from 0 on.
     """
 
@@ -61,7 +62,7 @@ class RemoteStore(SliceStore):
                 "wrote"
             ) from error
         read_description(described, url)
-        folder = user_cache() / "stores_elsewhere" / hashlib.sha256(described).hexdigest()[:32]
+        folder = user_cache() / "stores_elsewhere" / hashlib.sha256(url.encode() + b"\n" + described).hexdigest()[:32]
         if not (folder / "store.json").is_file():
             self._copy(INDEX_NAME, folder)
             self._copy("store.json", folder)
@@ -130,7 +131,7 @@ class RemoteArray:
 
     def __init__(self, store: RemoteStore, name: str) -> None:
         self._objects, self._cache, self._name = store.objects, store.cache, name
-        self._key = f"{store.fingerprint}/{name}"
+        self._key = f"{store.path.name}/{name}"
         frame = self._kept("head", 0, HEAD_BYTES, read_frame)
         self._places = self._kept(
             "offsets", frame.offsets_at, frame.frame_bytes, lambda content: read_places(frame, content)

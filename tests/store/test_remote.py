@@ -145,6 +145,27 @@ def test_a_new_content_is_seen(phantom_store: SliceStore, tmp_path: Path, empty_
         RemoteStore(url)
 
 
+def test_what_is_kept_of_one_url_is_not_taken_for_another(
+    phantom_store: SliceStore, tmp_path: Path, empty_cache: Path
+) -> None:
+    """A store that copies another's store.json cannot put its slices in the other's place."""
+    first, second = phantom_store.series_ids[:2]
+    shutil.copytree(phantom_store.path, tmp_path / "false")
+    shutil.copy(phantom_store.path / "series" / f"{second}.b2nd", tmp_path / "false" / "series" / f"{first}.b2nd")
+    false = RemoteStore(f"file://{tmp_path / 'false'}")
+    assert np.array_equal(false.read(first, 3), phantom_store.read(second, 3))
+    assert np.array_equal(RemoteStore(f"file://{phantom_store.path}").read(first, 3), phantom_store.read(first, 3))
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    phantom_store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=r"cannot be written \(.*\); free space there or correct its permissions"):
+        RemoteStore(f"file://{phantom_store.path}")
+
+
 def test_nothing_is_kept_where_the_limit_is_0(
     s3: str, empty_cache: Path, requests: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
