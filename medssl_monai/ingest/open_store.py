@@ -16,6 +16,7 @@ from medssl_monai.store.joined import JoinedStore
 from medssl_monai.store.places import is_store, store_at
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import SCHEMA_VERSION
+from medssl_monai.store.urls import remote_url
 
 WAIT_SECONDS = 0.5
 
@@ -78,7 +79,7 @@ def open_store(
         if not all(stores) or patient_from is not None or patients is not None:
             raise InputError(
                 f"data: stores and other folders cannot be mixed, and stores have their patients, found "
-                f"{', '.join(map(str, sources))}; ingest the other folders into stores of their own, and leave "
+                f"{', '.join(remote_url(one) or str(one) for one in sources)}; ingest the other folders into stores of their own, and leave "
                 "patient_from and patients out"
             )
         return JoinedStore([store_at(source) for source in sources])
