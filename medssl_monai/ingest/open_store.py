@@ -77,9 +77,10 @@ def open_store(
     stores = [is_store(source) for source in sources]
     if len(sources) > 1 and any(stores):
         if not all(stores) or patient_from is not None or patients is not None:
+            found = ", ".join(remote_url(source) or str(source) for source in sources)
             raise InputError(
                 f"data: stores and other folders cannot be mixed, and stores have their patients, found "
-                f"{', '.join(remote_url(one) or str(one) for one in sources)}; ingest the other folders into stores of their own, and leave "
+                f"{found}; ingest the other folders into stores of their own, and leave "
                 "patient_from and patients out"
             )
         return JoinedStore([store_at(source) for source in sources])
