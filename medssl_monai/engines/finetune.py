@@ -12,6 +12,7 @@ from medssl_monai.engines.precision import Bfloat16Inferer, check_bfloat16
 from medssl_monai.engines.resumable import ResumableTrainer
 from medssl_monai.engines.unfreezing import BackboneUnfreezing
 from medssl_monai.networks.process_batch_norm import use_process_batch_norm
+from medssl_monai.optimizers.kernels import choose_kernels
 from medssl_monai.processes import average_gradients, process_count, process_mean
 
 
@@ -44,6 +45,7 @@ class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
             check_bfloat16(device)
         if amp and device.type == "cpu":
             kwargs["inferer"] = Bfloat16Inferer(kwargs.get("inferer") or SimpleInferer())
+        choose_kernels(kwargs["optimizer"], fused=True)  # on a CPU, Adam's step takes a third to a half of the time so
         self.unfreezing = unfreezing
         if process_count() > 1:
             use_process_batch_norm(kwargs["network"])

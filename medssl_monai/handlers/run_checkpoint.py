@@ -71,6 +71,7 @@ class RunCheckpoint:
         self.signature: dict[str, Any] = json.loads(json.dumps({**decisive, **(signature or {})}, default=str))
         self.total_epochs = int((settings or {}).get("max_epochs", 0))  # of all rounds
         self._reached: int | None = None  # step of the trainer when it was last loaded or saved
+        self._saved: int | None = None  # and when this run last saved it
         self._previous: Any = None
 
     def attach(self, engine: Engine) -> None:
@@ -84,7 +85,7 @@ class RunCheckpoint:
 
     def save(self, engine: Any) -> None:
         """Write the state of the run; the first of several processes does, since all have the same state."""
-        self._reached = engine.state.iteration
+        self._reached = self._saved = engine.state.iteration
         if process_rank() > 0:
             return
         content: dict[str, Any] = {name: obj.state_dict() for name, obj in self.save_dict.items()}
@@ -160,7 +161,7 @@ class RunCheckpoint:
     def _start(self, engine: Any) -> None:
         if self.resume and self.path.is_file() and (self._reached is None or engine.state.iteration < self._reached):
             self.load(engine)  # Ignite begins a finished run again, from 0
-        self._reached = engine.state.iteration
+        self._reached, self._saved = engine.state.iteration, None
         try:
             self._previous = signal.signal(signal.SIGINT, lambda signum, frame: self._interrupt(engine, frame))
         except ValueError:  # not the main thread, which alone may set signal handlers
@@ -220,7 +221,8 @@ class RunCheckpoint:
         engine.terminate(skip_completed=True)
 
     def _complete(self, engine: Any) -> None:
-        self.save(engine)
+        if self._saved != engine.state.iteration:
+            self.save(engine)
         self._release()
 
     def _fail(self, engine: Any, error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""Which kernels an optimizer's step runs: on a GPU as few as possible."""
+"""Which kernels an optimizer's step runs: as few as possible."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def choose_kernels(optimizer: Optimizer, fused: bool) -> None:
 
     Args:
         optimizer: a new one.
-        fused: whether the parameters lie on a GPU.
+        fused: False leaves torch's choice.
     """
     if fused and isinstance(optimizer, FUSED):
         for group in optimizer.param_groups:

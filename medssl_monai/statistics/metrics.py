@@ -92,14 +92,15 @@ def classification_metrics(labels: Ints, probabilities: Floats, classes: Sequenc
     present, every = np.unique(labels), np.arange(len(classes))
     precisions, recalls, f1s, _ = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
     areas = _areas(labels, probabilities)
+    accuracy = float(accuracy_score(labels, predicted))
     figures = {
         "slices": len(labels),
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "balanced_accuracy": balanced_accuracy(labels, predicted),
+        "accuracy": accuracy,
+        "balanced_accuracy": float(recalls[present].mean()),
         "precision_macro": float(precisions[present].mean()),
         "recall_macro": float(recalls[present].mean()),
         "f1_macro": float(f1s[present].mean()),
-        "f1_micro": float(f1_score(labels, predicted, labels=every, average="micro", zero_division=0)),
+        "f1_micro": accuracy,  # the same, where every slice has one class
         "auc": float(np.mean(list(areas.values()))) if areas else None,
         "ece": expected_calibration_error(labels, probabilities),
         "log_loss": mean_log_loss(labels, probabilities),

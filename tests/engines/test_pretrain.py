@@ -125,6 +125,21 @@ def test_stopped_by_ctrl_c_it_carries_on_bit_for_bit(
     assert (tmp_path / "logs" / "history.jsonl").read_text().splitlines() == history
 
 
+def test_the_last_epochs_checkpoint_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    save = RunCheckpoint.save
+
+    def noted(self: RunCheckpoint, engine: Any) -> None:
+        steps.append(engine.state.iteration)
+        save(self, engine)
+
+    monkeypatch.setattr(RunCheckpoint, "save", noted)
+    trainer = make_trainer(tmp_path)
+    trainer.run()
+    length = trainer.state.epoch_length
+    assert steps == [length, 2 * length, 3 * length]
+
+
 @pytest.mark.parametrize(
     ("name", "step"), [("swav", 5), ("moco_of_series", 4), pytest.param("byol", 2, marks=pytest.mark.slow)]
 )

@@ -15,6 +15,8 @@ from torch.utils.data import Dataset
 
 from medssl_monai.classify.classes import balanced_positions
 from medssl_monai.classify.pictures.files import Bytes, ImageFiles
+from medssl_monai.classify.pictures.kept_views import KEPT_VIEWS
+from medssl_monai.classify.pictures.view import ImageViewd
 from medssl_monai.errors import LabelError
 from medssl_monai.labels.subsets import Unit, nested_subset
 from medssl_monai.store.dataset import EpochDataset, SampleKey
@@ -24,7 +26,8 @@ class ImageDataset(EpochDataset):
     """Pictures as items like those of `SliceDataset`.
 
     ``image`` uint8 (3, H, W), ``label`` int (float32 (C,) of several labels), ``patient`` ("" where unknown),
-    ``series_id`` (``image-000012``), ``slice`` 0, ``index``, ``epoch``; then ``transform``.
+    ``series_id`` (``image-000012``), ``slice`` 0, ``index``, ``epoch``; then ``transform``. What an `ImageViewd`
+    makes of a file before it draws anything is kept in memory, see `KeptViews`.
     """
 
     def __init__(
@@ -36,16 +39,26 @@ class ImageDataset(EpochDataset):
     def __getitem__(self, key: int | SampleKey) -> Any:
         epoch, index = self.sample_key(key)
         place = self.positions[index]
-        picture = np.atleast_3d(self.data.images[place])[:, :, :3]
         item = {
-            "image": torch.from_numpy(np.array(picture.transpose(2, 0, 1))).expand(3, -1, -1),
             "label": self.data.label(place),
             "patient": self.data.patients[place],
             **dict(zip(("series_id", "slice"), self.data.key(place), strict=True)),
             "index": index,
             "epoch": epoch,
         }
+        if isinstance(self.transform, ImageViewd) and isinstance(self.data.images, ImageFiles):
+            return self.transform.drawn(item, self._view(self.data.images, place, self.transform))
+        item["image"] = self._picture(place)
         return item if self.transform is None else self.transform(item)
+
+    def _picture(self, place: int) -> torch.Tensor:
+        picture = np.atleast_3d(self.data.images[place])[:, :, :3]
+        return torch.from_numpy(np.array(picture.transpose(2, 0, 1))).expand(3, -1, -1)
+
+    def _view(self, files: ImageFiles, place: int, view: ImageViewd) -> torch.Tensor:
+        return KEPT_VIEWS.get(
+            (files.root, *view.settings), files.state_of(place), lambda: view.view(self._picture(place))
+        )
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,19 @@ class ImageFiles(Sequence[Bytes]):
 
     def state(self) -> tuple[tuple[str, int, int], ...]:
         """Path, bytes and time of change of each file: equal as long as the pictures are the same."""
-        facts = [(path, path.stat()) for path in self.paths]
-        return tuple((str(path), fact.st_size, fact.st_mtime_ns) for path, fact in facts)
+        return tuple(map(self.state_of, range(len(self))))
+
+    def state_of(self, index: int) -> tuple[str, int, int]:
+        """`state` of one picture.
+
+        Raises:
+            LabelError: the file is gone.
+        """
+        try:
+            fact = self.paths[index].stat()
+        except OSError as error:
+            raise LabelError(f"picture {index}: cannot be read ({type(error).__name__}); fetch it again") from error
+        return str(self.paths[index]), fact.st_size, fact.st_mtime_ns
 
     def __getitem__(self, index: Any) -> Any:
         """The picture at ``index``.

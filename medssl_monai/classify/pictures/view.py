@@ -59,11 +59,18 @@ class ImageViewd:
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Item with a picture -> the same item with its view."""
-        item = dict(data)
+        return self.drawn(data, self.view(data["image"]))
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What decides `view`, comparable."""
+        statistics = (tuple(v.flatten().tolist()) for v in (self.mean, self.std))
+        return (self.image_size, self.as_reference, self.transpose, *statistics)
+
+    def drawn(self, data: Mapping[str, Any], view: Tensor) -> dict[str, Any]:
+        """Item -> the same with its `view`, mirrored if that is drawn for the item."""
         mirrored = self.augment and chance(item_generator(data, self.seed), 0.5)
-        view = self.view(data["image"])
-        item["image"] = view.flip(2) if mirrored else view
-        return item
+        return {**data, "image": view.flip(2) if mirrored else view}
 
     def view(self, picture: Tensor) -> Tensor:
         """Picture (3, H, W) uint8 to view (3, S, S) float32, nothing random."""
