@@ -3,7 +3,8 @@
 Where there are no labels, ingestion provides some: plane, kernel, body part, place of the slice in its series.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,31 @@ FREE_COLUMNS = ("plane", "kernel", "body_part")
 QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
 
 
-def free_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def free_labels(rows: Sequence[Mapping[str, Any]], lengths: Mapping[str, int]) -> dict[str, list[str]]:
     """Label names of each slice that the index gives for nothing; only columns that hold at least two values.
 
     ``place`` is the quarter of its series in which a slice lies, from the lowest.
+
+    Args:
+        rows: of the index.
+        lengths: slices of each series, see `series_lengths`.
     """
-    last: dict[str, int] = {}
-    for row in rows:
-        last[row["series_id"]] = max(last.get(row["series_id"], 0), row["slice"])
     labels = {
         column: [str(row.get(column) or "unknown") for row in rows]
         for column in FREE_COLUMNS
         if len({row.get(column) for row in rows if row.get(column)}) > 1
     }
-    labels["place"] = [QUARTERS[min(3, 4 * row["slice"] // (last[row["series_id"]] + 1))] for row in rows]
+    labels["place"] = [QUARTERS[4 * row["slice"] // lengths[row["series_id"]]] for row in rows]
     return labels
+
+
+def series_lengths(store: SliceStore, series: Iterable[str]) -> dict[str, int]:
+    """Number of slices of each of some series, filtered or not, by one pass over the index."""
+    found: Counter[str] = Counter()
+    for table in store.tables([["series_id", "in", sorted(set(series))]], ["series_id"]):
+        for entry in table["series_id"].value_counts().to_pylist():
+            found[entry["values"]] += entry["counts"]
+    return dict(found)
 
 
 def labelled_rows(

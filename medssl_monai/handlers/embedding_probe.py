@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import nn
 
-from medssl_monai.classify.probes import FREE_COLUMNS, QUARTERS, encoder_features, free_labels, probe
+from medssl_monai.classify.probes import FREE_COLUMNS, QUARTERS, encoder_features, free_labels, probe, series_lengths
 from medssl_monai.drawing import class_styles, natural_order, picture_text, save_figure
 from medssl_monai.processes import process_rank
 from medssl_monai.runs.step_log import AT_END, StepLog, probe_line
@@ -59,7 +59,10 @@ class EmbeddingProbe:
             self.rows = [rows[i] for i in chosen]
         else:
             self.rows = store.rows_at(chosen, filters, [*USED_COLUMNS, *FREE_COLUMNS])
-        self.labels = {"label": [r["label_name"] for r in self.rows]} if rows is not None else free_labels(self.rows)
+        if rows is not None:
+            self.labels = {"label": [row["label_name"] for row in self.rows]}
+        else:
+            self.labels = free_labels(self.rows, series_lengths(store, (row["series_id"] for row in self.rows)))
         self.dataset = SliceDataset(store, rows=self.rows, transform=transform)
         self.encoder, self.interval = encoder, interval
         self.log = StepLog(output_dir, "probes")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from medssl_monai.classify.probes import free_labels, probe
+from medssl_monai.classify.probes import free_labels, probe, series_lengths
 from medssl_monai.handlers.embedding_probe import EmbeddingProbe
 from medssl_monai.ingest import SliceStore
 from medssl_monai.networks.resnet import resnet_encoder
@@ -43,12 +43,22 @@ def test_free_labels_are_those_that_differ() -> None:
         for s, k in (("x", "B30f"), ("y", "B70f"))
         for i in range(8)
     ]
-    labels = free_labels(rows)
+    labels = free_labels(rows, {"x": 8, "y": 8})
     assert set(labels) == {"kernel", "place"}
     assert (
         labels["place"][:8]
         == ["lowest quarter"] * 2 + ["second quarter"] * 2 + ["third quarter"] * 2 + ["highest quarter"] * 2
     )
+
+
+def test_the_place_of_a_slice_counts_in_its_whole_series(phantom_store: SliceStore) -> None:
+    """Of a large archive the probe takes one slice of each series, and the filters leave some."""
+    every = phantom_store.select()
+    lengths = series_lengths(phantom_store, [row["series_id"] for row in every])
+    assert sum(lengths.values()) == len(every)
+    lowest = [row for row in every if row["slice"] == 0]
+    assert set(free_labels(lowest, lengths)["place"]) == {"lowest quarter"}
+    assert len(set(free_labels(every, lengths)["place"])) > 2
 
 
 def test_the_handler_leaves_the_encoder_as_it_was(phantom_store: SliceStore, tmp_path: Path) -> None:
