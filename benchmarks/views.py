@@ -39,7 +39,8 @@ from torchvision.transforms.v2 import functional as tvf
 
 from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.samples.phantom import write_phantom
-from medssl_monai.store.dataset import SampleKey, SliceDataset
+from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.transforms import Crop, DeviceViews, MultiCropViewsd, SparKViewsd, TwoViewsd, resample
 
 LOW, HIGH = -1000.0, 400.0

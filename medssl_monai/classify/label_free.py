@@ -26,7 +26,8 @@ from medssl_monai.statistics.embeddings import (
     neighbour_r2,
     uniformity,
 )
-from medssl_monai.store.dataset import SampleKey, SliceDataset
+from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters
 from medssl_monai.transforms import LabelledViewd, MultiCropViewsd

@@ -25,7 +25,7 @@ from medssl_monai.classify.classes import balanced_positions, named_classes
 from medssl_monai.classify.labelled_data import LabelledData
 from medssl_monai.errors import ConfigError, InputError, LabelError
 from medssl_monai.labels.names import class_named
-from medssl_monai.store.dataset import EpochDataset, SampleKey
+from medssl_monai.store.epochs import EpochDataset, SampleKey
 
 Listed = Sequence[Mapping[str, Any]]
 

@@ -7,7 +7,7 @@ from torch.utils.data import Sampler
 
 from medssl_monai.engines.slice_order import BLOCK, SliceOrder
 from medssl_monai.errors import ConfigError
-from medssl_monai.store.dataset import SampleKey
+from medssl_monai.store.epochs import SampleKey
 
 
 class StepBatchSampler(Sampler[list[SampleKey]]):

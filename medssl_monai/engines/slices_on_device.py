@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from medssl_monai.errors import ConfigError
 from medssl_monai.processes import process_rank
 from medssl_monai.progress import progress_bar
-from medssl_monai.store.dataset import SampleKey, SliceDataset
+from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.transforms.device_views import MADE_ON_DEVICE, DeviceViews, Item
 from medssl_monai.transforms.intensity import Limits
 from medssl_monai.transforms.spatial import AIR_HU

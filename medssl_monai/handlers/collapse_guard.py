@@ -14,7 +14,7 @@ from medssl_monai.methods.base import Method
 from medssl_monai.processes import process_rank
 from medssl_monai.runs.step_log import AT_END, StepLog, embedding_line
 from medssl_monai.statistics.embeddings import alignment, effective_rank, embedding_std, uniformity
-from medssl_monai.store.dataset import SampleKey
+from medssl_monai.store.epochs import SampleKey
 
 MIN_PROTOTYPE_ENTROPY = 0.02  # below it nearly all slices fall on one prototype
 

@@ -16,7 +16,7 @@ from medssl_monai.drawing import save_figure
 from medssl_monai.methods.spark import SparK
 from medssl_monai.networks.masked import GRID_STRIDE
 from medssl_monai.processes import process_rank
-from medssl_monai.store.dataset import SampleKey
+from medssl_monai.store.epochs import SampleKey
 
 
 class ReconstructionPanel:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from medssl_monai.errors import ConfigError
 from medssl_monai.processes import process_rank
-from medssl_monai.store.dataset import SampleKey
 from medssl_monai.store.depths import ROUNDING_MM, slice_depths
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.store.index_file import columns_of
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters, filter_expression

@@ -11,7 +11,7 @@ from medssl_monai.atomic import write_json
 from medssl_monai.errors import CheckpointError
 from medssl_monai.methods.spark import SparK
 from medssl_monai.progress import progress_bar
-from medssl_monai.store.dataset import EpochDataset, SampleKey
+from medssl_monai.store.epochs import EpochDataset, SampleKey
 
 
 def load_method(method: torch.nn.Module, checkpoint: str | Path) -> None:

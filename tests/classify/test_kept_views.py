@@ -16,7 +16,7 @@ from medssl_monai.classify.pictures.files import ImageFiles
 from medssl_monai.classify.pictures.kept_views import KeptViews
 from medssl_monai.classify.pictures.view import ImageViewd
 from medssl_monai.errors import LabelError
-from medssl_monai.store.dataset import SampleKey
+from medssl_monai.store.epochs import SampleKey
 from tests.classify.made_pictures import picture
 
 COUNT = 6

@@ -21,7 +21,7 @@ from medssl_monai.errors import ConfigError, LabelError
 from medssl_monai.labels.subsets import (
     reference_subset,
 )
-from medssl_monai.store.dataset import SampleKey
+from medssl_monai.store.epochs import SampleKey
 from tests.classify.made_pictures import organ_file, parted, picture
 from tests.golden import fill
 

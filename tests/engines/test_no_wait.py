@@ -18,7 +18,7 @@ from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK, draw_mask
 from medssl_monai.methods.swav import SwAV
 from medssl_monai.optimizers.factories import byol_adam, moco_sgd, spark_lamb, swav_lars
-from medssl_monai.store.dataset import SampleKey
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.transforms import DeviceViews, SparKViewsd, TwoViewsd
 
 spark = partial(SparK, "resnet18", decoder_width=32, image_channels=1, drop_path_rate=0.1)

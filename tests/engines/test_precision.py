@@ -12,7 +12,7 @@ from medssl_monai.engines.finetune import FinetuneTrainer
 from medssl_monai.engines.loader import StepLoader
 from medssl_monai.engines.precision import Bfloat16Inferer
 from medssl_monai.errors import ConfigError
-from medssl_monai.store.dataset import SampleKey
+from medssl_monai.store.epochs import SampleKey
 
 
 class Images:

@@ -27,7 +27,7 @@ from medssl_monai.methods.spark import SparK
 from medssl_monai.methods.swav import SwAV
 from medssl_monai.optimizers.factories import byol_adam, moco_sgd, spark_lamb, swav_lars
 from medssl_monai.optimizers.schedules import WarmupCosine
-from medssl_monai.store.dataset import SampleKey
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.transforms import MultiCropViewsd, SparKViewsd, TwoViewsd
 
 

@@ -21,7 +21,8 @@ from medssl_monai.handlers.run_checkpoint import RunCheckpoint
 from medssl_monai.ingest import SliceStore, build_store, load_key
 from medssl_monai.methods.positives import positive_partners
 from medssl_monai.samples.phantom import write_phantom
-from medssl_monai.store.dataset import SampleKey, SliceDataset
+from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.transforms import LabelledViewd, TwoViewsd
 from tests.engines.test_pretrain import final_state, parts, same
 from tests.transforms.test_device_views import DEVICES

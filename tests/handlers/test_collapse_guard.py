@@ -18,7 +18,7 @@ from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK
 from medssl_monai.methods.swav import SwAV
-from medssl_monai.store.dataset import SampleKey
+from medssl_monai.store.epochs import SampleKey
 
 
 class Views:

@@ -11,7 +11,7 @@ from PIL import Image
 from medssl_monai.handlers.reconstruction_panel import ReconstructionPanel, hide_masked, show_picture
 from medssl_monai.methods.reconstruction import evaluate_reconstruction
 from medssl_monai.methods.spark import SparK
-from medssl_monai.store.dataset import EpochDataset, SampleKey
+from medssl_monai.store.epochs import EpochDataset, SampleKey
 from medssl_monai.transforms import SparKViewsd
 from tests.transforms.body_slices import body_slice
 

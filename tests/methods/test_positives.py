@@ -9,7 +9,8 @@ import pytest
 from medssl_monai.errors import ConfigError
 from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.methods.positives import positive_partners, positive_rule
-from medssl_monai.store.dataset import SampleKey, SliceDataset
+from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.transforms import SparKViewsd
 from tests.classify.made_pictures import picture
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series

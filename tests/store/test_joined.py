@@ -14,7 +14,8 @@ from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.open_store import open_store
 from medssl_monai.methods.negatives import slice_origins
 from medssl_monai.store import selection
-from medssl_monai.store.dataset import SampleKey, SliceDataset
+from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.store.joined import JoinedStore, pass_shares
 from medssl_monai.store.same_series import series_contents
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series

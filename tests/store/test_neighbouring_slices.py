@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from medssl_monai.errors import ConfigError
 from medssl_monai.ingest import SliceStore, build_store
-from medssl_monai.store.dataset import SampleKey, SliceDataset
+from medssl_monai.store.dataset import SliceDataset
 from medssl_monai.store.depths import neighbouring_slices
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.transforms import LabelledViewd
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 

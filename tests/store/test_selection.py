@@ -12,7 +12,8 @@ import torch
 from medssl_monai.errors import StoreError
 from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.store import selection
-from medssl_monai.store.dataset import SampleKey, SliceDataset
+from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.store.selection import USED_COLUMNS, KeptSelection
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 

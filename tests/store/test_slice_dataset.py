@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Subset
 from medssl_monai.engines.loader import StepLoader
 from medssl_monai.errors import ConfigError, NoImagesError, StoreError
 from medssl_monai.ingest import SliceStore, build_store
-from medssl_monai.store.dataset import SampleKey, SliceDataset
+from medssl_monai.store.dataset import SliceDataset
+from medssl_monai.store.epochs import SampleKey
 from medssl_monai.transforms import LabelledViewd, TwoViewsd
 from tests.ingest.dicom_fixtures import KEY, phantom, write_series
 

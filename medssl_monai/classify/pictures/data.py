@@ -19,7 +19,7 @@ from medssl_monai.classify.pictures.kept_views import KEPT_VIEWS
 from medssl_monai.classify.pictures.view import ImageViewd
 from medssl_monai.errors import LabelError
 from medssl_monai.labels.subsets import Unit, nested_subset
-from medssl_monai.store.dataset import EpochDataset, SampleKey
+from medssl_monai.store.epochs import EpochDataset, SampleKey
 
 
 class ImageDataset(EpochDataset):
