@@ -1,12 +1,9 @@
 """One cell of a study: train on a share of the labels, judge on the test patients, write the predictions."""
 
-import contextlib
 import json
-import logging
 import multiprocessing
 import shutil
 import time
-import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +29,7 @@ from medssl_monai.experiment.inputs import StudyInputs
 from medssl_monai.experiment.made_by import made_by, settings_of
 from medssl_monai.experiment.plan import METRICS, Cell, StudyPlan, digest
 from medssl_monai.experiment.set_aside import set_aside
+from medssl_monai.experiment.side_by_side import into_log
 from medssl_monai.networks.resnet import resnet_encoder
 from medssl_monai.runs.folder import epoch_model
 
@@ -85,7 +83,7 @@ def run_cell(plan: StudyPlan, inputs: StudyInputs, cell: Cell, out: Path, thread
     folder, signature = out / "cells" / cell.folder, _signature(plan, inputs, cell)
     write_text(folder / "signature.txt", signature)
     started = time.monotonic()
-    with (folder / "log.txt").open("a", encoding="utf-8") as log, _into(log):
+    with into_log(folder / "log.txt"):
         judge = {"finetune": _finetune, "facts": _facts}.get(cell.head, _frozen)
         learned = judge(plan, inputs, cell, folder)
     seconds = round(time.monotonic() - started, 1)
@@ -268,16 +266,3 @@ def _features(
         columns = (batch["series_id"], batch["slice"].tolist(), batch["patient"], batch["label"].tolist())
         items += list(zip(*columns, strict=True))
     return np.concatenate(parts), items
-
-
-@contextlib.contextmanager
-def _into(log: Any) -> Any:
-    """Send what libraries print to the cell's log: progress bars of several processes do not fit one terminal."""
-    handler = logging.StreamHandler(log)
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
-            yield
-    finally:
-        root.removeHandler(handler)

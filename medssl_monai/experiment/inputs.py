@@ -10,7 +10,8 @@ from medssl_monai.classify.overview import contradicting, write_overview
 from medssl_monai.classify.pictures.files import ImageFiles
 from medssl_monai.classify.pictures.leaks import picture_sets
 from medssl_monai.classify.pictures.published import image_task
-from medssl_monai.experiment.encoders import Archives, check_encoders, make_encoders
+from medssl_monai.experiment.archives import Archives
+from medssl_monai.experiment.encoders import check_encoders, make_encoders
 from medssl_monai.experiment.plan import StudyPlan, digest
 from medssl_monai.ingest import build_store
 from medssl_monai.labels.audit_sets import slice_set

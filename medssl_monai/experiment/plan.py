@@ -107,7 +107,7 @@ class StudyPlan:
         seeds: each with its own draw of the subset, start of the head, and order of the slices.
         metric: the figure that is drawn and compared in the table.
         baseline: name of the encoder that the others are tested against.
-        workers: processes that train side by side.
+        workers: processes that pre-train and train side by side.
         pretrain_on: a slice store, or a folder of unlabelled images, that encoders are pre-trained on; None takes the
             training images of the task.
         pretrain_with: how a folder of unlabelled images is read: ``patient_from``, ``patients``.

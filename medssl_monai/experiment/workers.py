@@ -1,9 +1,6 @@
 """A study's trainings: one after the other, in several processes, or on a Dask cluster."""
 
-import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from medssl_monai.errors import InputError
 from medssl_monai.experiment.cells import run_cell
 from medssl_monai.experiment.inputs import StudyInputs
 from medssl_monai.experiment.plan import Cell, StudyPlan
+from medssl_monai.experiment.side_by_side import side_by_side
 from medssl_monai.progress import progress_bar
 
 
@@ -39,7 +37,7 @@ def run_cells(
         elif plan.workers == 1:
             done = _one_by_one(bar, plan, inputs, cells, out)
         else:
-            done = _in_processes(plan, inputs, cells, out)
+            done = side_by_side(partial(run_cell, plan, inputs, out=out), cells, plan.workers)
         for _ in done:
             bar.update()
 
@@ -49,20 +47,6 @@ def _one_by_one(bar: Any, plan: StudyPlan, inputs: StudyInputs, cells: Sequence[
         bar.set_postfix_str(cell.folder)
         run_cell(plan, inputs, cell, out)
         yield
-
-
-def _in_processes(plan: StudyPlan, inputs: StudyInputs, cells: Sequence[Cell], out: Path) -> Iterator[None]:
-    threads = max(1, (os.cpu_count() or 1) // plan.workers)
-    # Spawned, not forked: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(plan.workers, mp_context=context) as pool:
-        running = [pool.submit(run_cell, plan, inputs, cell, out, threads) for cell in cells]
-        try:
-            for future in as_completed(running):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _on_cluster(scheduler: str, work: Any, cells: Sequence[Cell]) -> Iterator[None]:

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.errors import ConfigError
 from medssl_monai.experiment.inputs import prepare
 from medssl_monai.experiment.plan import EncoderSource, StudyPlan, read_plan
@@ -99,6 +101,20 @@ def test_each_seed_has_an_encoder_of_its_own(done: tuple[StudyResults, Path], pl
     used = [Path(inputs.weights("SparK", seed) or "").name for seed in range(3)]
     assert used == ["spark-seed0", "spark-seed1", "spark-seed0"]
     assert inputs.weights("scratch", 1) is None
+
+
+@pytest.mark.slow
+def test_encoders_are_pre_trained_side_by_side(
+    done: tuple[StudyResults, Path], plan: StudyPlan, tmp_path: Path
+) -> None:
+    prepare(replace(plan, workers=2), tmp_path)
+    for seed in range(2):
+        alone, beside = (folder / "encoders" / f"spark-seed{seed}" for folder in (done[1], tmp_path))
+        assert (beside / "study.sha256").read_text() == (alone / "study.sha256").read_text()
+        first, second = (load_encoder(folder)[0] for folder in (alone, beside))
+        assert all(torch.allclose(first[name].float(), second[name].float(), atol=1e-4) for name in first)
+        assert "step/s" in (tmp_path / "encoders" / f"spark-seed{seed}.log").read_text()
+    prepare(replace(plan, workers=2), tmp_path)  # both are done
 
 
 @pytest.mark.slow
