@@ -64,8 +64,9 @@ def _described(data: Sequence[str | Path], run_dir: Path, passport: bool) -> dic
             f"{store.place}: must be the store that {run_dir} was trained on (fingerprint {trained_on[:16]}), found "
             f"{store.fingerprint[:16]}; give that store, or leave --data out"
         )
-    filters = known.get("settings", {}).get("filters")
-    found = {"passport": make_passport(store, filters).to_text()} if passport else {}
+    settings = known.get("settings", {})
+    filters, apart = settings.get("filters"), settings.get("channel_spacing_mm") or 0
+    found = {"passport": make_passport(store, filters, channel_spacing_mm=apart).to_text()} if passport else {}
     if trained_on is not None and known.get("data"):
         return {**found, "data": dict(known["data"])}  # without what the run left out as redundant
     return {**found, "data": describe_data(store.select_table(filters, DESCRIBED))}

@@ -13,7 +13,7 @@ def run(
         str, typer.Option("--studies", help="Folder of DICOM, NIfTI and the like, a store, or a DICOMweb address.")
     ],
     model: Annotated[
-        Path | None, typer.Option("--model", help="Folder of a finetune run or of a packed ct_classification bundle.")
+        Path | None, typer.Option("--model", help="Folder of a finetune run or of a packed bundle of classification.")
     ] = None,
     encoder: Annotated[
         Path | None,

@@ -24,6 +24,7 @@ from medssl_monai.checkpoints.files import PASSPORT, read_header
 from medssl_monai.errors import CheckpointError, NoImagesError
 from medssl_monai.labels.audit_sets import LEAST_BODY, AuditSet
 from medssl_monai.progress import progress_bar
+from medssl_monai.store.beside import beside_filtered
 from medssl_monai.store.prints import BITS, Prints, print_distances, slice_prints, turned_prints, unpacked
 from medssl_monai.store.reader import SliceStore
 from medssl_monai.store.schema import Filters
@@ -97,6 +98,7 @@ def make_passport(
     store: SliceStore,
     filters: Filters | None = None,
     *,
+    channel_spacing_mm: float = 0,
     most: int = MOST_SLICES,
     per_series: int | None = None,
     salt: bytes | None = None,
@@ -108,6 +110,7 @@ def make_passport(
     Args:
         store: that weights learned from.
         filters: the slices of the training, see `SliceStore.select`.
+        channel_spacing_mm: of the training. The neighbours that it saw as channels have prints too.
         most: slices at most.
         per_series: slices of one series at most; None takes as many as `most` allows, and at least 8.
         salt: decides the lot and the order of the series; None takes random bytes, which nobody then knows.
@@ -119,7 +122,7 @@ def make_passport(
         >>> passport = make_passport(SliceStore("STORE"))  # doctest: +SKIP
         >>> export_run("runs/spark", "encoder.safetensors", passport=passport.to_text())  # doctest: +SKIP
     """
-    rows = store.select_table(filters).select(["series_id", "slice", "modality", "body_fraction"]).to_pylist()
+    rows = _shown(store, filters, channel_spacing_mm)
     salt = secrets.token_bytes(16) if salt is None else salt
     by_series = [
         (series, [row for row in group if row["body_fraction"] > LEAST_BODY])
@@ -144,6 +147,22 @@ def make_passport(
         prints.append(of_slice)
         owners += [number] * len(of_slice)
     return Passport(np.concatenate(prints), np.array(owners, np.int32), len(slices), len(rows), len(by_series))
+
+
+def _shown(store: SliceStore, filters: Filters | None, channel_spacing_mm: float) -> list[dict[str, Any]]:
+    """The slices that a training saw, in the index's order."""
+    columns = ["series_id", "slice", "modality", "body_fraction"]
+    rows: list[dict[str, Any]] = store.select_table(filters).select(columns).to_pylist()
+    if not channel_spacing_mm:
+        return rows
+    beside = beside_filtered(store, filters, channel_spacing_mm)
+    seen = {
+        (row["series_id"], number)
+        for row, two in zip(rows, beside.tolist(), strict=True)
+        for number in (row["slice"], *two)
+    }
+    every = store.select_table(None, columns).to_pylist()
+    return [row for row in every if (row["series_id"], row["slice"]) in seen]
 
 
 def read_passport(path: str | Path) -> Passport:

@@ -55,6 +55,14 @@ def test_what_the_passport_holds(home: Path) -> None:
     assert not any(row["series_id"] in text or row["patient"] in text for row in SliceStore(home / "store").select())
 
 
+def test_neighbours_that_were_channels_have_prints_too(home: Path) -> None:
+    store = SliceStore(home / "store")
+    third, spacing = [["slice", "==", 2]], store.select()[0]["slice_spacing_mm"]
+    assert make_passport(store, third).slices_used == 3
+    assert make_passport(store, third, channel_spacing_mm=spacing).slices_used == 9
+    assert make_passport(store, third, channel_spacing_mm=1000).slices_used == 3, "no slice lies so far away"
+
+
 def test_the_lot_decides_when_there_are_many(home: Path) -> None:
     store = SliceStore(home / "store")
     drawn = {make_passport(store, per_series=2, most=2, salt=bytes([n])).prints.tobytes() for n in range(12)}
