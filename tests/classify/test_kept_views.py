@@ -1,6 +1,7 @@
 """Views of picture files are made once, and are what they would have been."""
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,15 @@ def test_a_file_is_read_once_and_gives_the_same_views(pictures: ImageData, kept:
     for one, other in zip(first, made, strict=True):
         assert one.keys() == other.keys()
         assert torch.equal(one["image"], other["image"])
+
+
+def test_a_transform_of_ones_own_sees_every_picture(pictures: ImageData, kept: KeptViews) -> None:
+    class Negative(ImageViewd):
+        def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+            return {**super().__call__(data), "mine": True}
+
+    assert pictures.dataset("train", Negative(16))[SampleKey(0, 0)]["mine"]
+    assert kept.bytes == 0
 
 
 def test_who_changes_a_view_changes_his_own(pictures: ImageData, kept: KeptViews) -> None:

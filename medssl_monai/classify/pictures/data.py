@@ -46,7 +46,7 @@ class ImageDataset(EpochDataset):
             "index": index,
             "epoch": epoch,
         }
-        if isinstance(self.transform, ImageViewd) and isinstance(self.data.images, ImageFiles):
+        if type(self.transform) is ImageViewd and isinstance(self.data.images, ImageFiles):  # a subclass may do more
             return self.transform.drawn(item, self._view(self.data.images, place, self.transform))
         item["image"] = self._picture(place)
         return item if self.transform is None else self.transform(item)

@@ -1,6 +1,6 @@
-"""Views of picture files, kept in memory: an epoch over a small data set decodes and resizes each file once.
+"""Views of picture files, kept in memory: a small data set is decoded and resized once, not in every epoch.
 
-A study reads the same few hundred files hundreds of times. On one core, this took as long as the network did.
+A study reads the same few hundred files hundreds of times.
 """
 
 from collections.abc import Callable, Hashable
@@ -26,7 +26,7 @@ class KeptViews:
         self._views: dict[Hashable, Tensor] = {}
 
     def get(self, group: Hashable, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """A view of its own for the caller, who may change it; made if it is not kept.
+        """A view (3, S, S) of its own for the caller, who may change it; made if it is not kept.
 
         In a worker process of a data loader nothing is kept: each would hold the same views again.
 
