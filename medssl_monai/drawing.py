@@ -41,7 +41,8 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 def class_styles(count: int) -> list[dict[str, Any]]:
     """``color`` and ``marker`` of each of so many classes: all colours differ, and those of neighbours visibly."""
-    colours = colormaps["tab10"].colors if count <= 10 else colormaps["turbo"](np.linspace(0.04, 0.96, count))  # type: ignore[attr-defined]
+    few = count <= 10  # whole numbers choose from the list of tab10
+    colours = colormaps["tab10"](np.arange(count)) if few else colormaps["turbo"](np.linspace(0.04, 0.96, count))
     return [{"color": colours[i], "marker": MARKERS[i % len(MARKERS)]} for i in range(count)]
 
 

@@ -131,8 +131,12 @@ def check_preprocessing(
     trained = metadata if isinstance(metadata, Preprocessing) else Preprocessing.from_metadata(metadata, source)
     check_intensities(trained, input_of(window), source)
     differences = []
-    compared = window is not None and trained.window is not None and input_of(window) != PICTURES
-    if compared and _limits(window) != _limits(trained.window):  # type: ignore[arg-type]
+    if (
+        window is not None
+        and trained.window is not None
+        and input_of(window) != PICTURES
+        and _limits(window) != _limits(trained.window)
+    ):
         differences.append(f"window {_shown(trained.window)}, not {_shown(window)}")
     for name, here, there in (("mean", mean, trained.mean), ("std", std, trained.std)):
         if here is not None and there is not None and not _close(here, there):

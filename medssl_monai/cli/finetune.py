@@ -9,11 +9,11 @@ from medssl_monai.cli.options import Config, Overrides, Store, parse_overrides
 
 
 def run(
-    overrides: Overrides = None,
     data: Annotated[
         Path, typer.Option("--data", help="Label table (CSV or JSON), or, with --config, a folder of pictures.")
-    ] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = ...,  # type: ignore[assignment]
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
+    overrides: Overrides = None,
     encoder: Annotated[
         Path | None, typer.Option("--encoder", help="Encoder weights, or a pre-training run; without it from scratch.")
     ] = None,

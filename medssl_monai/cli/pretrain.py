@@ -13,14 +13,14 @@ from medssl_monai.cli.options import Config, Overrides, PatientFrom, Patients, m
 
 def run(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="spark, swav, moco or byol.", autocompletion=methods)],
-    overrides: Overrides = None,
     data: Annotated[
         list[Path],
         typer.Option(
             "--data", help="Slice store (folder or URL), or folder of DICOM, NIfTI or pictures; stores may repeat it."
         ),
-    ] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = ...,  # type: ignore[assignment]
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
+    overrides: Overrides = None,
     config: Config = None,
     patient_from: PatientFrom = None,
     patients: Patients = None,

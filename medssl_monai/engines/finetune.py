@@ -45,7 +45,7 @@ class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
             check_bfloat16(device)
         if amp and device.type == "cpu":
             kwargs["inferer"] = Bfloat16Inferer(kwargs.get("inferer") or SimpleInferer())
-        choose_kernels(kwargs["optimizer"], fused=True)  # on a CPU, Adam's step takes a third to a half of the time so
+        choose_kernels(kwargs["optimizer"], fused=True)  # CPUs have them too
         self.unfreezing = unfreezing
         if process_count() > 1:
             use_process_batch_norm(kwargs["network"])

@@ -152,7 +152,7 @@ def make_passport(
 def _shown(store: SliceStore, filters: Filters | None, channel_spacing_mm: float) -> list[dict[str, Any]]:
     """The slices that a training saw, in the index's order."""
     columns = ["series_id", "slice", "modality", "body_fraction"]
-    rows: list[dict[str, Any]] = store.select_table(filters).select(columns).to_pylist()
+    rows: list[dict[str, Any]] = store.select_table(filters, columns).to_pylist()
     if not channel_spacing_mm:
         return rows
     beside = beside_filtered(store, filters, channel_spacing_mm)
