@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,19 @@ from medssl_monai.statistics.multilabel import broadcast_thresholds, label_boots
 
 @dataclass(frozen=True)
 class Judged:
-    """Test slices of one or more cells: labels (N,) or of several (N, C), probabilities (N, C), patients (N,)."""
+    """Test slices of one or more cells.
+
+    Attributes:
+        labels: (N,), or of several (N, C).
+        probabilities: (N, C).
+        patients: (N,).
+        folds: (N,) whose network answered; None if there is one for all slices.
+    """
 
     labels: npt.NDArray[Any]
     probabilities: npt.NDArray[np.float64]
     patients: npt.NDArray[np.str_]
+    folds: npt.NDArray[np.integer[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def intervals(plan: StudyPlan, parts: Sequence[Judged]) -> dict[str, Any]:
         drawn = []
         for part in parts:
             names = owners if (part.patients == "").any() else part.patients
-            how: dict[str, Any] = {"resamples": resamples, "seed": 0}
+            how: dict[str, Any] = {"resamples": resamples, "seed": 0, "folds": part.folds}
             drawn.append(
                 bootstrap_figures(part.labels, part.probabilities, names, **how)
                 if cuts is None
@@ -73,14 +81,17 @@ def intervals(plan: StudyPlan, parts: Sequence[Judged]) -> dict[str, Any]:
 
 
 def draws(inputs: StudyInputs, seeds: Sequence[int], parts: Sequence[Judged]) -> list[Judged]:
-    """What each judges all test slices: the seeds, or of a cross-validation the folds of a draw together."""
+    """What each judges all test slices: the seeds, or of a cross-validation the folds of a draw side by side."""
     if not inputs.folds:
         return list(parts)
     draws: dict[int, list[Judged]] = {}
     for seed, part in zip(seeds, parts, strict=True):
         draws.setdefault(seed // inputs.folds, []).append(part)
-    whole = [stacked(folds) for folds in draws.values() if len(folds) == inputs.folds]
-    return whole or [stacked(parts)]
+    whole = [folds for folds in draws.values() if len(folds) == inputs.folds] or [list(parts)]
+    return [
+        replace(stacked(folds), folds=np.repeat(np.arange(len(folds)), [len(one.labels) for one in folds]))
+        for folds in whole
+    ]
 
 
 def read_judged(plan: StudyPlan, inputs: StudyInputs, folder: Path) -> Judged:
@@ -109,8 +120,13 @@ def stacked(parts: Sequence[Judged]) -> Judged:
     )
 
 
-def contrasts_of(plan: StudyPlan, judged: dict[tuple[str, str, float], Judged]) -> list[Contrast]:
-    """Each encoder against the baseline at each share of the labels, corrected over all of them together."""
+def contrasts_of(
+    plan: StudyPlan, judged: dict[tuple[str, str, float], Judged], *, folds: bool = False
+) -> list[Contrast]:
+    """Each encoder against the baseline at each share of the labels, corrected over all of them together.
+
+    Of the ``folds`` of a cross-validation there is no DeLong's test, which ranks the scores of one network.
+    """
     found: list[tuple[tuple[str, str, float], Comparison, float | None]] = []
     for (head, encoder, fraction), mine in judged.items():
         if encoder == plan.baseline or (head, plan.baseline, fraction) not in judged:
@@ -121,7 +137,7 @@ def contrasts_of(plan: StudyPlan, judged: dict[tuple[str, str, float], Judged]) 
             comparison = Comparison(difference, None, 0, "patients unknown: no test")
         else:
             comparison = _tested(plan, mine, base, mine.patients)
-        found.append(((encoder, head, fraction), comparison, _delong(mine, base)))
+        found.append(((encoder, head, fraction), comparison, None if folds else _delong(mine, base)))
     tested = [c.p for _, c, _ in found if c.p is not None]
     corrected = iter(holm(tested))
     return [

@@ -97,7 +97,7 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
             points.append(_point(plan, mine, found))
             note = found["note"]
     _write_rows(out / "figures.csv", [row for point in points for row in _figure_rows(point)])
-    contrasts = contrasts_of(plan, judged)
+    contrasts = contrasts_of(plan, judged, folds=inputs.folds > 0)
     _write_rows(out / "comparisons.csv", [vars(c) for c in contrasts])
     now = maker(inputs)
     record = {

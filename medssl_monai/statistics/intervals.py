@@ -88,15 +88,37 @@ def described_intervals(
 
 
 def bootstrap_figures(
-    labels: Ints, probabilities: Floats, owners: npt.NDArray[np.str_], *, resamples: int, seed: int
+    labels: Ints,
+    probabilities: Floats,
+    owners: npt.NDArray[np.str_],
+    *,
+    resamples: int,
+    seed: int,
+    folds: Ints | None = None,
 ) -> dict[str, Floats]:
     """Figures (R,) of resamples of patients, drawn with replacement; NaN where a resample does not define one.
 
     ``accuracy``, ``balanced_accuracy``, ``f1_macro`` and ``auc`` are those of `classification_metrics`, ``ece`` that of
     `expected_calibration_error`; macro means are over the classes that the resample holds.
+
+    In a cross-validation each fold has a network of its own, whose scores must not be ranked against another's. With
+    ``folds`` (N,) every figure is the mean of those of the folds; patients are drawn of all folds together.
     """
     owner, counts = bootstrap_counts(owners, resamples=resamples, seed=seed)
-    classes = probabilities.shape[1]
+    return mean_over_folds(lambda rows: _figures(labels[rows], probabilities[rows], owner[rows], counts), folds)
+
+
+def mean_over_folds(figures: Callable[[Any], dict[str, Floats]], folds: Ints | None) -> dict[str, Floats]:
+    """Figures (R,) that ``figures(rows)`` gives of a fold's rows, averaged over the folds that define them."""
+    if folds is None:
+        return figures(slice(None))
+    drawn = [figures(folds == fold) for fold in np.unique(folds)]
+    columns = {name: np.stack([one[name] for one in drawn], axis=1) for name in drawn[0]}  # (R, folds)
+    return {name: mean_where(values, np.isfinite(values)) for name, values in columns.items()}
+
+
+def _figures(labels: Ints, probabilities: Floats, owner: Ints, counts: Ints) -> dict[str, Floats]:
+    resamples, classes = len(counts), probabilities.shape[1]
     matrices = counts @ _sums(owner, labels * classes + probabilities.argmax(axis=1), counts.shape[1], classes**2)
     matrices = matrices.reshape(resamples, classes, classes)
     return {
@@ -120,15 +142,15 @@ def _sums(owner: Ints, cell: Ints, patients: int, cells: int, values: Floats | N
 
 
 def _matrix_figures(matrices: Floats) -> dict[str, Floats]:
-    """Figures (R,) from confusion matrices (R, C, C), truth down."""
+    """Figures (R,) from confusion matrices (R, C, C), truth down; NaN from an empty one."""
     hits = np.diagonal(matrices, axis1=1, axis2=2)
     truth, predicted = matrices.sum(axis=2), matrices.sum(axis=1)
     present = truth > 0
-    some = np.maximum(1, present.sum(axis=1))
+    some, slices = (np.where(held.any(axis=1), held.sum(axis=1), np.nan) for held in (present, truth))
     recall = np.divide(hits, truth, out=np.zeros_like(hits), where=present)
     f1 = np.divide(2 * hits, truth + predicted, out=np.zeros_like(hits), where=present)
     return {
-        "accuracy": hits.sum(axis=1) / truth.sum(axis=1),
+        "accuracy": hits.sum(axis=1) / slices,
         "balanced_accuracy": recall.sum(axis=1) / some,
         "f1_macro": f1.sum(axis=1) / some,
     }
@@ -178,4 +200,4 @@ def _calibration(labels: Ints, probabilities: Floats, owner: Ints, counts: Ints)
     right = probabilities.argmax(axis=1) == labels
     gaps = counts @ _sums(owner, bin_places(confidence), counts.shape[1], BINS, right - confidence)
     slices = counts @ np.bincount(owner, minlength=counts.shape[1])
-    return np.asarray(np.abs(gaps).sum(axis=1) / slices)
+    return np.asarray(np.abs(gaps).sum(axis=1) / np.where(slices > 0, slices, np.nan))

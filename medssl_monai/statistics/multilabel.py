@@ -14,7 +14,13 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 
 from medssl_monai.errors import ConfigError
 from medssl_monai.statistics.calibration import label_reliability
-from medssl_monai.statistics.intervals import bootstrap_counts, described_intervals, mean_where, resampled_auc
+from medssl_monai.statistics.intervals import (
+    bootstrap_counts,
+    described_intervals,
+    mean_over_folds,
+    mean_where,
+    resampled_auc,
+)
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]
@@ -159,9 +165,24 @@ def label_bootstrap(
     *,
     resamples: int,
     seed: int,
+    folds: npt.NDArray[np.integer[Any]] | None = None,
 ) -> dict[str, Floats]:
     """Figures (R,) of resamples of patients, as `bootstrap_figures`, of several labels (N, C)."""
     owner, counts = bootstrap_counts(owners, resamples=resamples, seed=seed)
+
+    def figures(rows: Any) -> dict[str, Floats]:
+        return _label_figures(labels[rows], probabilities[rows], owner[rows], counts, thresholds)
+
+    return mean_over_folds(figures, folds)
+
+
+def _label_figures(
+    labels: Bools,
+    probabilities: Floats,
+    owner: npt.NDArray[np.integer[Any]],
+    counts: npt.NDArray[np.integer[Any]],
+    thresholds: Floats,
+) -> dict[str, Floats]:
     said = probabilities >= thresholds
     cells = {
         name: counts @ _by_owner(owner, counts.shape[1], cell)  # (R, C)
@@ -179,8 +200,9 @@ def label_bootstrap(
     areas = np.stack(
         [resampled_auc(labels[:, c], probabilities[:, c], owner, counts) for c in range(labels.shape[1])], axis=1
     )
+    answers = (yes + no).sum(axis=1)
     return {
-        "accuracy": (cells["hits"] + cells["passes"]).sum(axis=1) / (yes + no).sum(axis=1),
+        "accuracy": (cells["hits"] + cells["passes"]).sum(axis=1) / np.where(answers > 0, answers, np.nan),
         "balanced_accuracy": mean_where(balanced, both),
         "f1_macro": mean_where(f1, both),
         "auc": mean_where(areas, both),

@@ -5,19 +5,22 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save_file
 
 from medssl_monai.errors import InputError
 from medssl_monai.experiment import cells, made_by
+from medssl_monai.experiment import figure as experiment_figure
 from medssl_monai.experiment import inputs as inputs_module
 from medssl_monai.experiment.figure import draw_study
-from medssl_monai.experiment.judged import Contrast, Judged, contrasts_of
+from medssl_monai.experiment.judged import Contrast, Judged, contrasts_of, draws, intervals
 from medssl_monai.experiment.plan import Cell, EncoderSource, StudyPlan
 from medssl_monai.experiment.report import markdown_tables, replace_tables, statements
 from medssl_monai.experiment.results import Point, StudyResults
@@ -244,6 +247,25 @@ def test_slices_for_patients_are_labelled_so(tmp_path: Path) -> None:
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("encoders", "drawn"), [(3, "bands"), (4, "bars")])
+def test_many_intervals_stand_side_by_side(
+    encoders: int, drawn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Figure] = []
+    monkeypatch.setattr(experiment_figure, "save_figure", lambda figure, path, **how: kept.append(figure))
+    results = contrived()
+    few = dict(list(results.plan.encoders.items())[:encoders])
+    draw_study(replace(results, plan=replace(results.plan, encoders=few)), tmp_path / "study.png")
+    assert drawn in kept[0].get_suptitle()
+    starts = {
+        round(float(np.asarray(line.get_xdata())[0]), 6)
+        for line in kept[0].axes[0].lines
+        if line.get_marker() != "None"
+    }
+    assert len(starts) == (1 if drawn == "bands" else encoders)
+    assert all(0.9 < start / (100 * min(results.plan.fractions)) < 1.1 for start in starts)
+
+
 @pytest.mark.parametrize(
     "steps, sentence",
     [
@@ -255,6 +277,26 @@ def test_the_steps_of_fine_tuning_are_said(steps: list[int], sentence: str) -> N
     results = contrived()
     results.record["steps"] = steps
     assert sentence in statements(results)[0]
+
+
+def test_the_folds_of_a_draw_are_averaged() -> None:
+    """All folds rank their own slices rightly, with scores of another level in each: a pooled AUC would be 0.6."""
+    plan = StudyPlan("t", {}, {"scratch": EncoderSource()}, fractions=(1.0,), baseline="scratch")
+
+    def judged(fold: int) -> Judged:
+        labels = np.arange(8) % 2
+        scores = 0.15 * fold + 0.1 * labels
+        return Judged(labels, np.stack([1 - scores, scores], axis=1), np.array([f"{fold}-{i}" for i in range(8)]))
+
+    inputs: Any = SimpleNamespace(folds=5)
+    found = draws(inputs, range(10), [judged(seed % 5) for seed in range(10)])
+    assert len(found) == 2
+    assert all(one.folds is not None and np.bincount(one.folds).tolist() == [8] * 5 for one in found)
+    assert intervals(plan, found)["figures"]["auc"] == [1.0, 1.0]
+    _, high = intervals(plan, [replace(one, folds=None) for one in found])["figures"]["auc"]
+    assert high < 0.9
+    single: Any = SimpleNamespace(folds=0)
+    assert all(one.folds is None for one in draws(single, range(2), [judged(0), judged(0)]))
 
 
 def test_contrasts_of_two_classes_have_delongs_p() -> None:
@@ -278,6 +320,9 @@ def test_contrasts_of_two_classes_have_delongs_p() -> None:
     means = [[j.probabilities[patients == f"p{i:02d}", 1].mean() for i in names] for j in (good, poor)]
     wanted = delong_test(names % 2 == 1, np.array(means[0]), np.array(means[1]))
     assert contrast.p_delong == pytest.approx(wanted.p)
+    cells = {("finetune", "scratch", 1.0): poor, ("finetune", "a", 1.0): good}
+    (folded,) = contrasts_of(plan, cells, folds=True)
+    assert (folded.p, folded.p_delong) == (contrast.p, None), "it ranks the scores of one network"
     unknown = replace(good, patients=np.full(72, ""))
     (other,) = contrasts_of(plan, {("finetune", "scratch", 1.0): poor, ("finetune", "a", 1.0): unknown})
     assert (other.p, other.p_holm, other.p_delong) == (None, None, None)

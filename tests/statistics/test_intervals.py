@@ -17,6 +17,7 @@ from medssl_monai.statistics.calibration import expected_calibration_error, reli
 from medssl_monai.statistics.comparison import delong_test, holm, paired_permutation
 from medssl_monai.statistics.intervals import bootstrap_figures, patient_intervals, weighted_auc
 from medssl_monai.statistics.metrics import balanced_accuracy, classification_metrics, text_report
+from medssl_monai.statistics.multilabel import label_bootstrap
 from medssl_monai.statistics.temperature import at_temperature, fit_temperature
 from medssl_monai.terminal import metrics_table
 from tests.golden import fill
@@ -93,6 +94,52 @@ def test_resampled_figures_are_those_of_repeated_slices() -> None:
         assert drawn["ece"][r] == pytest.approx(expected_calibration_error(truth, shares))
         areas = [roc_auc_score(truth == c, shares[:, c]) for c in np.unique(truth)]
         assert drawn["auc"][r] == pytest.approx(np.mean(areas))
+
+
+def test_figures_of_folds_are_the_mean_over_the_folds() -> None:
+    labels, probabilities, owners = made()
+    folds = np.unique(owners, return_inverse=True)[1] % 3
+    drawn = bootstrap_figures(labels, probabilities, owners, resamples=20, seed=3, folds=folds)
+    generator = np.random.Generator(np.random.Philox(3))
+    names = np.unique(owners)
+    for r, counts in enumerate(generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=20)):
+        weights = counts[np.unique(owners, return_inverse=True)[1]]
+        rows = [np.flatnonzero((folds == fold) & (weights > 0)) for fold in range(3)]
+        right = [np.average((probabilities[i].argmax(1) == labels[i]), weights=weights[i]) for i in rows if len(i)]
+        assert drawn["accuracy"][r] == pytest.approx(np.mean(right))
+        areas = [
+            np.mean([roc_auc_score(labels[i] == c, probabilities[i, c], sample_weight=weights[i]) for c in held])
+            for i in rows
+            if len(held := np.unique(labels[i])) > 1
+        ]
+        assert drawn["auc"][r] == pytest.approx(np.mean(areas))
+
+
+def test_scores_of_two_folds_are_not_ranked_together() -> None:
+    """Each network is right about its own slices; the scores of the second are higher throughout."""
+    labels = np.tile([0, 1], 20)
+    scores = np.where(np.arange(40) < 20, 0.1, 0.5) + 0.2 * labels
+    owners, folds = np.arange(40).astype(str), np.arange(40) // 20
+    judged = labels, np.stack([1 - scores, scores], axis=1), owners
+    assert bootstrap_figures(*judged, resamples=50, seed=0)["auc"].mean() < 0.8
+    assert (bootstrap_figures(*judged, resamples=50, seed=0, folds=folds)["auc"] == 1).all()
+    several = np.stack([labels == 0, labels == 1], axis=1)
+    how = {"thresholds": np.full(2, 0.5), "resamples": 50, "seed": 0}
+    assert (label_bootstrap(several, *judged[1:], folds=folds, **how)["auc"] == 1).all()
+    assert label_bootstrap(several, *judged[1:], **how)["auc"].mean() < 0.8
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fold_that_a_resample_leaves_out_does_not_count() -> None:
+    labels = np.array([0, 1] * 10 + [0])
+    probabilities = np.eye(2)[labels]
+    owners, folds = np.repeat(np.arange(11), 2)[:21].astype(str), np.repeat([0, 1], [20, 1])
+    drawn = bootstrap_figures(labels, probabilities, owners, resamples=50, seed=0, folds=folds)
+    for name in ("accuracy", "balanced_accuracy", "f1_macro", "auc"):
+        assert (drawn[name] == 1).all(), name
+    several = np.stack([labels == 0, labels == 1], axis=1)
+    drawn = label_bootstrap(several, probabilities, owners, np.full(2, 0.5), resamples=50, seed=0, folds=folds)
+    assert (drawn["accuracy"] == 1).all()
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 3)), min_size=2, max_size=20))
