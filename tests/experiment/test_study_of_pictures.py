@@ -260,9 +260,9 @@ def test_folds_are_a_cross_validation(head_root: Path, tmp_path: Path) -> None:
         assert len(tested) == len(set(tested)) == 30, "each picture is tested on once"
     assert results.record["folds"] == 5
     for point in results.points:
-        assert point.low is not None
-        assert point.mean is not None
-        assert point.low <= point.mean <= point.high, "an interval is of the mean over folds"
+        assert None not in (point.low, point.mean, point.high)
+        low, mean, high = (float(value) for value in (point.low, point.mean, point.high) if value is not None)
+        assert low <= mean <= high, "an interval is of the mean over folds"
     assert "bootstrap over 30 patients" in results.interval_note
     assert any("one of 5 stratified folds" in sentence for sentence in statements(results))
     with pytest.raises(ConfigError, match="on: task: the task has no training pictures"):

@@ -124,7 +124,7 @@ def test_scores_of_two_folds_are_not_ranked_together() -> None:
     assert bootstrap_figures(*judged, resamples=50, seed=0)["auc"].mean() < 0.8
     assert (bootstrap_figures(*judged, resamples=50, seed=0, folds=folds)["auc"] == 1).all()
     several = np.stack([labels == 0, labels == 1], axis=1)
-    how = {"thresholds": np.full(2, 0.5), "resamples": 50, "seed": 0}
+    how: dict[str, Any] = {"thresholds": np.full(2, 0.5), "resamples": 50, "seed": 0}
     assert (label_bootstrap(several, *judged[1:], folds=folds, **how)["auc"] == 1).all()
     assert label_bootstrap(several, *judged[1:], **how)["auc"].mean() < 0.8
 
