@@ -103,7 +103,7 @@ def statements(results: StudyResults) -> list[str]:
     sources = "; ".join(f"{name}: {source}" for name, source in record["encoders"].items())
     return [
         f"Classes: {', '.join(record['classes'])}. Tested on {record['test_slices']} slices of {patients} patients, "
-        f"the same for all. {trained}",
+        f"the same for all{', each in one fold of a draw' if record.get('folds') else ''}. {trained}",
         drawn,
         f"Encoders: {sources}. Those that the study pre-trains saw {_seen(record.get('overlap'))}.",
         *[CONTRADICTING.format(wrong)] * bool(wrong),

@@ -93,13 +93,16 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
             parts = [read_judged(plan, inputs, folder) for folder in folders]
             judged[head, encoder, fraction] = stacked(parts)
             mine = [r for r in rows if (r["head"], r["encoder"], r["fraction"]) == (head, encoder, fraction)]
-            found = intervals(plan, draws(inputs, plan.seeds, parts))
+            whole = draws(inputs, plan.seeds, parts)
+            found = intervals(plan, whole)
             points.append(_point(plan, mine, found))
             note = found["note"]
     _write_rows(out / "figures.csv", [row for point in points for row in _figure_rows(point)])
     contrasts = contrasts_of(plan, judged, folds=inputs.folds > 0)
     _write_rows(out / "comparisons.csv", [vars(c) for c in contrasts])
     now = maker(inputs)
+    patients = len(np.unique(whole[0].patients)) if (whole[0].patients != "").all() else None
+    folded = {"test_slices": len(whole[0].labels), "test_patients": patients} if inputs.folds else {}
     record = {
         "title": plan.title,
         "data": {k: v for k, v in plan.data.items() if k in {"phantom", "images"}},  # no paths: they may name a patient
@@ -122,6 +125,7 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         "folds": inputs.folds,
         "contradicting": len(inputs.contradicting),
         "overlap": inputs.overlap,
+        **folded,
         "cells_of_other_code": sum(cell_made_by(cell, out) != now for cell in plan.cells),
     }
     curves, why = growths(plan, rows, inputs.unit)

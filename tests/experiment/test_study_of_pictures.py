@@ -258,7 +258,7 @@ def test_folds_are_a_cross_validation(head_root: Path, tmp_path: Path) -> None:
         cells = [tmp_path / "out" / "cells" / f"scratch-{head}-1-seed{seed}" for seed in range(5)]
         tested = [row["series_id"] for cell in cells for row in rows(cell / "evaluation" / "predictions.csv")]
         assert len(tested) == len(set(tested)) == 30, "each picture is tested on once"
-    assert results.record["folds"] == 5
+    assert (results.record["folds"], results.record["test_slices"], results.record["test_patients"]) == (5, 30, 30)
     for point in results.points:
         assert None not in (point.low, point.mean, point.high)
         low, mean, high = (float(value) for value in (point.low, point.mean, point.high) if value is not None)
