@@ -25,6 +25,9 @@ class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
         unfreezing: sets the trained parameters and learning rates of each epoch; None leaves the optimizer as it is.
         epoch_length: steps an epoch; by default one pass over the data.
         amp: mixed precision: float16 on GPUs, bfloat16 on CPUs that have it (`cpu_has_bfloat16`).
+        channels_last: memory format of the network's weights, which its images take on. By default it goes with `amp`;
+            in float32 it makes the steps of a large network shorter and those of a small one longer
+            (docs/performance.md).
         kwargs: the rest as in ``SupervisedTrainer`` (``network``, ``optimizer``, ``loss_function``, ``max_epochs``, …).
 
     Raises:
@@ -38,6 +41,7 @@ class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
         unfreezing: BackboneUnfreezing | None = None,
         epoch_length: int | None = None,
         amp: bool = False,
+        channels_last: bool | None = None,
         **kwargs: Any,
     ) -> None:
         device = torch.device(device)
@@ -45,6 +49,8 @@ class FinetuneTrainer(ResumableTrainer, SupervisedTrainer):
             check_bfloat16(device)
         if amp and device.type == "cpu":
             kwargs["inferer"] = Bfloat16Inferer(kwargs.get("inferer") or SimpleInferer())
+        if amp if channels_last is None else channels_last:
+            kwargs["network"].to(memory_format=torch.channels_last)
         choose_kernels(kwargs["optimizer"], fused=True)  # CPUs have them too
         self.unfreezing = unfreezing
         if process_count() > 1:

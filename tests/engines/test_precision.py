@@ -58,6 +58,23 @@ def test_bfloat16_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert half[0][-1] < 0.5 * half[0][0], "it learns"
 
 
+def test_weights_are_channels_last_with_amp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medssl_monai.engines.precision.cpu_has_bfloat16", lambda: True)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 2))
+    how: dict[str, Any] = {"train_data_loader": StepLoader(Images(), 4, 0), "max_epochs": 1}  # type: ignore[arg-type]
+    how |= {"optimizer": torch.optim.Adam(model.parameters()), "loss_function": nn.CrossEntropyLoss()}
+
+    def last(**settings: Any) -> bool:
+        model.to(memory_format=torch.contiguous_format)
+        FinetuneTrainer("cpu", network=model, **how, **settings)
+        return next(model.parameters()).is_contiguous(memory_format=torch.channels_last)
+
+    assert last(amp=True)
+    assert not last()
+    assert last(channels_last=True)
+    assert not last(amp=True, channels_last=False)
+
+
 def test_a_cpu_without_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medssl_monai.engines.precision.cpu_has_bfloat16", lambda: False)
     with pytest.raises(ConfigError, match="CPU with bfloat16 instructions"):

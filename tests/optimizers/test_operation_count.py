@@ -105,3 +105,33 @@ def test_the_moving_average_is_no_loop_over_tensors(network: nn.Module) -> None:
     with Count() as count:
         follow(average, network, 0.99)
     assert len(count.names) < 10
+
+
+@pytest.mark.parametrize("make", [moco_sgd, byol_adam])
+def test_a_state_of_another_memory_format_goes_on_as_the_same(make: Callable[..., torch.optim.Optimizer]) -> None:
+    """A fused step reads parameter and state in the order of the memory: saved in one format, loaded in another."""
+
+    def fresh(layout: torch.memory_format) -> tuple[nn.Conv2d, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        network = nn.Conv2d(3, 4, 3)
+        network.weight.data = network.weight.data.contiguous(memory_format=layout)
+        optimizer = make(network, lr=0.1)
+        choose_kernels(optimizer, fused=True)
+        return network, optimizer
+
+    def step(network: nn.Conv2d, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        images = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        network(images).square().sum().backward()
+        optimizer.step()
+
+    first, before = fresh(torch.contiguous_format)
+    second, after = fresh(torch.channels_last)
+    step(first, before, 1)
+    second.load_state_dict(first.state_dict())
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    for seed in (2, 3):
+        step(first, before, seed)
+        step(second, after, seed)
+    assert second.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(second.weight, first.weight, rtol=1e-4, atol=1e-6)
