@@ -28,7 +28,7 @@ def draw_study(results: StudyResults, path: Path) -> None:
     figure = Figure(figsize=(2.2 + 4.2 * len(plan.heads), 5.2), layout="constrained")
     as_bands = len(plan.encoders) <= MOST_BANDS
     # Bars stand side by side: all encoders of a share take a tenth of the panel at most.
-    whole = max(plan.fractions) / min(plan.fractions)
+    whole = max(2.0, max(plan.fractions) / min(plan.fractions))  # a single share has a panel, too
     middle = (len(plan.encoders) - 1) / 2
     beside = 1.0 if as_bands else whole ** min(0.015, 0.1 / len(plan.encoders))
     panels = figure.subplots(1, len(plan.heads), sharey=True, squeeze=False)[0]

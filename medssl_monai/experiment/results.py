@@ -101,8 +101,10 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
     contrasts = contrasts_of(plan, judged, folds=inputs.folds > 0)
     _write_rows(out / "comparisons.csv", [vars(c) for c in contrasts])
     now = maker(inputs)
-    patients = len(np.unique(whole[0].patients)) if (whole[0].patients != "").all() else None
-    folded = {"test_slices": len(whole[0].labels), "test_patients": patients} if inputs.folds else {}
+    tested = (rows[0]["test_slices"], rows[0]["test_patients"])
+    if inputs.folds:  # a cell tests one of them
+        known = bool((whole[0].patients != "").all())
+        tested = (len(whole[0].labels), len(np.unique(whole[0].patients)) if known else None)
     record = {
         "title": plan.title,
         "data": {k: v for k, v in plan.data.items() if k in {"phantom", "images"}},  # no paths: they may name a patient
@@ -116,8 +118,8 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         "classes": inputs.classes,
         "subset_unit": inputs.unit,
         "train_patients": inputs.train_patients,
-        "test_slices": rows[0]["test_slices"],
-        "test_patients": rows[0]["test_patients"],
+        "test_slices": tested[0],
+        "test_patients": tested[1],
         "steps": sorted({r["steps"] for r in rows}),
         "data_fingerprint": inputs.fingerprint,
         "seconds": round(sum(r["seconds"] for r in rows)),
@@ -125,7 +127,6 @@ def collect(plan: StudyPlan, inputs: StudyInputs, out: Path) -> StudyResults:
         "folds": inputs.folds,
         "contradicting": len(inputs.contradicting),
         "overlap": inputs.overlap,
-        **folded,
         "cells_of_other_code": sum(cell_made_by(cell, out) != now for cell in plan.cells),
     }
     curves, why = growths(plan, rows, inputs.unit)

@@ -247,15 +247,19 @@ def test_slices_for_patients_are_labelled_so(tmp_path: Path) -> None:
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("encoders", "drawn"), [(3, "bands"), (4, "bars")])
+@pytest.mark.parametrize(
+    ("encoders", "shares", "drawn"), [(3, (0.1, 1.0), "bands"), (4, (0.1, 1.0), "bars"), (4, (0.1,), "bars")]
+)
 def test_many_intervals_stand_side_by_side(
-    encoders: int, drawn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoders: int, shares: tuple[float, ...], drawn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Figure] = []
     monkeypatch.setattr(experiment_figure, "save_figure", lambda figure, path, **how: kept.append(figure))
     results = contrived()
     few = dict(list(results.plan.encoders.items())[:encoders])
-    draw_study(replace(results, plan=replace(results.plan, encoders=few)), tmp_path / "study.png")
+    points = [p for p in results.points if p.fraction in shares]
+    plan = replace(results.plan, encoders=few, fractions=shares)
+    draw_study(replace(results, plan=plan, points=points), tmp_path / "study.png")
     assert drawn in kept[0].get_suptitle()
     starts = {
         round(float(np.asarray(line.get_xdata())[0]), 6)
@@ -263,7 +267,7 @@ def test_many_intervals_stand_side_by_side(
         if line.get_marker() != "None"
     }
     assert len(starts) == (1 if drawn == "bands" else encoders)
-    assert all(0.9 < start / (100 * min(results.plan.fractions)) < 1.1 for start in starts)
+    assert all(0.9 < start / (100 * min(shares)) < 1.1 for start in starts)
 
 
 @pytest.mark.parametrize(
