@@ -77,7 +77,10 @@ class Archives:
         if archive is not None and ready:
             return archive
         if seen != "archive" and not self.files:
-            raise ConfigError(f"on: {seen}: the task has no training pictures that are the same in all cells")
+            raise ConfigError(
+                f"on: {seen}: the task has no training pictures that are the same in all cells, to pre-train on; "
+                "give other pictures with --pretrain-on, without on"
+            )
         made = self.out / "data" / f"{seen}_store"
         sources = [*([archive] if archive else []), *(self.files if seen != "archive" else [])]
         modality = "OT" if self.store is None else "CT"
