@@ -1,6 +1,7 @@
-"""Detects a collapse during training: embeddings that hardly differ between images."""
+"""Detects during training that embeddings hardly differ between images, or that the loss stays at chance."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from medssl_monai.statistics.embeddings import alignment, effective_rank, embedd
 from medssl_monai.store.epochs import SampleKey
 
 MIN_PROTOTYPE_ENTROPY = 0.02  # below it nearly all slices fall on one prototype
+LEARNED = 0.005  # share of the method's loss at chance by which a loss is lower where something is learned
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,10 @@ class CollapseGuard:
     written to ``OUTPUT_DIR/logs/collapse.jsonl``: ``embedding_std``, ``effective_rank``, ``uniformity``, ``alignment``
     (with two views), the method's own (``method.health``: prototype usage, queue age), and ``collapsed``. Embeddings
     have collapsed if their spread or rank is below its bound, or if nearly all slices fall on one prototype.
+
+    Embeddings can also differ without any use to the loss. For a method with a ``chance_loss``, ``at_chance`` tells
+    whether the step's loss is at or above 99.5 % of it. Losses often stay there for a while at the start, so this is
+    a warning, once, and only in the second half of the training.
 
     Args:
         method: the method being trained.
@@ -66,6 +72,7 @@ class CollapseGuard:
         self.log = StepLog(output_dir, "collapse")
         self.interval, self.patience = interval, patience
         self.min_std, self.min_rank = min_std, min_rank
+        self._told_of_chance = False
         chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().long().tolist()
         self.keys = [SampleKey(0, index) for index in chosen]
 
@@ -81,10 +88,22 @@ class CollapseGuard:
             return
         figures = self.measure(engine.state.device)
         row = {"step": engine.state.iteration, **figures, "collapsed": self._collapsed(figures)}
+        loss = self._loss(engine)
+        if loss is not None:
+            row["at_chance"] = loss >= (1 - LEARNED) * self.method.chance_loss
         self.log.write(row)
         recent = self.log.rows[-self.patience :]
-        if len(recent) == self.patience and all(r["collapsed"] for r in recent):
+        if len(recent) < self.patience:
+            return
+        if all(r["collapsed"] for r in recent):
             self._tell(row)
+        late = 2 * engine.state.epoch >= engine.state.max_epochs
+        if late and not self._told_of_chance and all(r.get("at_chance") for r in recent):
+            self._told_of_chance = True
+            logger.warning(
+                "the loss at step %d is %.3f, and guessing gives %.3f: nothing is learned yet; %s",
+                *(row["step"], loss, self.method.chance_loss, self.method.advice),
+            )
 
     def _finish(self, engine: Any) -> None:
         if self.log.rows and process_rank() == 0:
@@ -106,6 +125,11 @@ class CollapseGuard:
         if len(embeddings) > 1:
             figures["alignment"] = alignment(*embeddings)
         return figures | self.method.health(embeddings[0])
+
+    def _loss(self, engine: Any) -> float | None:
+        # The step's; None for a method without a loss at chance.
+        known = self.method.chance_loss is not None and isinstance(engine.state.output, Mapping)
+        return float(engine.state.output["loss"]) if known else None
 
     def _collapsed(self, figures: dict[str, float]) -> bool:
         spread, rank = figures["embedding_std"] < self.min_std, figures["effective_rank"] < self.min_rank

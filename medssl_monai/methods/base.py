@@ -43,7 +43,8 @@ class Method(nn.Module):
 
     Attributes:
         encoder: the network that is kept after pre-training.
-        advice: what to try after a collapse.
+        advice: what to try after a collapse, or where nothing is learned.
+        chance_loss: loss of a network that gives the same answer for every image; None where there is no such figure.
         capturable: whether `forward` keeps the promise above.
         arrivals: tensors that `forward` leaves for `after_backward`, equally many in each forward pass of the step.
     """
@@ -51,6 +52,7 @@ class Method(nn.Module):
     encoder: ResNetEncoder
     advice: str = "lower learning_rate, lengthen the warm-up, or look at the views"
     capturable: bool = False
+    chance_loss: float | None = None
 
     def __init__(self) -> None:
         super().__init__()

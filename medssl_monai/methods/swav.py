@@ -56,7 +56,7 @@ class SwAV(Method):
     """
 
     advice = (
-        "freeze the prototypes for longer, lower epsilon towards 0.03, use a queue where batches are smaller than the "
+        "freeze the prototypes for longer, lower epsilon towards 0.02, use a queue where batches are smaller than the "
         "number of prototypes, or lower learning_rate"
     )
     capturable = True
@@ -89,6 +89,7 @@ class SwAV(Method):
         self.queue = NewestFirstQueue(CODE_VIEWS, queue_length, embedding_dim) if queue_length else None
         self.temperature = temperature
         self.epsilon = epsilon
+        self.chance_loss = math.log(prototypes)  # of predictions that favour no prototype
         self.sinkhorn_iterations = sinkhorn_iterations
         self.queue_start_epoch = queue_start_epoch
         self.freeze_prototypes_steps = freeze_prototypes_steps

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 
 from medssl_monai.errors import ConfigError, DivergedError
 from medssl_monai.handlers.collapse_guard import CollapseGuard
-from medssl_monai.methods.base import Method
+from medssl_monai.methods.base import Method, Progress
 from medssl_monai.methods.byol import BYOL
 from medssl_monai.methods.moco import MoCo
 from medssl_monai.methods.spark import SparK
@@ -107,6 +108,46 @@ def test_a_healthy_method_is_left_as_it_is(name: str, tmp_path: Path, caplog: py
     assert guard.log.rows[0]["alignment"] < 1 if name != "spark" else True
     if name == "swav":
         assert guard.log.rows[0]["prototype_entropy"] > 0.1
+
+
+@pytest.mark.parametrize(("loss", "told"), [(math.log(10), True), (0.996 * math.log(10), True), (2.0, False)])
+def test_a_loss_that_stays_at_chance_is_told_once(
+    loss: float, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    method = METHODS["swav"]()
+    guard = CollapseGuard(method, Views(), tmp_path, patience=1)
+    engine = Engine(lambda engine, batch: {"loss": torch.tensor(loss)})
+    engine.state.device = torch.device("cpu")  # type: ignore[attr-defined]
+    guard.attach(engine)
+    with caplog.at_level(logging.WARNING):
+        engine.run([0], max_epochs=6)
+    assert [row["at_chance"] for row in guard.log.rows] == [told] * 6
+    messages = [record.getMessage() for record in caplog.records if "nothing is learned" in record.getMessage()]
+    if not told:
+        assert messages == []
+        return
+    assert messages == [
+        f"the loss at step 3 is {loss:.3f}, and guessing gives 2.303: nothing is learned yet; {method.advice}"
+    ]
+
+
+def test_a_network_with_one_answer_has_the_loss_of_chance() -> None:
+    torch.manual_seed(0)
+    progress = Progress(step=0, total_steps=8, epoch=0, steps_per_epoch=8)
+    batch = {"views": [torch.randn(8, 1, 32, 32), torch.randn(8, 1, 32, 32)]}
+    swav, moco = METHODS["swav"](), METHODS["moco"]()
+    nn.init.zeros_(swav.get_parameter("prototypes.weight"))
+    assert swav.chance_loss == pytest.approx(swav(batch)["loss"].item(), rel=1e-5)
+    collapse(moco)
+    moco.before_step(progress)
+    moco.get_submodule("key_head").load_state_dict(moco.get_submodule("head").state_dict())
+    for _ in range(4):  # the queue of 32 fills with the same key
+        loss = moco(batch)["loss"].item()
+        moco.after_backward(progress)
+    assert loss < moco.chance_loss
+    assert moco.chance_loss == pytest.approx(moco(batch)["loss"].item(), rel=1e-5)
+    assert METHODS["byol"]().chance_loss is None and METHODS["spark"]().chance_loss is None
 
 
 def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:
