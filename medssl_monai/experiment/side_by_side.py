@@ -10,11 +10,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from medssl_monai.parent import end_with_parent
+
 
 def side_by_side(work: Callable[..., Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
     """What `work` returns for each item, in the order in which they end.
 
-    The first error is raised; what runs then ends first, and what has not begun is dropped.
+    The first error is raised; what runs then ends first, and what has not begun is dropped. Processes end with this
+    one, even if it is killed.
 
     Args:
         work: can be pickled; is called with an item and ``threads``, the number of threads that a process may use.
@@ -24,7 +27,7 @@ def side_by_side(work: Callable[..., Any], items: Sequence[Any], workers: int) -
     threads = max(1, (os.cpu_count() or 1) // workers)
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         running = [pool.submit(work, item, threads=threads) for item in items]
         try:
             for future in as_completed(running):

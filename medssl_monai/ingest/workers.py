@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
 from itertools import islice
-from multiprocessing import connection, spawn
+from multiprocessing import spawn
 from types import FunctionType, SimpleNamespace
 from typing import Any, TypeVar
 
 from medssl_monai.cluster import cluster_client
 from medssl_monai.errors import InputError
+from medssl_monai.parent import end_with_parent
 from medssl_monai.progress import progress_bar
 
 T = TypeVar("T")
@@ -212,20 +213,10 @@ def _launch_without_main(module: str, process: Any) -> Any:
 
 
 def _begin() -> None:
-    """What a process does first: leave Ctrl-C, which reaches all processes of a terminal, to the parent; and watch it.
-
-    A parent that was killed could not end its processes, which would wait for work for ever.
-    """
+    """What a process does first. Ctrl-C reaches all processes of a terminal; it is left to the parent."""
     gc.freeze()  # what was imported before the fork stays shared: the collector would write to every page of it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def _on_cluster(

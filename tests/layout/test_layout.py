@@ -20,6 +20,7 @@ LAYERS = [
         "page",
         "windows",
         "processes",
+        "parent",
         "progress",
         "cluster",
         "plain_text",
