@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from medssl_monai.atomic import write_json
+from medssl_monai.atomic import write_json, write_text
 from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.errors import CheckpointError, ConfigError
 from medssl_monai.experiment.archives import Archives
@@ -79,6 +79,11 @@ class Pretraining:
     maker: Mapping[str, str]
 
     @property
+    def begun(self) -> Path:
+        """Holds `content` from the start of the run; hidden, as a run begins in an empty folder."""
+        return self.folder / ".begun.sha256"
+
+    @property
     def mark(self) -> Path:
         """Holds `content` when the run is finished."""
         return self.folder / "study.sha256"
@@ -136,11 +141,11 @@ def _pretraining(plan: StudyPlan, name: str, seed: int, store: Path, filters: li
 
 
 def _finished(run: Pretraining, out: Path, rerun: bool) -> bool:
-    """Whether a run holds exactly this pre-training; one that holds another is set aside."""
-    if not run.mark.is_file():
-        return False
-    if run.mark.read_text() != run.content:
+    """Whether a run holds exactly this pre-training, finished; one that holds another is set aside."""
+    held = next((mark for mark in (run.mark, run.begun) if mark.is_file()), None)
+    if held is not None and held.read_text() != run.content:
         set_aside(run.folder, out, "is of other settings or images")
+    if not run.mark.is_file():
         return False
     if run.note.is_file() and json.loads(run.note.read_text(encoding="utf-8")) == run.maker:
         return True
@@ -152,9 +157,11 @@ def _finished(run: Pretraining, out: Path, rerun: bool) -> bool:
 
 
 def _pretrain(run: Pretraining) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_text(run.begun, run.content)
     pretrain(run.bundle, run.store, run.folder, config=run.overlays, **run.settings)
     write_json(run.note, dict(run.maker))
-    run.mark.write_text(run.content)
+    write_text(run.mark, run.content)
 
 
 def _pretrain_with_log(run: Pretraining, threads: int) -> None:

@@ -117,6 +117,29 @@ def test_encoders_are_pre_trained_side_by_side(
     prepare(replace(plan, workers=2), tmp_path)  # both are done
 
 
+def test_a_stopped_pre_training_with_other_settings_is_set_aside(
+    plan: StudyPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stopped(method: str, store: Path, folder: Path, **settings: Any) -> None:
+        (folder / "begun").write_text(str(settings["learning_rate"]))
+        raise KeyboardInterrupt
+
+    def with_rate(rate: float) -> StudyPlan:
+        source = plan.encoders["SparK"]
+        settings = {**source.settings, "learning_rate": rate}
+        return replace(plan, encoders={"SparK": replace(source, settings=settings)}, baseline="SparK")
+
+    monkeypatch.setattr("medssl_monai.experiment.encoders.pretrain", stopped)
+    for rate in (0.1, 0.1, 0.2):
+        with pytest.raises(KeyboardInterrupt):
+            prepare(with_rate(rate), tmp_path)
+    aside = tmp_path / "set_aside" / "encoders"
+    assert [path.name for path in aside.iterdir()] == ["spark-seed0.1"]
+    assert (aside / "spark-seed0.1" / "begun").read_text() == "0.1"
+    assert (tmp_path / "encoders" / "spark-seed0" / "begun").read_text() == "0.2"
+    assert "encoders/spark-seed0 is of other settings or images; it is kept in set_aside" in caplog.text
+
+
 @pytest.mark.slow
 def test_contradicting_pictures_are_not_learned_from_and_count_officially_alone(
     done: tuple[StudyResults, Path],
