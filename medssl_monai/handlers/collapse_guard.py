@@ -88,9 +88,9 @@ class CollapseGuard:
             return
         figures = self.measure(engine.state.device)
         row = {"step": engine.state.iteration, **figures, "collapsed": self._collapsed(figures)}
-        loss = self._loss(engine)
-        if loss is not None:
-            row["at_chance"] = loss >= (1 - LEARNED) * self.method.chance_loss
+        chance, output = self.method.chance_loss, engine.state.output
+        if chance is not None and isinstance(output, Mapping):
+            row["at_chance"] = float(output["loss"]) >= (1 - LEARNED) * chance
         self.log.write(row)
         recent = self.log.rows[-self.patience :]
         if len(recent) < self.patience:
@@ -102,7 +102,7 @@ class CollapseGuard:
             self._told_of_chance = True
             logger.warning(
                 "the loss at step %d is %.3f, and guessing gives %.3f: nothing is learned yet; %s",
-                *(row["step"], loss, self.method.chance_loss, self.method.advice),
+                *(row["step"], float(output["loss"]), chance, self.method.advice),
             )
 
     def _finish(self, engine: Any) -> None:
@@ -125,11 +125,6 @@ class CollapseGuard:
         if len(embeddings) > 1:
             figures["alignment"] = alignment(*embeddings)
         return figures | self.method.health(embeddings[0])
-
-    def _loss(self, engine: Any) -> float | None:
-        # The step's; None for a method without a loss at chance.
-        known = self.method.chance_loss is not None and isinstance(engine.state.output, Mapping)
-        return float(engine.state.output["loss"]) if known else None
 
     def _collapsed(self, figures: dict[str, float]) -> bool:
         spread, rank = figures["embedding_std"] < self.min_std, figures["effective_rank"] < self.min_rank
