@@ -97,7 +97,9 @@ class CollapseGuard:
             return
         if all(r["collapsed"] for r in recent):
             self._tell(row)
-        late = 2 * engine.state.epoch >= engine.state.max_epochs
+        # Of a training in rounds, as federated ones are, `max_epochs` is the end of the round.
+        total_epochs = getattr(engine, "total_epochs", None) or engine.state.max_epochs
+        late = 2 * engine.state.epoch >= total_epochs
         if late and not self._told_of_chance and all(r.get("at_chance") for r in recent):
             self._told_of_chance = True
             logger.warning(

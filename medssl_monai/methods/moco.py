@@ -86,7 +86,7 @@ class MoCo(Method):
         # Not in the state: it belongs to the data, as the data set does.
         self.register_buffer("origins", origins, persistent=False)
         self.momentum = momentum
-        self.chance_loss = math.log(queue_length + 1)  # of queries as close to every negative as to their own key
+        self.chance_loss = math.log(queue_length + 1)  # of queries as close to all keys; less if `left_out` has any
         self.temperature = temperature
         self.norm_groups = norm_groups
         self._batch_size = 0  # of the last step

@@ -2,14 +2,12 @@
 
 import logging
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from medssl_monai.experiment.side_by_side import into_log, side_by_side
+from tests.killed_parent import left_of_a_killed
 
 
 def doubled(item: int, threads: int) -> tuple[int, int, int]:
@@ -30,14 +28,6 @@ def test_an_error_of_a_process_is_raised() -> None:
         list(side_by_side(doubled, [-1], 2))
 
 
-SLEEP = """
-import os, time
-
-def sleep(item, threads):
-    os.write(1, f"{os.getpid()}\\n".encode())  # one call: lines of two processes do not mix
-    time.sleep(120)
-"""
-
 ORPHANS = """
 from medssl_monai.experiment.side_by_side import side_by_side
 from sleep import sleep
@@ -49,17 +39,7 @@ if __name__ == "__main__":
 
 def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     """The same command carries on with the trainings, which must not go on elsewhere."""
-    (tmp_path / "program.py").write_text(ORPHANS)
-    (tmp_path / "sleep.py").write_text(SLEEP)
-    program = subprocess.Popen([sys.executable, tmp_path / "program.py"], stdout=subprocess.PIPE, text=True)
-    with program:
-        assert program.stdout is not None
-        children = [int(program.stdout.readline()) for _ in range(2)]
-        program.kill()
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert left_of_a_killed(ORPHANS, tmp_path) == []
 
 
 def test_what_is_printed_goes_into_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

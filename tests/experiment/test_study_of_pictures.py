@@ -109,8 +109,10 @@ def test_encoders_are_pre_trained_side_by_side(plan: StudyPlan, tmp_path: Path) 
     """They are those of one process with as many threads, bit for bit; another number of threads rounds differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
-    prepare(plan, tmp_path / "alone")
-    torch.set_num_threads(threads)
+    try:
+        prepare(plan, tmp_path / "alone")
+    finally:
+        torch.set_num_threads(threads)
     prepare(replace(plan, workers=2), tmp_path / "beside")
     for seed in range(2):
         alone, beside = (tmp_path / name / "encoders" / f"spark-seed{seed}" for name in ("alone", "beside"))

@@ -132,6 +132,20 @@ def test_a_loss_that_stays_at_chance_is_told_once(
     ]
 
 
+@pytest.mark.parametrize(("total_epochs", "told"), [(20, False), (12, True)])
+def test_the_half_is_that_of_all_rounds(
+    total_epochs: int, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = CollapseGuard(METHODS["swav"](), Views(), tmp_path, patience=1)
+    engine = Engine(lambda engine, batch: {"loss": torch.tensor(math.log(10))})
+    engine.state.device = torch.device("cpu")  # type: ignore[attr-defined]
+    engine.total_epochs = total_epochs  # type: ignore[attr-defined]
+    guard.attach(engine)
+    with caplog.at_level(logging.WARNING):
+        engine.run([0], max_epochs=6)  # of the first round
+    assert ("nothing is learned" in caplog.text) is told
+
+
 def test_a_network_with_one_answer_has_the_loss_of_chance() -> None:
     torch.manual_seed(0)
     progress = Progress(step=0, total_steps=8, epoch=0, steps_per_epoch=8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,6 +17,7 @@ from medssl_monai.errors import InputError
 from medssl_monai.ingest import SliceStore, build_store
 from medssl_monai.ingest.workers import Workers
 from tests.ingest.dicom_fixtures import KEY, phantom, tree_bytes, write, write_series
+from tests.killed_parent import left_of_a_killed
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,6 @@ def test_a_cluster_process_that_dies_costs_its_item_only(cluster: str) -> None:
     assert list(workers.each(die_at_some, range(2, 5), 3, crashed=lambda item: -item)) == [2, -3, 4]
 
 
-SLEEP = r"""
-import os, time
-
-def sleep(item):
-    os.write(1, f"{os.getpid()}\n".encode())  # one call: lines of two processes do not mix
-    time.sleep(120)
-"""
-
 ORPHANS = """
 from medssl_monai.ingest.workers import Workers
 from sleep import sleep
@@ -112,17 +104,7 @@ with Workers(2, progress=False) as workers:
 
 
 def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(ORPHANS)
-    (tmp_path / "sleep.py").write_text(SLEEP)
-    program = subprocess.Popen([sys.executable, tmp_path / "program.py"], stdout=subprocess.PIPE, text=True)
-    with program:
-        assert program.stdout is not None
-        children = [int(program.stdout.readline()) for _ in range(2)]
-        program.kill()
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert left_of_a_killed(ORPHANS, tmp_path) == []
 
 
 SCRIPT = """
