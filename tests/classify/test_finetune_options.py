@@ -138,13 +138,26 @@ def test_options_of_the_bundle(phantom_labels: Path, phantom_store: SliceStore, 
     assert settings["label_fraction"] == 0.5
 
 
-def test_pictures_go_through_the_bundle(tmp_path: Path) -> None:
+def two_classes(root: Path) -> Path:
+    """Folders of pictures that differ in brightness, of eight patients each; some are for validation."""
     generator = np.random.default_rng(0)
     for label, level in (("bleeding", 60), ("none", 180)):
         for person in range(8):
-            path = tmp_path / "data" / label / f"p{label}{person}" / "0.png"
+            path = root / label / f"p{label}{person}" / "0.png"
             path.parent.mkdir(parents=True)
             Image.fromarray(generator.normal(level, 10, (24, 20)).clip(0, 255).astype(np.uint8)).save(path)
+    return root
+
+
+def test_validation_on_a_cpu_does_not_ask_for_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch would warn of it, which is an error here."""
+    monkeypatch.setattr("medssl_monai.engines.precision.cpu_has_bfloat16", lambda: True)
+    finetune(two_classes(tmp_path / "data"), tmp_path / "run", ["finetune_folders"], amp=True)
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+def test_pictures_go_through_the_bundle(tmp_path: Path) -> None:
+    two_classes(tmp_path / "data")
     overlays = ["finetune_folders"]
     settings = {"max_epochs": 6, "frozen_epochs": 0, "learning_rate": 1e-3, "class_balance": "sampling"}
     settings |= {"arch": "resnet18", "image_size": 64}
