@@ -153,7 +153,8 @@ def test_validation_on_a_cpu_does_not_ask_for_cuda(tmp_path: Path, monkeypatch: 
     """PyTorch would warn of it, which is an error here."""
     monkeypatch.setattr("medssl_monai.engines.precision.cpu_has_bfloat16", lambda: True)
     finetune(two_classes(tmp_path / "data"), tmp_path / "run", ["finetune_folders"], amp=True)
-    assert (tmp_path / "run" / "run.json").is_file()
+    found = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert "validation" in {row["split"] for row in found["rows"]}
 
 
 def test_pictures_go_through_the_bundle(tmp_path: Path) -> None:
