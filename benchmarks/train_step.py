@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--roofline", type=int, default=0, help="print each layer's bytes, operations and least time")
     parser.add_argument("--bandwidth", type=float, default=3.0, help="of the device, TB/s; an H100's was measured")
-    parser.add_argument("--peak", type=float, default=790.0, help="of the device, TFLOP/s, likewise")
+    parser.add_argument("--peak", type=float, default=790.0, help="of the device, TFLOP/s; an H100's was measured")
     parser.add_argument("--methods", nargs="+", default=["encoder", *METHODS], choices=["encoder", *METHODS])
     parser.add_argument("--layout", default="channels_last", choices=["channels_last", "contiguous"])
     options = parser.parse_args()

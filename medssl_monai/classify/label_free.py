@@ -1,7 +1,7 @@
 """Measures an encoder without labels, on a fixed set of slices in fixed views.
 
 Every encoder sees the same: each slice whole, and in `VIEWS` augmented views of MoCo v2's recipe, which are drawn once.
-Thus encoders of one architecture and image size can be compared within a run and between methods.
+Encoders of one architecture and image size can be compared within a run and between methods.
 """
 
 import hashlib

@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
     "epoch_length": 2,
     "seed": 5,
 }
-# What MLflow's own tables and its driver warn of; it is theirs to mend.
+# What MLflow's own tables and its driver warn of; only they can change it.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),

@@ -35,7 +35,7 @@ def test_evenly_spread_embeddings() -> None:
     spread = normal(4000, 16)
     assert embedding_std(spread) == pytest.approx(1, abs=0.01)
     assert effective_rank(spread) > 15.9
-    # For large D the squared distance of two random unit vectors is 2, hence exp(−4).
+    # For large D the squared distance of two random unit vectors is 2, so the kernel is exp(−4).
     assert uniformity(normal(400, 512)) == pytest.approx(-4, abs=0.05)
 
 

@@ -59,7 +59,7 @@ def image_task(
         root: folder or file.
         fraction: of the training pictures, in (0, 1].
         subset_unit: see `nested_subset`.
-        subset_seed: likewise.
+        subset_seed: see `nested_subset`.
         as_reference: splits and subsets as the reference drew them.
         task: ``multiclass``, or for a table also ``multilabel``.
         classes: names in the order of the network's outputs; None takes the data set's own.

@@ -29,7 +29,7 @@ class ImageViewd:
     Args:
         image_size: S.
         mean: of the channels, on the scale [0, 1]; one or three.
-        std: likewise.
+        std: standard deviation of the channels, on the same scale.
         augment: mirror left and right in half of the views, drawn from (seed, epoch, index).
         seed: of the run.
         as_reference: adaptive average pooling whichever way the size changes.
