@@ -1,4 +1,4 @@
-"""Finds the shipped bundles and configurations, in a checkout or an installed wheel, and the user's cache."""
+"""Finds the shipped bundles, configurations and encoders, in a checkout or an installed wheel, and the user's cache."""
 
 import os
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from medssl_monai.errors import ConfigError, suggestion
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def resource_dir(kind: Literal["bundles", "configs"]) -> Path:
-    """Folder of the shipped bundles or configurations.
+def resource_dir(kind: Literal["bundles", "configs", "encoders"]) -> Path:
+    """Folder of the shipped bundles, configurations or encoders.
 
     In a wheel they are inside the package (setup.cfg, ``package_dir``), in a checkout beside it.
     """
@@ -65,3 +65,25 @@ def config_file(name_or_path: str) -> Path:
 def config_files(names: str | Path | Sequence[str | Path]) -> list[Path]:
     """Several overlays, or one: see `config_file`."""
     return [config_file(str(name)) for name in ([names] if isinstance(names, (str, Path)) else names)]
+
+
+def shipped_encoders() -> list[str]:
+    """Names of the encoders in ``encoders/``, such as ``ct-lidc-spark-resnet50``."""
+    return sorted(p.stem for p in resource_dir("encoders").glob("*.safetensors"))
+
+
+def encoder_path(name_or_path: str | Path) -> Path:
+    """The file of a shipped encoder where its name is given; otherwise the path itself, which need not exist.
+
+    A file or folder of that name comes first.
+
+    Example:
+        >>> encoder_path("ct-lidc-spark-resnet50").name
+        'ct-lidc-spark-resnet50.safetensors'
+        >>> encoder_path("runs/spark")
+        PosixPath('runs/spark')
+    """
+    path = Path(name_or_path)
+    if path.exists() or str(path) not in shipped_encoders():
+        return path
+    return resource_dir("encoders") / f"{path}.safetensors"

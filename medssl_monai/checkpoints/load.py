@@ -17,8 +17,9 @@ from medssl_monai.checkpoints.formats import Arm, find_encoder, reason_for
 from medssl_monai.checkpoints.manifests import LAYOUTS, architecture_of, backbone_shapes
 from medssl_monai.checkpoints.preprocessing import Preprocessing
 from medssl_monai.checkpoints.report import LoadReport, some
-from medssl_monai.errors import CheckpointError
+from medssl_monai.errors import CheckpointError, suggestion
 from medssl_monai.mappings import read_run_record
+from medssl_monai.resources import encoder_path, shipped_encoders
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ def load_encoder(
     Only tensors and plain containers are unpickled.
 
     Args:
-        path: a ``.safetensors``, ``.pt`` or ``.pth`` file, or a run's folder.
+        path: a ``.safetensors``, ``.pt`` or ``.pth`` file, a run's folder, or the name of a shipped encoder
+            (`resources.shipped_encoders`).
         form: a format of `formats.FORMATS` (or ``prefix:WORDS.``); None recognises it from the names.
         arm: ``key`` or ``target`` for MoCo's or BYOL's moving average instead of the trained network.
 
@@ -148,11 +150,16 @@ def preprocessing_of(path: str | Path) -> Preprocessing:
 
 
 def weights_file(path: Path) -> Path:
-    """The file itself, or the file of a run's network; raises CheckpointError if there is none."""
+    """The file itself, or that of a run's network or a shipped encoder; raises CheckpointError if there is none."""
+    name, path = str(path), encoder_path(path)
     if path.is_file():
         return path
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such file or run; give a .safetensors, .pt or .pth file or a run's folder")
+        known = shipped_encoders()
+        raise CheckpointError(
+            f"{name}: no such file or run{suggestion(name, known)}; give a .safetensors, .pt or .pth file, a run's "
+            f"folder, or a shipped encoder ({', '.join(known)})"
+        )
     for relative in RUN_WEIGHTS:
         if (path / relative).is_file():
             return path / relative

@@ -13,6 +13,7 @@ from medssl_monai.labels.audit_report import AuditReport
 from medssl_monai.labels.audit_sets import AuditSet, store_set, table_sets
 from medssl_monai.labels.passport import Passport, read_passport
 from medssl_monai.labels.table import read_any_labels
+from medssl_monai.resources import encoder_path
 from medssl_monai.store.places import is_store
 
 WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".ts", ".onnx"})
@@ -26,8 +27,8 @@ def audit(
 
     Args:
         inputs: stores, label tables (CSV or JSON) of slices or of pictures, folders of pictures by class, the folder of
-            COVID-CT, and ``organsmnist.npz``; and weights (.safetensors) with a passport, which says what they have
-            seen. A store beside weights is data that is asked about.
+            COVID-CT, and ``organsmnist.npz``; and weights (.safetensors, or a shipped encoder's name) with a passport,
+            which says what they have seen. A store beside weights is data that is asked about.
         store: the store of the tables' sources. By default the first store among the inputs; without one the sources
             are ingested into the cache.
         key: of the pseudonyms; None loads the user's own.
@@ -42,7 +43,7 @@ def audit(
     """
     if not inputs:
         raise InputError("audit: needs stores, label tables or pictures, found none; give at least one")
-    paths = [Path(path) for path in inputs]
+    paths = [encoder_path(path) for path in inputs]
     home = store or next((path for path in paths if is_store(path)), None)
     sets: list[AuditSet] = []
     passports: dict[str, Passport] = {}

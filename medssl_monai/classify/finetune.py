@@ -53,7 +53,8 @@ def finetune(
     Args:
         data: label table (CSV or JSON); with an overlay for pictures also their folder or file.
         out: folder of the run.
-        encoder: encoder weights or a pre-training run; None trains from scratch.
+        encoder: encoder weights, a pre-training run, or the name of a shipped encoder such as
+            ``ct-lidc-spark-resnet50``; None trains from scratch.
         store: slice store that holds the table's sources; None ingests those that are paths, once, into a cache.
         config: overlays, each a YAML file or a name in ``configs/``.
         settings: top-level keys of the bundle's ``train.yaml``, such as ``max_epochs``.

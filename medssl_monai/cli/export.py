@@ -20,6 +20,9 @@ def run(
         bool, typer.Option("--single-channel", help="Fold the first convolution: the network takes one channel.")
     ] = False,
     head: Annotated[bool, typer.Option("--head", help="Keep a fine-tuned run's classification layer.")] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="Convolutions in half precision: half the size (safetensors only).")
+    ] = False,
     data: Annotated[
         list[Path] | None,
         typer.Option(
@@ -35,7 +38,7 @@ def run(
     """Write a run's encoder in torchvision's names, proven to compute the same, with a report and a card beside it."""
     from medssl_monai.checkpoints.run_export import export_run
 
-    options: dict[str, Any] = {"single_channel": single_channel, "head": head, "licence": licence}
+    options: dict[str, Any] = {"single_channel": single_channel, "head": head, "half": half, "licence": licence}
     carries = form == "timm-hub" or out.suffix == ".safetensors"
     if data:
         options |= _described(data, run_dir, passport and carries)

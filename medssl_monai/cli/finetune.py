@@ -15,7 +15,8 @@ def run(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
     overrides: Overrides = None,
     encoder: Annotated[
-        Path | None, typer.Option("--encoder", help="Encoder weights, or a pre-training run; without it from scratch.")
+        Path | None,
+        typer.Option("--encoder", help="Weights, a pre-training run, or a shipped encoder; without it from scratch."),
     ] = None,
     store: Store = None,
     config: Config = None,

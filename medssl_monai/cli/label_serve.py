@@ -17,7 +17,7 @@ def run(
     ] = None,
     encoder: Annotated[
         Path | None,
-        typer.Option("--encoder", help="Pre-trained weights or run, for the first fine-tuning."),
+        typer.Option("--encoder", help="Pre-trained weights, run or shipped encoder, for the first fine-tuning."),
     ] = None,
     work: Annotated[
         Path | None, typer.Option("--work", help="Folder for labels, trained models and caches; private.")
@@ -64,6 +64,7 @@ def run(
     found = label_python(python)
     from medssl_monai.ingest.dicom.modalities import checked_modality
     from medssl_monai.label_server.workspace import ServerSettings
+    from medssl_monai.resources import encoder_path
 
     settings = ServerSettings(
         studies=studies if is_dicomweb(studies) else str(Path(studies).resolve()),
@@ -73,7 +74,7 @@ def run(
         device=device,
         image_cache_gib=image_cache_gib,
         key=None if key is None else str(key.resolve()),
-        encoder=None if encoder is None else str(encoder.resolve()),
+        encoder=None if encoder is None else str(encoder_path(encoder).resolve()),
     )
     workspace, sentences = prepare_server(settings, model=model, work=work, use_given=use_given)
     for sentence in sentences:

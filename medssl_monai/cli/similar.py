@@ -11,7 +11,7 @@ from medssl_monai.cli.options import Json, print_json, print_tables
 def run(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="A series id of the store, or DICOM or NIfTI files.")],
     store: Annotated[Path, typer.Option("--store", help="Store that is searched.")],
-    encoder: Annotated[Path, typer.Option("--encoder", help="Encoder weights, or a run.")],
+    encoder: Annotated[Path, typer.Option("--encoder", help="Encoder weights, a run, or a shipped encoder.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the list and its picture.")],
     slice_number: Annotated[
         int | None, typer.Option("--slice", min=0, help="A slice of it; without one the whole series is compared.")

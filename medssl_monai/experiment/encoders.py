@@ -19,7 +19,7 @@ from medssl_monai.experiment.plan import StudyPlan, digest, slug
 from medssl_monai.experiment.set_aside import set_aside
 from medssl_monai.experiment.side_by_side import into_log, side_by_side
 from medssl_monai.progress import progress_bar
-from medssl_monai.resources import bundle_dir, config_file
+from medssl_monai.resources import bundle_dir, config_file, encoder_path
 from medssl_monai.runs.pretrain import pretrain
 from medssl_monai.store.places import store_at
 
@@ -176,7 +176,7 @@ def weights_fingerprint(path: str | None) -> str | None:
     """SHA-256 of an encoder's weights; of the files of a run those in ``models``."""
     if path is None:
         return None
-    source = Path(path)
+    source = encoder_path(path)
     files = sorted((source / "models").glob("*")) if source.is_dir() else [source]
     hashes = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()]
     if not hashes:

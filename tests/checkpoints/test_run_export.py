@@ -1,5 +1,6 @@
 """Every format that a run's network leaves in computes what the run's network computes."""
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -281,6 +282,37 @@ def test_wrong_names_are_refused_before_anything_is_written(run: Path, tmp_path:
     with pytest.raises(CheckpointError, match="--format tflite: must be one of safetensors, torchvision"):
         export_run(run, tmp_path / "a", "tflite")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_halves_the_file_and_hardly_changes_the_features(run: Path, tmp_path: Path) -> None:
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    export_run(run, whole)
+    report = export_run(run, half, half=True)
+    assert half.stat().st_size < 0.51 * whole.stat().st_size
+    types = {name: value.dtype for name, value in raw(half).items()}
+    assert {types[name] for name in types if types[name] is torch.float16} == {torch.float16}
+    assert types["layer4.1.conv2.weight"] is torch.float16
+    assert types["bn1.running_var"] is torch.float32
+    (state, found), (exact, _) = load_encoder(half), load_encoder(whole)
+    assert found.dtypes["float16"] == 20  # of a ResNet-18
+    assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+    for name, value in exact.items():
+        torch.testing.assert_close(state[name], value.half().float() if value.ndim == 4 else value, rtol=0, atol=0)
+    written = json.loads((tmp_path / "half.report.json").read_text())
+    assert 0 < written["proof"]["difference"] < 1e-2 * written["proof"]["scale"]
+    assert report.fingerprint == written["fingerprint"]
+    assert "(safetensors, convolutions in half precision)" in (tmp_path / "half.card.md").read_text()
+    with pytest.raises(CheckpointError, match="only safetensors is written in half precision"):
+        export_run(run, tmp_path / "half.pth", "torchvision", half=True)
+
+
+def test_a_file_that_computes_nan_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = dataclasses.replace(
+        NETWORK_FILES["safetensors"], read=lambda _: lambda x: torch.full((len(x), 512), torch.nan)
+    )
+    monkeypatch.setitem(NETWORK_FILES, "safetensors", broken)
+    with pytest.raises(CheckpointError, match="found a difference of nan"):
+        export_run(run, tmp_path / "out.safetensors")
 
 
 def test_channels_that_differ_are_not_folded(encoder: ResNetEncoder, tmp_path: Path) -> None:

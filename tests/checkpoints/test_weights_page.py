@@ -62,7 +62,7 @@ def test_every_command_and_the_program(desk: Path) -> None:
     app.command("export")(export.run)
     app.command("audit")(audit.run)
     found = commands()
-    assert len(found) == 18
+    assert len(found) == 21
     for words in found:
         if words[1] == "finetune" or (NO_ONNX and "onnx" in words):
             continue  # the README's test runs the one; the other needs its extra

@@ -11,6 +11,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from medssl_monai.cli.main import main
+from medssl_monai.resources import shipped_encoders
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -52,7 +53,7 @@ def run_medssl(words: list[str], monkeypatch: pytest.MonkeyPatch, code: int = 0)
     if words[1] == "pretrain":
         small = [*SMALL, *OWN.get(words[2], [])]
     elif words[1] == "finetune":
-        small = SMALL
+        small = SMALL[1:] if any(name in words for name in shipped_encoders()) else SMALL  # arch follows the encoder
     monkeypatch.setattr(sys, "argv", [*words, *small])
     with pytest.raises(SystemExit) as stopped:
         main()

@@ -98,13 +98,14 @@ def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytes
         "ingest",
         "pretrain",
         "export",
-        *["finetune"] * 3,
+        *["finetune"] * 4,
         *["evaluate"] * 3,
     ]
     for words in found:
         with caplog.at_level(logging.INFO, "medssl_monai"):
             run_medssl([*words, *["warmup_epochs=0"] * (words[1] == "pretrain")], monkeypatch)
     assert "20 slices of 10 patients" in caplog.text
+    assert json.loads(Path("runs/shipped/run.json").read_text(encoding="utf-8"))["settings"]["arch"] == "resnet50"
     for run in ("folders", "table", "covid"):
         settings = json.loads(Path("runs", run, "run.json").read_text(encoding="utf-8"))["settings"]
         assert [settings[key] for key in ("window", "mean", "std")] == ["picture", 0.32, 0.34], run

@@ -106,7 +106,7 @@ def test_setup_cfg_lists_the_tree() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     listed = set(config["options"]["packages"].split())
-    found = {"medssl_monai", "medssl_monai.bundles", "medssl_monai.configs"}
+    found = {"medssl_monai", "medssl_monai.bundles", "medssl_monai.configs", "medssl_monai.encoders"}
     for init in [*PACKAGE.rglob("__init__.py"), *(ROOT / "transforms").rglob("__init__.py")]:
         folder = init.parent.relative_to(ROOT)
         if folder.parts[:2] != ("medssl_monai", "transforms"):
@@ -125,5 +125,15 @@ def test_no_module_is_named_for_nothing() -> None:
 
 
 def test_what_users_see_at_the_root() -> None:
-    for name in ("medssl_monai", "bundles", "transforms", "tests", "configs", "setup.cfg", "README.md", "LICENSE"):
+    for name in (
+        "medssl_monai",
+        "bundles",
+        "transforms",
+        "tests",
+        "configs",
+        "encoders",
+        "setup.cfg",
+        "README.md",
+        "LICENSE",
+    ):
         assert (ROOT / name).exists(), name

@@ -1,4 +1,4 @@
-"""What a user gets from an index: the wheel and the sdist carry transforms, bundles and configurations."""
+"""What a user gets from an index: the wheel and the sdist carry transforms, bundles, configurations and encoders."""
 
 import os
 import subprocess
@@ -17,6 +17,7 @@ def contents(root: Path) -> set[str]:
     """Files that must be carried, as paths inside the installed package."""
     wanted = {f"transforms/{p.name}" for p in (root / "transforms").glob("*.py")}
     wanted |= {f"configs/{p.relative_to(root / 'configs')}" for p in (root / "configs").rglob("*.yaml")}
+    wanted |= {f"encoders/{p.name}" for p in (root / "encoders").iterdir()}
     for path in (root / "bundles").rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
             wanted.add(f"bundles/{path.relative_to(root / 'bundles')}")
@@ -41,6 +42,9 @@ def test_wheel_and_sdist_carry_everything(tmp_path: Path) -> None:
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, cwd=tmp_path, env=clean)
-    program = "from medssl_monai.resources import bundle_dir, config_file; print(bundle_dir('ct_ssl_spark'))"
+    program = "from medssl_monai.resources import bundle_dir, encoder_path; print(bundle_dir('ct_ssl_spark'))"
+    program += "; print(encoder_path('ct-lidc-spark-resnet50').stat().st_size)"
     run = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True, cwd=tmp_path, env=clean)
-    assert str(environment) in run.stdout
+    found, size = run.stdout.split()
+    assert str(environment) in found
+    assert int(size) == (ROOT / "encoders" / "ct-lidc-spark-resnet50.safetensors").stat().st_size
