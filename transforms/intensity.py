@@ -162,7 +162,7 @@ class Intensities:
             window_fallback: a fixed window for ``tags`` where the image's tags give none.
             window_jitter: (level, width) strengths, see `draw_window_jitter`; None draws none.
             mean: of intensities in [0, 1]; one value, or one a channel.
-            std: standard deviation of intensities in [0, 1]; as many values as ``mean``.
+            std: standard deviation of intensities in [0, 1]; one value, or one a channel.
             channels: of a view, see `Normalisation.of`.
             channel_spacing_mm: distance of the three slices that are the channels, mm; 0 for a slice alone.
 

@@ -48,7 +48,7 @@ class LabelledView:
         image_size: side S of the view in pixels.
         window: preset, [low, high] in HU, or a list of three of those: a channel each; a single one is repeated.
         mean: of intensities in [0, 1]; one value or three.
-        std: standard deviation of intensities in [0, 1]; as many values as ``mean``.
+        std: standard deviation of intensities in [0, 1]; one value or three.
         scale: factors between which the slice is enlarged.
         rotation_degrees: largest turn, either way.
         shift: largest shift, in sides of the view, either way.

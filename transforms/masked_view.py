@@ -49,7 +49,7 @@ class SparKViews:
         window_jitter: (level, width) strengths, see ``draw_window_jitter``; None draws none.
         window_fallback: a fixed window for ``tags`` where the image's tags give none.
         mean: of intensities in [0, 1]; one value, or one a channel (three values repeat a single window).
-        std: standard deviation of intensities in [0, 1]; as many values as ``mean``.
+        std: standard deviation of intensities in [0, 1]; one value, or one a channel.
         mask_ratio: share of the cells that is masked.
         patch_size: side of a cell, a multiple of the encoder's stride 32.
         channel_spacing_mm: distance of three slices that are the channels of a view, mm; 0 for a slice alone.

@@ -53,7 +53,7 @@ class ViewRecipe:
         window: preset, [low, high] in HU, or a list of those: a channel each.
         window_fallback: a fixed window for ``tags`` where the image's tags give none.
         mean: of intensities in [0, 1]; one value, or one a channel (three values repeat a single window).
-        std: standard deviation of intensities in [0, 1]; as many values as ``mean``.
+        std: standard deviation of intensities in [0, 1]; one value, or one a channel.
         jitter: probability of the jitters below, of both together.
         window_jitter: (level, width) strengths, see ``draw_window_jitter``; it acts in HU, before clipping. None: none.
         photometric_jitter: (brightness, contrast) strengths on [0, 1], as torchvision's ColorJitter. None: none.

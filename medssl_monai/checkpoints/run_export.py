@@ -106,7 +106,7 @@ def export_run(
     network = build(found.arch, {**folded, **layer})
     if half:
         _halve(network)
-        folded = {name: network.state_dict()[name] for name in folded}
+        folded = {name: value for name, value in network.state_dict().items() if name in folded}
     metadata = _metadata(found, record, fingerprint(folded), single_channel, bool(layer))
     metadata |= {} if passport is None else {PASSPORT: passport}
     if (out.suffix != ".safetensors" and form != "timm-hub") or not metadata.get(PASSPORT):
