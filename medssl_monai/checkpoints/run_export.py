@@ -84,7 +84,9 @@ def export_run(
             f"--format {form}: must be one of {', '.join(get_args(ExportFormat))}; choose one of these"
         )
     if half and form != "safetensors":
-        raise CheckpointError(f"--half --format {form}: only safetensors is written in half precision; leave one out")
+        raise CheckpointError(
+            f"--half --format {form}: only safetensors is written in half precision; leave --half out"
+        )
     if form == "onnx":
         require_onnx()
     if form not in _FOLDERS and out.suffix not in NETWORK_FILES[form].suffixes:

@@ -17,7 +17,7 @@ def run(
     ] = None,
     encoder: Annotated[
         Path | None,
-        typer.Option("--encoder", help="Pre-trained weights, run or shipped encoder, for the first fine-tuning."),
+        typer.Option("--encoder", help="Pre-trained weights or run, of images in HU, for the first fine-tuning."),
     ] = None,
     work: Annotated[
         Path | None, typer.Option("--work", help="Folder for labels, trained models and caches; private.")

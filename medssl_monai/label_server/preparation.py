@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from medssl_monai.atomic import write_json
-from medssl_monai.checkpoints.load import load_encoder
-from medssl_monai.errors import InputError
+from medssl_monai.checkpoints.load import preprocessing_of
+from medssl_monai.checkpoints.preprocessing import HOUNSFIELD, PICTURES, input_of
+from medssl_monai.errors import CheckpointError, InputError
 from medssl_monai.ingest import SliceStore, build_store, load_key
 from medssl_monai.ingest.sources.dicomweb import PacsSource, is_dicomweb
 from medssl_monai.label_server.launch import write_app
@@ -27,14 +28,14 @@ def prepare_server(
         The workspace, and sentences for the user.
 
     Raises:
-        CheckpointError: the model is not a complete classifier, or the encoder cannot be read.
+        CheckpointError: the model is not a complete classifier, or the encoder cannot be read or is of pictures.
         InputError: the studies do not exist, or the PACS does not answer.
     """
     if settings.device not in ("cpu", "cuda"):
         raise InputError(f"--device {settings.device}: must be cpu or cuda; choose one")
     view = None if model is None else check_model(model)
     if settings.encoder is not None:
-        load_encoder(settings.encoder)
+        _check_encoder(settings.encoder)
     check_studies(settings.studies)
     workspace = Workspace((work or default_root(settings.studies)).resolve())
     if Path(settings.studies) == workspace.root or workspace.root in Path(settings.studies).parents:
@@ -53,6 +54,15 @@ def prepare_server(
     if view is not None and workspace.current_model.resolve() == (model or Path()).resolve():
         told[-1] += f": {', '.join(view.classes)}"
     return workspace, told
+
+
+def _check_encoder(encoder: str) -> None:
+    """Refuse an encoder from which no training here could start."""
+    if input_of(preprocessing_of(encoder).window) == PICTURES:
+        raise CheckpointError(
+            f"--encoder {Path(encoder).name}: was trained on {PICTURES}, and the images of the server are "
+            f"{HOUNSFIELD}; give an encoder that was trained on such images"
+        )
 
 
 def check_studies(studies: str) -> None:

@@ -126,6 +126,10 @@ def test_settings_that_are_refused(tmp_path: Path) -> None:
         prepare_server(ServerSettings(studies=str(tmp_path)), work=tmp_path)
     with pytest.raises(InputError, match="cpu or cuda"):
         prepare_server(ServerSettings(studies=str(tmp_path), device="$x"), work=tmp_path / "w")
+    with pytest.raises(CheckpointError, match=r"8-bit pictures, .* the images of the server are Hounsfield"):
+        settings = ServerSettings(studies=str(tmp_path), encoder="ct-lidc-spark-resnet50")
+        prepare_server(settings, work=tmp_path / "w")
+    assert not (tmp_path / "w").exists()
 
 
 def test_heat_maps_return_to_the_slice() -> None:
