@@ -80,7 +80,15 @@ def test_recorded_steps_are_eager_ones(name: str, tmp_path: Path, eager: Any) ->
     assert (trainer.captured.recordings, trainer.captured.replays) == (recordings, 12 - recordings)
 
 
-@pytest.mark.parametrize(("name", "step"), [("spark", 4), ("moco_of_series", 7), ("byol", 2), ("swav", 8)])
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("spark", 4),
+        pytest.param("moco_of_series", 7, marks=pytest.mark.slow),
+        pytest.param("byol", 2, marks=pytest.mark.slow),
+        ("swav", 8),
+    ],
+)
 def test_stopped_and_carried_on(name: str, step: int, tmp_path: Path, eager: Any) -> None:
     first = captured_trainer(tmp_path, name)
     first.add_event_handler(Events.ITERATION_STARTED(once=step), lambda: os.kill(os.getpid(), signal.SIGINT))

@@ -47,7 +47,7 @@ class Slices(Dataset[dict[str, Any]]):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_step_asks_nothing_of_the_device(name: str, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # The meta device does not know of autocast.
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
