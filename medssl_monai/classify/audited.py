@@ -7,13 +7,13 @@ from pathlib import Path
 from medssl_monai.classify.pictures.files import PICTURES
 from medssl_monai.classify.pictures.leaks import picture_sets
 from medssl_monai.classify.pictures.published import TaskName, image_task
-from medssl_monai.errors import ContradictionError, InputError
+from medssl_monai.errors import ContradictionError, InputError, suggestion
 from medssl_monai.labels.audit import DISTANCE, compare
 from medssl_monai.labels.audit_report import AuditReport
 from medssl_monai.labels.audit_sets import AuditSet, store_set, table_sets
 from medssl_monai.labels.passport import Passport, read_passport
 from medssl_monai.labels.table import read_any_labels
-from medssl_monai.resources import encoder_path
+from medssl_monai.resources import encoder_path, shipped_encoders
 from medssl_monai.store.places import is_store
 
 WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".ts", ".onnx"})
@@ -78,7 +78,8 @@ def _sets(path: Path, home: Path | None, key: bytes | None) -> tuple[list[AuditS
         return [store_set(path)], []
     if not path.exists():
         raise InputError(
-            f"{path}: no such file or folder; give a store, a label table, or pictures in folders by class"
+            f"{path}: no such file or folder{suggestion(path, shipped_encoders())}; give a store, a label table, "
+            "pictures in folders by class, or weights"
         )
     task = _pictures(path)
     if task is None:

@@ -289,10 +289,8 @@ def test_half_precision_halves_the_file_and_hardly_changes_the_features(run: Pat
     export_run(run, whole)
     report = export_run(run, half, half=True)
     assert half.stat().st_size < 0.51 * whole.stat().st_size
-    types = {name: value.dtype for name, value in raw(half).items()}
-    assert {types[name] for name in types if types[name] is torch.float16} == {torch.float16}
-    assert types["layer4.1.conv2.weight"] is torch.float16
-    assert types["bn1.running_var"] is torch.float32
+    for name, value in raw(half).items():
+        assert (value.dtype is torch.float16) == (value.ndim == 4), name  # convolutions, and they alone
     (state, found), (exact, _) = load_encoder(half), load_encoder(whole)
     assert found.dtypes["float16"] == 20  # of a ResNet-18
     assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}

@@ -8,6 +8,7 @@ import torch
 
 from medssl_monai.checkpoints.load import load_encoder
 from medssl_monai.checkpoints.start import start_from
+from medssl_monai.classify.audited import audit
 from medssl_monai.errors import CheckpointError
 from medssl_monai.experiment.encoders import weights_fingerprint
 from medssl_monai.resources import encoder_path, resource_dir, shipped_encoders
@@ -47,6 +48,8 @@ def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_name_that_is_not_there_is_told_with_those_that_are() -> None:
     with pytest.raises(CheckpointError, match=rf"did you mean '{NAME}'\?.*or a shipped encoder \({NAME}\)"):
         load_encoder("ct-lidc-spark-resnet-50")
+    (told,) = audit([Path("ct-lidc-spark-resnet-50")]).unchecked
+    assert f"did you mean '{NAME}'?" in told
 
 
 def test_it_sets_architecture_and_view_of_pictures_and_is_refused_for_hu() -> None:
